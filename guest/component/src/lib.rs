@@ -1,0 +1,1 @@
+//! The moewe engine as a WebAssembly component.

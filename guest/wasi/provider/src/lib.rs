@@ -1,0 +1,1 @@
+//! Feeds the moewe component over plain WASI.

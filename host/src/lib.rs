@@ -1,0 +1,1 @@
+//! Run mixture-of-experts language models in a WebAssembly sandbox.

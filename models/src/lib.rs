@@ -1,0 +1,1 @@
+//! Known models: where they come from, and how to fetch them.
