@@ -6,6 +6,8 @@
 
 pub mod error;
 pub mod gguf;
+mod quant;
+mod simd;
 pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};
