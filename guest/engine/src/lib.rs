@@ -11,6 +11,7 @@ mod forward;
 pub mod gguf;
 mod hyperparameters;
 mod kv_cache;
+pub mod language_model;
 pub mod model;
 #[cfg(not(target_family = "wasm"))]
 pub mod native;
