@@ -4,8 +4,11 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+pub mod chat;
 pub mod error;
 pub mod gguf;
+pub mod sampler;
+pub mod tokenizer;
 pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};
