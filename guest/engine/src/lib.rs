@@ -4,6 +4,7 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+pub mod chat;
 pub mod context;
 pub mod error;
 mod experts;
@@ -18,7 +19,9 @@ pub mod native;
 mod ops;
 mod quant;
 mod rope;
+pub mod sampler;
 mod simd;
+pub mod tokenizer;
 pub mod weights;
 
 pub use context::Context;
