@@ -21,7 +21,6 @@ mod folders;
 mod source;
 mod team;
 
-#[expect(clippy::undocumented_unsafe_blocks, reason = "generated code")]
 mod bindings {
     wit_bindgen::generate!({ path: "../../../wit", world: "provider" });
 }
