@@ -2,6 +2,7 @@
 
 mod component;
 mod compose;
+mod debian;
 mod guest;
 mod host;
 mod models;

@@ -5,19 +5,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{output, process, root};
+use crate::{debian, output, process, root};
 
 /// Runs the WASI program under Python's `wasmtime`, with `model`.
 pub fn test_wasi(model: &Path) -> Result<()> {
     let tests = root().join("tests/wasi");
     let environment = output("venv");
-    let python = environment.join("bin/python");
-    if !python.exists() {
-        process::run(Command::new("python3").args(["-m", "venv"]).arg(&environment)).context(
-            "the Python tests need Python 3.9 or later with venv \
-             (on Debian: `apt-get install python3-venv`)",
-        )?;
+    // Made last.
+    if !environment.join("bin/pip").exists() {
+        if !can_make_environments() {
+            debian::require(&["python3-venv"])
+                .context("the tests need Python 3.9 or later as `python3`, with `venv`")?;
+        }
+        process::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
     }
+    let python = environment.join("bin/python");
     process::run(
         Command::new(&python)
             .args(["-m", "pip", "install", "--disable-pip-version-check", "--requirement"])
@@ -29,4 +31,9 @@ pub fn test_wasi(model: &Path) -> Result<()> {
             .arg(&tests)
             .env("MOEWE_SMOLLM2", model),
     )
+}
+
+fn can_make_environments() -> bool {
+    let output = Command::new("python3").args(["-c", "import ensurepip, venv"]).output();
+    output.is_ok_and(|output| output.status.success())
 }

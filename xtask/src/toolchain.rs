@@ -4,15 +4,14 @@
 //! Debian's, which has no standard library for the target, but its sources: it
 //! builds that too.
 
+use std::env;
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{process, root};
+use crate::{debian, process, root};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const TARGET_FEATURES: &str = "-Ctarget-feature=+simd128,+relaxed-simd";
@@ -35,15 +34,12 @@ impl Toolchain {
         if active_has_target()? {
             return Ok(Self::Active);
         }
-        if !Path::new("/etc/debian_version").exists() {
-            bail!(
+        debian::require(&DEBIAN_PACKAGES).with_context(|| {
+            format!(
                 "the Rust toolchain lacks the target {TARGET}; \
                  install it with `rustup target add {TARGET}`"
-            );
-        }
-        if !debian_has_packages()? {
-            install_debian_packages()?;
-        }
+            )
+        })?;
         Ok(Self::Debian)
     }
 
@@ -72,14 +68,15 @@ impl Toolchain {
             Self::Active => Command::new(active_cargo()),
             Self::Debian => Command::new("/usr/bin/cargo"),
         };
-        for (name, _) in env::vars_os().filter(|(name, _)| is_about_the_build(name)) {
-            cargo.env_remove(name);
+        for (name, _) in env::vars_os() {
+            if is_cargos_setting(&name) || matches!(self, Self::Debian) && is_toolchains(&name) {
+                cargo.env_remove(name);
+            }
         }
         if matches!(self, Self::Debian) {
             let path = env::var_os("PATH").unwrap_or_default();
             let paths = [PathBuf::from("/usr/bin")].into_iter().chain(env::split_paths(&path));
             cargo.env("PATH", env::join_paths(paths).expect("they were a PATH before"));
-            cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
             // The packages are of a stable Rust, and building the standard
             // library is an unstable feature.
             cargo.env("RUSTC_BOOTSTRAP", "1");
@@ -93,14 +90,20 @@ pub fn active_cargo() -> PathBuf {
     env::var_os("CARGO").unwrap_or("cargo".into()).into()
 }
 
-/// Whether a variable tells cargo or rustc what to build and how, and not just
-/// where the registry is or how to reach it.
-fn is_about_the_build(name: &OsStr) -> bool {
+/// Whether a variable tells cargo what to build and how, and not just where
+/// the registry is or how to reach it.
+fn is_cargos_setting(name: &OsStr) -> bool {
     const KEPT: [&str; 5] =
         ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_TERM_"];
-    let Some(name) = name.to_str() else { return false };
-    let removed = name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC");
-    (removed && !KEPT.iter().any(|kept| name.starts_with(kept))) || name == "RUSTFLAGS"
+    let name = name.to_string_lossy();
+    let kept = KEPT.iter().any(|kept| name.starts_with(kept));
+    name == "RUSTFLAGS" || name == "CARGO" || name.starts_with("CARGO_") && !kept
+}
+
+/// Whether a variable belongs to one toolchain and misleads another.
+fn is_toolchains(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("RUSTC") || name == "RUSTUP_TOOLCHAIN" || name == "LD_LIBRARY_PATH"
 }
 
 fn active_has_target() -> Result<bool> {
@@ -111,37 +114,4 @@ fn active_has_target() -> Result<bool> {
         .context("`rustc` does not start")?;
     let folder = String::from_utf8(output.stdout).context("a path of `rustc`")?;
     Ok(output.status.success() && Path::new(folder.trim()).is_dir())
-}
-
-fn debian_has_packages() -> Result<bool> {
-    let output = Command::new("dpkg-query")
-        .args(["--show", "--showformat", "${db:Status-Status}\n"])
-        .args(DEBIAN_PACKAGES)
-        .output()
-        .context("`dpkg-query` does not start")?;
-    let states = String::from_utf8_lossy(&output.stdout);
-    Ok(output.status.success() && states.lines().all(|state| state == "installed"))
-}
-
-fn install_debian_packages() -> Result<()> {
-    let packages = DEBIAN_PACKAGES.join(" ");
-    // The owner of a process owns its folder in /proc.
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    if !is_root {
-        bail!(
-            "the Rust toolchain lacks the target {TARGET}; install it with \
-             `rustup target add {TARGET}`, or Debian's own with \
-             `sudo apt-get install --no-install-recommends {packages}`"
-        );
-    }
-    eprintln!("The Rust toolchain lacks the target {TARGET}; installing Debian's: {packages}");
-    let apt_get = || {
-        let mut apt_get = Command::new("apt-get");
-        apt_get.env("DEBIAN_FRONTEND", "noninteractive");
-        apt_get
-    };
-    process::run(apt_get().arg("update"))?;
-    process::run(
-        apt_get().args(["install", "--yes", "--no-install-recommends"]).args(DEBIAN_PACKAGES),
-    )
 }

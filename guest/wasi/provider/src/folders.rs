@@ -26,7 +26,7 @@ pub fn open(name: &str) -> Result<Descriptor, Error> {
     }
     Err(match refused {
         Some((code, folder)) => {
-            let message = format!("{name}: found in the folder {folder}, but {}", reason(code));
+            let message = format!("{name} (in the folder {folder}): {}", reason(code));
             Error { code: error_code(code), message }
         }
         None => Error { code: ErrorCode::NotFound, message: not_found(name) },
@@ -42,7 +42,7 @@ pub fn error_code(code: WasiCode) -> ErrorCode {
     }
 }
 
-/// What `code` means, as the end of a sentence.
+/// What `code` means for a file.
 pub fn reason(code: WasiCode) -> String {
     match code {
         WasiCode::IsDirectory => "it is no regular file".to_owned(),
