@@ -17,7 +17,7 @@ use crate::process;
 pub fn require(packages: &[&str]) -> Result<()> {
     let line = packages.join(" ");
     if !Path::new("/etc/debian_version").exists() {
-        bail!("this is not Debian, whose packages would do: {line}");
+        bail!("on Debian, this would install {line}");
     }
     if installed(packages)? {
         return Ok(());
@@ -25,7 +25,7 @@ pub fn require(packages: &[&str]) -> Result<()> {
     // The owner of a process owns its folder in /proc.
     let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !is_root {
-        bail!("or run `sudo apt-get install --no-install-recommends {line}`");
+        bail!("as root, `apt-get install --no-install-recommends {line}` brings what is needed");
     }
     eprintln!("Installing Debian's packages {line}");
     let apt_get = || {

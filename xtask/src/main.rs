@@ -12,6 +12,7 @@ mod tasks;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,8 +43,16 @@ enum Task {
     Ci,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    if let Err(error) = run(Arguments::parse().task) {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Guest => guest::build(),
         Task::Run { prompt, arguments } => tasks::run(&prompt, &arguments),
         Task::Test => tasks::test(),

@@ -36,8 +36,8 @@ impl Toolchain {
         }
         debian::require(&DEBIAN_PACKAGES).with_context(|| {
             format!(
-                "the Rust toolchain lacks the target {TARGET}; \
-                 install it with `rustup target add {TARGET}`"
+                "the Rust toolchain lacks the target {TARGET} \
+                 (`rustup target add {TARGET}` installs it)"
             )
         })?;
         Ok(Self::Debian)
