@@ -8,14 +8,17 @@ use anyhow::{Context, Result};
 use crate::toolchain::Toolchain;
 use crate::{component, compose, output};
 
+/// The engine, what feeds it, and what uses it: built for wasm32 only, because
+/// no native linker takes the names of a component's exports.
+pub const PACKAGES: [&str; 3] = ["moewe-component", "moewe-wasi-provider", "moewe-wasi-command"];
+
 /// Builds the engine and the program for WASI runtimes.
 pub fn build() -> Result<()> {
-    let packages = ["moewe-component", "moewe-wasi-provider", "moewe-wasi-command"];
-    let modules = Toolchain::find()?.build(&packages, &output("guest"))?;
+    let modules = Toolchain::find()?.build(&PACKAGES, &output("guest"))?;
     let encode = |package: &str| {
         component::encode(&modules.join(package.replace('-', "_")).with_extension("wasm"))
     };
-    let [engine, provider, command] = packages.map(encode);
+    let [engine, provider, command] = PACKAGES.map(encode);
     let engine = engine?;
     component::check(&engine, "moewe:inference/", "moewe:inference/inference@")
         .context("the engine")?;

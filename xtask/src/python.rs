@@ -27,7 +27,7 @@ pub fn test_wasi(model: &Path) -> Result<()> {
     )?;
     process::run(
         Command::new(&python)
-            .args(["-m", "unittest", "discover", "--verbose", "--start-directory"])
+            .args(["-B", "-m", "unittest", "discover", "--verbose", "--start-directory"])
             .arg(&tests)
             .env("MOEWE_SMOLLM2", model),
     )

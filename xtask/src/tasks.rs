@@ -18,9 +18,10 @@ pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
 /// Runs all tests.
 pub fn test() -> Result<()> {
     guest::build()?;
-    // All targets at once: the features of the dependencies are then those of
-    // the tests, and nothing is built twice.
-    process::run(&mut cargo(["build", "--workspace", "--all-targets"]))?;
+    // The tests too: the features of the dependencies are then those that the
+    // tests need, and nothing is built twice.
+    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
+    process::run(cargo(["build", "--workspace", "--bins", "--tests"]).args(guests))?;
     let folder = output("models");
     let model = models::fetch(&host::binary(), &folder)?;
     process::run(
