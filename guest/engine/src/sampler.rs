@@ -103,7 +103,10 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         self.penalize(recent)?;
         let best = argmax(&self.logits).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidModel, "no token has a finite logit, so none can be chosen")
+            Error::new(
+                ErrorKind::InvalidModel,
+                "no token has a finite logit, so none can be chosen",
+            )
         })?;
         if self.sampling.temperature == 0.0 {
             return Ok(best);
@@ -139,7 +142,8 @@ impl Sampler {
         let Sampling { top_k, top_p, min_p, .. } = self.sampling;
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend((0..).zip(&self.logits).map(|(token, &logit)| Candidate { logit, token }));
+        candidates
+            .extend((0..).zip(&self.logits).map(|(token, &logit)| Candidate { logit, token }));
         let top_k = top_k as usize;
         if top_k > 0 && top_k < candidates.len() {
             candidates.select_nth_unstable_by(top_k - 1, best_first);

@@ -189,9 +189,11 @@ impl Bpe {
                     .map(|(i, b)| symbol(i, i, self.byte_pieces[usize::from(b)])),
             );
         } else {
-            symbols.extend(word.char_indices().enumerate().map(|(i, (start, c))| {
-                symbol(i, start, vocab.find(c.encode_utf8(&mut [0; 4])))
-            }));
+            symbols.extend(
+                word.char_indices().enumerate().map(|(i, (start, c))| {
+                    symbol(i, start, vocab.find(c.encode_utf8(&mut [0; 4])))
+                }),
+            );
         }
         let Some(last) = symbols.last_mut() else { return };
         last.next = NONE;

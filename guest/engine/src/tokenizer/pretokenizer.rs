@@ -118,14 +118,9 @@ macro_rules! deepseek3 {
     };
 }
 
-const LLAMA3: Rule = cl100k!(
-    contractions!("|"),
-    r"\p{N}{1,3}"
-);
-const QWEN2: Rule =
-    cl100k!(contractions!("|"), r"\p{N}");
-const DEEPSEEK3: &[Rule] =
-    &[DIGITS_3, Regex(CJK), deepseek3!(r"[\r\n]*", r"\s*[\r\n]+")];
+const LLAMA3: Rule = cl100k!(contractions!("|"), r"\p{N}{1,3}");
+const QWEN2: Rule = cl100k!(contractions!("|"), r"\p{N}");
+const DEEPSEEK3: &[Rule] = &[DIGITS_3, Regex(CJK), deepseek3!(r"[\r\n]*", r"\s*[\r\n]+")];
 
 /// Cased letters as DeepSeek LLM lists them, after a space.
 const DEEPSEEK_WORDS: &str = concat!(
@@ -146,7 +141,8 @@ const DEEPSEEK_WORDS: &str = concat!(
     r"\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+",
 );
 /// Punctuation as DeepSeek LLM lists it, after a space.
-const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+";
+const DEEPSEEK_PUNCTUATION: &str =
+    r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+";
 /// Scripts that DeepSeek LLM keeps together: CJK, Hangul and what lies between.
 const DEEPSEEK_WIDE: &str = r"[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]+";
 /// CJK ideographs and Kana.
@@ -171,18 +167,26 @@ const PORO_WORDS: &str = r" ?[^(\s|.,!?\u{2026}\u{3002}\u{FF0C}\u{3001}\u{964}\u
 const TABLE: &[Entry] = &[
     Entry {
         names: &["default"],
-        rules: &[
-            Regex(r"[\p{P}$+<=>^~|]+"),
-            GPT2,
-            Regex(r"\p{N}+"),
-            Regex("[0-9][0-9][0-9]"),
-        ],
+        rules: &[Regex(r"[\p{P}$+<=>^~|]+"), GPT2, Regex(r"\p{N}+"), Regex("[0-9][0-9][0-9]")],
         options: PLAIN,
     },
     Entry {
         names: &[
-            "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat",
-            "a.x-4.0", "mellum", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
             "modern-bert",
         ],
         rules: &[GPT2],
@@ -190,7 +194,13 @@ const TABLE: &[Entry] = &[
     },
     Entry {
         names: &[
-            "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
             "mellum2",
         ],
         rules: &[DIGIT, GPT2],
@@ -198,8 +208,15 @@ const TABLE: &[Entry] = &[
     },
     Entry {
         names: &[
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0",
-            "lfm2", "jina-v5-nano",
+            "llama3",
+            "llama-v3",
+            "llama-bpe",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         rules: &[LLAMA3],
         options: WHOLE_BOS,
@@ -208,8 +225,15 @@ const TABLE: &[Entry] = &[
     Entry { names: &["dbrx", "smaug-bpe", "chatglm-bpe"], rules: &[LLAMA3], options: PLAIN },
     Entry {
         names: &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "hunyuan", "solar-open",
-            "megrez", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "megrez",
+            "grok-2",
         ],
         rules: &[QWEN2],
         options: PLAIN,
@@ -226,10 +250,7 @@ const TABLE: &[Entry] = &[
     Entry { names: &["ufakzeka"], rules: &[cl100k!("", r"\p{N}")], options: PLAIN },
     Entry {
         names: &["minicpm5"],
-        rules: &[
-            DIGITS_3,
-            cl100k!(contractions!("|"), r"\p{N}+"),
-        ],
+        rules: &[DIGITS_3, cl100k!(contractions!("|"), r"\p{N}+")],
         options: WHOLE,
     },
     Entry {
@@ -257,18 +278,10 @@ const TABLE: &[Entry] = &[
         ))],
         options: PLAIN,
     },
-    Entry {
-        names: &["tekken"],
-        rules: &[o200k!("", r"\p{N}", r"[\r\n/]*")],
-        options: WHOLE_BOS,
-    },
+    Entry { names: &["tekken"], rules: &[o200k!("", r"\p{N}", r"[\r\n/]*")], options: WHOLE_BOS },
     Entry {
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        rules: &[o200k!(
-            contractions!("?"),
-            r"\p{N}{1,3}",
-            r"[\r\n/]*"
-        )],
+        rules: &[o200k!(contractions!("?"), r"\p{N}{1,3}", r"[\r\n/]*")],
         options: PLAIN,
     },
     Entry {
@@ -284,14 +297,7 @@ const TABLE: &[Entry] = &[
     },
     Entry {
         names: &["youtu"],
-        rules: &[
-            Regex(YOUTU_SCRIPTS),
-            o200k!(
-                contractions!("?"),
-                r"\p{N}",
-                r"[\r\n/]*"
-            ),
-        ],
+        rules: &[Regex(YOUTU_SCRIPTS), o200k!(contractions!("?"), r"\p{N}", r"[\r\n/]*")],
         options: WHOLE,
     },
     Entry {
@@ -343,11 +349,7 @@ const TABLE: &[Entry] = &[
         options: PLAIN,
     },
     Entry { names: &["viking"], rules: &[Regex(PORO_WORDS), DIGIT], options: PLAIN },
-    Entry {
-        names: &["gemma4"],
-        rules: &[LINES],
-        options: Options { add_bos: true, ..CHARACTERS },
-    },
+    Entry { names: &["gemma4"], rules: &[LINES], options: Options { add_bos: true, ..CHARACTERS } },
     Entry { names: &["sarvam-moe"], rules: &[LINES], options: CHARACTERS },
 ];
 
@@ -406,8 +408,7 @@ impl PreTokenizer {
 
     /// Whether this word is to be taken without merging, if it is a token.
     pub fn takes_whole(&self, word: &str) -> bool {
-        self.options.ignore_merges
-            || !self.options.byte_level && word.bytes().all(|b| b == b'\n')
+        self.options.ignore_merges || !self.options.byte_level && word.bytes().all(|b| b == b'\n')
     }
 
     /// The ends of the words of a text.

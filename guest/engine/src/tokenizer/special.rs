@@ -142,7 +142,9 @@ impl Special {
             let valid = |id: &u32| (*id as usize) < vocab.len();
             match metadata.get(&key) {
                 None => default.filter(valid),
-                Some(_) => metadata.u32(&key).ok().flatten().filter(valid).or(default.filter(valid)),
+                Some(_) => {
+                    metadata.u32(&key).ok().flatten().filter(valid).or(default.filter(valid))
+                }
             }
         };
         let [bos, eos, unknown] = defaults;
@@ -223,7 +225,8 @@ impl Special {
             start = found.end();
             if self.strips_right && !matches!(vocab.text(token), "<unk>" | "<s>" | "<|endoftext|>")
             {
-                let rest = text[start..].trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+                let rest =
+                    text[start..].trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
                 start = text.len() - rest.len();
             }
         }

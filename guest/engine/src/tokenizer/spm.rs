@@ -113,9 +113,7 @@ impl Spm {
             (1..symbols.len() as u32).filter_map(|i| pair(&symbols, i - 1, i)).collect();
         while let Some(Pair { left, right, len, .. }) = queue.pop() {
             let (l, r) = (left as usize, right as usize);
-            if symbols[l].len == 0
-                || symbols[r].len == 0
-                || symbols[l].len + symbols[r].len != len
+            if symbols[l].len == 0 || symbols[r].len == 0 || symbols[l].len + symbols[r].len != len
             {
                 continue;
             }
@@ -147,7 +145,9 @@ pub(super) fn byte_tokens(vocab: &Vocab) -> Vec<Option<u32>> {
         let c = char::from(b);
         vocab.plain_token(c.encode_utf8(&mut [0; 4])).filter(|_| c.is_ascii())
     };
-    (0..=u8::MAX).map(|b| vocab.token(&format!("<0x{b:02X}>")).or_else(|| by_character(b))).collect()
+    (0..=u8::MAX)
+        .map(|b| vocab.token(&format!("<0x{b:02X}>")).or_else(|| by_character(b)))
+        .collect()
 }
 
 /// Appends the bytes of a piece as tokens; if one is missing, the unknown
