@@ -27,8 +27,8 @@ impl TextStream {
             text.push_str(chunk.valid());
             done += chunk.valid().len();
             let rest = chunk.invalid();
-            let last = done + rest.len() == self.pending.len();
-            if !rest.is_empty() && !(last && may_go_on(rest)) {
+            let unfinished = done + rest.len() == self.pending.len() && may_go_on(rest);
+            if !rest.is_empty() && !unfinished {
                 text.push(char::REPLACEMENT_CHARACTER);
                 done += rest.len();
             }
