@@ -26,3 +26,6 @@ pub(crate) enum MapError {
     #[error("cannot be mapped: {0}")]
     Map(#[from] std::io::Error),
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

@@ -471,3 +471,6 @@ impl Sandbox {
         self.ended.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;
