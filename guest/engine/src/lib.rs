@@ -4,8 +4,23 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+pub mod context;
 pub mod error;
+mod experts;
+mod forward;
 pub mod gguf;
+mod hyperparameters;
+mod kv_cache;
+pub mod model;
+#[cfg(not(target_family = "wasm"))]
+pub mod native;
+mod ops;
+mod quant;
+mod rope;
+mod simd;
 pub mod weights;
 
+pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
+pub use model::Model;
+pub use simd::INSTRUCTIONS;

@@ -1,0 +1,109 @@
+//! Rotary position embeddings ([RoFormer](https://arxiv.org/abs/2104.09864)),
+//! with linear scaling, [YaRN](https://arxiv.org/abs/2309.00071), and the
+//! frequency factors of Llama 3.
+
+use crate::error::{Error, Result};
+use crate::hyperparameters::{Hyperparameters, Keys};
+
+/// How positions turn queries and keys.
+pub(crate) struct Rope {
+    /// Radians a position, for each pair of numbers.
+    frequencies: Vec<f32>,
+    /// Factor on sine and cosine (YaRN's attention temperature).
+    magnitude: f32,
+    interleaved: bool,
+}
+
+/// Sines and cosines of one position.
+pub(crate) struct Angles {
+    sin_cos: Vec<(f32, f32)>,
+    interleaved: bool,
+}
+
+impl Rope {
+    /// Reads base and scaling from the metadata; `factors` divide the
+    /// frequencies, as the tensor `rope_freqs.weight` of Llama 3 does.
+    pub fn new(h: &Hyperparameters, keys: &Keys<'_>, factors: Option<&[f32]>) -> Result<Self> {
+        let dims = keys.u32("rope.dimension_count")?.unwrap_or(h.head_dim as u32) as usize;
+        if dims % 2 != 0 || dims > h.head_dim {
+            return Err(Error::invalid(format!(
+                "`{}` is {dims} for heads of {}; the file is damaged",
+                keys.key("rope.dimension_count"),
+                h.head_dim
+            )));
+        }
+        let base = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
+        if base <= 1.0 {
+            return Err(Error::invalid(format!("a RoPE base of {base}; the file is damaged")));
+        }
+        if factors.is_some_and(|f| f.len() != dims / 2 || f.iter().any(|&f| !(f > 0.0))) {
+            return Err(Error::invalid("tensor rope_freqs.weight does not fit; it is damaged"));
+        }
+        let frequency = |i: usize| {
+            let f = libm::pow(base, -2.0 * i as f64 / dims as f64);
+            f / factors.map_or(1.0, |factors| f64::from(factors[i]))
+        };
+        let factor = f64::from(keys.f32("rope.scaling.factor")?.unwrap_or(1.0));
+        if factor <= 0.0 {
+            return Err(Error::invalid(format!("RoPE scaling by {factor}; the file is damaged")));
+        }
+        let mut magnitude = f64::from(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0));
+        let scale: Box<dyn Fn(usize) -> f64> = match keys.str("rope.scaling.type")? {
+            None | Some("none") => Box::new(|_| 1.0),
+            Some("linear") => Box::new(|_| 1.0 / factor),
+            Some("yarn") => {
+                let n_ctx = keys
+                    .u32("rope.scaling.original_context_length")?
+                    .map_or(h.n_ctx_train as f64, f64::from);
+                let beta =
+                    |key, default| -> Result<f64> { Ok(keys.f32(key)?.map_or(default, f64::from)) };
+                let fast = beta("rope.scaling.yarn_beta_fast", 32.0)?;
+                let slow = beta("rope.scaling.yarn_beta_slow", 1.0)?;
+                // The pair that turns `n` times within the original context.
+                let pair = |n: f64| {
+                    let turns = n_ctx / (n * 2.0 * std::f64::consts::PI);
+                    dims as f64 * libm::log(turns) / (2.0 * libm::log(base))
+                };
+                let low = libm::floor(pair(fast)).max(0.0);
+                let high = libm::ceil(pair(slow)).min(dims as f64 - 1.0);
+                magnitude *= 1.0 + 0.1 * libm::log(factor).max(0.0);
+                Box::new(move |i| {
+                    let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                    ramp / factor + (1.0 - ramp)
+                })
+            }
+            Some(other) => {
+                return Err(Error::unsupported(format!(
+                    "RoPE scaling `{other}`: none, linear and yarn are supported"
+                )));
+            }
+        };
+        Ok(Self {
+            frequencies: (0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect(),
+            magnitude: magnitude as f32,
+            interleaved: h.architecture.rope_interleaved(),
+        })
+    }
+
+    /// The angles of a position; all heads of all layers share them.
+    pub fn angles(&self, position: usize) -> Angles {
+        let sin_cos = self.frequencies.iter().map(|f| {
+            let (sin, cos) = libm::sincosf(position as f32 * f);
+            (sin * self.magnitude, cos * self.magnitude)
+        });
+        Angles { sin_cos: sin_cos.collect(), interleaved: self.interleaved }
+    }
+}
+
+impl Angles {
+    /// Turns one head of a query or key in place.
+    pub fn turn(&self, head: &mut [f32]) {
+        let half = self.sin_cos.len();
+        for (i, &(sin, cos)) in self.sin_cos.iter().enumerate() {
+            let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+            let (x, y) = (head[a], head[b]);
+            head[a] = x * cos - y * sin;
+            head[b] = x * sin + y * cos;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! 128-bit vectors: the instructions that the kernels need, once for
+//! WebAssembly (SIMD and relaxed SIMD), once for x86-64 with SSE4.1 or VNNI,
+//! once portably.
+//!
+//! All three compute the same bits. The one relaxed instruction,
+//! [`V::dot_i8_u7`], is used only in the range where the specification leaves
+//! no freedom; there is no fused multiply-add. So a model says the same thing
+//! on every machine.
+
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+mod wasm;
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+pub(crate) use wasm::V;
+
+#[cfg(all(target_arch = "x86_64", target_feature = "sse4.1"))]
+mod x86;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse4.1"))]
+pub(crate) use x86::V;
+
+#[cfg(not(any(
+    all(target_arch = "wasm32", target_feature = "relaxed-simd"),
+    all(target_arch = "x86_64", target_feature = "sse4.1")
+)))]
+mod portable;
+#[cfg(not(any(
+    all(target_arch = "wasm32", target_feature = "relaxed-simd"),
+    all(target_arch = "x86_64", target_feature = "sse4.1")
+)))]
+pub(crate) use portable::V;
+
+/// What the kernels were compiled for.
+pub const INSTRUCTIONS: &str = if cfg!(target_arch = "wasm32") {
+    if cfg!(target_feature = "relaxed-simd") { "wasm relaxed-simd" } else { "portable" }
+} else if cfg!(all(
+    target_arch = "x86_64",
+    any(
+        target_feature = "avxvnni",
+        all(target_feature = "avx512vnni", target_feature = "avx512vl")
+    )
+)) {
+    "128-bit VNNI"
+} else if cfg!(all(target_arch = "x86_64", target_feature = "sse4.1")) {
+    "SSE4.1"
+} else {
+    "portable"
+};
+
+impl V {
+    /// Sum of the four f32 lanes, always in this order.
+    #[inline(always)]
+    pub fn sum_f32(self) -> f32 {
+        let [a, b, c, d] = self.to_f32();
+        (a + c) + (b + d)
+    }
+
+    /// `self + a * b` in f32, rounded twice.
+    #[inline(always)]
+    pub fn madd_f32(self, a: V, b: V) -> V {
+        self.add_f32(a.mul_f32(b))
+    }
+
+    /// Each lane of the f32s to the power of e: relative error below 2e-7
+    /// between -87 and 88, clamped outside. After Cephes' `expf`.
+    #[inline(always)]
+    pub fn exp_f32(self) -> V {
+        let x = self.min_f32(V::splat_f32(88.0)).max_f32(V::splat_f32(-87.0));
+        let n = x.mul_f32(V::splat_f32(std::f32::consts::LOG2_E)).nearest_f32();
+        // ln 2 in two parts, so that the subtraction is exact.
+        let r = x
+            .sub_f32(n.mul_f32(V::splat_f32(0.693_359_4)))
+            .sub_f32(n.mul_f32(V::splat_f32(-2.121_944_4e-4)));
+        let mut p = V::splat_f32(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+            p = p.mul_f32(r).add_f32(V::splat_f32(c));
+        }
+        let y = p.mul_f32(r.mul_f32(r)).add_f32(r).add_f32(V::splat_f32(1.0));
+        y.mul_f32(n.to_i32().add_i32(V::splat_i32(127)).shl_i32::<23>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate() {
+        for i in -8600..8700 {
+            let x = i as f32 / 100.0;
+            let got = V::splat_f32(x).exp_f32().to_f32()[0];
+            let want = f64::from(x).exp();
+            assert!((f64::from(got) / want - 1.0).abs() < 3e-7, "exp({x}) = {got}, not {want}");
+        }
+        assert!(V::splat_f32(f32::NEG_INFINITY).exp_f32().to_f32()[0] < 1e-37);
+    }
+
+    #[test]
+    fn dot_reads_the_second_operand_as_weights() {
+        let a: Vec<u8> = (0..16).map(|i| (i * 17) as u8 ^ 0x80).collect();
+        let b: Vec<u8> = (0..16).map(|i| i * 8 + 7).collect();
+        // SAFETY: both vectors hold 16 bytes.
+        let (va, vb) = unsafe { (V::load(a.as_ptr()), V::load(b.as_ptr())) };
+        let got: i32 = V::dot_i8_u7(va, vb, V::splat_i32(3)).to_i32_lanes().iter().sum();
+        let want: i32 = a.iter().zip(&b).map(|(&a, &b)| i32::from(a as i8) * i32::from(b)).sum();
+        assert_eq!(got, want + 12);
+    }
+}

@@ -1,0 +1,246 @@
+//! The instructions as plain Rust, little-endian on every machine.
+
+/// 128 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct V([u8; 16]);
+
+fn zip<T: Copy, U: Copy, const N: usize>(a: [T; N], b: [T; N], f: impl Fn(T, T) -> U) -> [U; N] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl V {
+    fn lane(self, i: usize) -> [u8; 4] {
+        [self.0[4 * i], self.0[4 * i + 1], self.0[4 * i + 2], self.0[4 * i + 3]]
+    }
+
+    fn from_i32(x: [i32; 4]) -> V {
+        V(std::array::from_fn(|i| x[i / 4].to_le_bytes()[i % 4]))
+    }
+
+    fn from_f32(x: [f32; 4]) -> V {
+        V(std::array::from_fn(|i| x[i / 4].to_le_bytes()[i % 4]))
+    }
+
+    fn from_i16(x: [i16; 8]) -> V {
+        V(std::array::from_fn(|i| x[i / 2].to_le_bytes()[i % 2]))
+    }
+
+    fn to_i16(self) -> [i16; 8] {
+        std::array::from_fn(|i| i16::from_le_bytes([self.0[2 * i], self.0[2 * i + 1]]))
+    }
+
+    /// 16 bytes from `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 16 readable bytes; an array of bytes has alignment 1.
+        V(unsafe { p.cast::<[u8; 16]>().read() })
+    }
+
+    /// 8 bytes from `p`, sign-extended to i16.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_i8x8(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let b = unsafe { p.cast::<[i8; 8]>().read() };
+        V::from_i16(b.map(i16::from))
+    }
+
+    /// 4 little-endian u16 from `p`, as u32.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u16x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let b = unsafe { p.cast::<[[u8; 2]; 4]>().read() };
+        V::from_i32(b.map(|b| u16::from_le_bytes(b).into()))
+    }
+
+    /// 16 times `x`.
+    #[inline(always)]
+    pub fn splat_u8(x: u8) -> V {
+        V([x; 16])
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_i32(x: i32) -> V {
+        V::from_i32([x; 4])
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_f32(x: f32) -> V {
+        V::from_f32([x; 4])
+    }
+
+    /// The 16 bytes of two u64.
+    #[inline(always)]
+    pub fn from_u64(low: u64, high: u64) -> V {
+        let mut b = [0; 16];
+        b[..8].copy_from_slice(&low.to_le_bytes());
+        b[8..].copy_from_slice(&high.to_le_bytes());
+        V(b)
+    }
+
+    /// The 4 bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_u8x4(x: u32) -> V {
+        V::from_i32(x.to_le_bytes().map(i32::from))
+    }
+
+    /// The 4 signed bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_i8x4(x: u32) -> V {
+        V::from_i32(x.to_le_bytes().map(|b| i32::from(b as i8)))
+    }
+
+    /// Bitwise and.
+    #[inline(always)]
+    pub fn and(self, b: V) -> V {
+        V(zip(self.0, b.0, |a, b| a & b))
+    }
+
+    /// Bitwise or.
+    #[inline(always)]
+    pub fn or(self, b: V) -> V {
+        V(zip(self.0, b.0, |a, b| a | b))
+    }
+
+    /// 0xff where the bytes are equal, else 0.
+    #[inline(always)]
+    pub fn eq_u8(self, b: V) -> V {
+        V(zip(self.0, b.0, |a, b| if a == b { 0xff } else { 0 }))
+    }
+
+    /// Each u16 shifted right.
+    #[inline(always)]
+    pub fn shr_u16<const N: i32>(self) -> V {
+        V::from_i16(self.to_i16().map(|x| ((x as u16) >> N) as i16))
+    }
+
+    /// Each u16 shifted left.
+    #[inline(always)]
+    pub fn shl_u16<const N: i32>(self) -> V {
+        V::from_i16(self.to_i16().map(|x| x << N))
+    }
+
+    /// Each i32 shifted left.
+    #[inline(always)]
+    pub fn shl_i32<const N: i32>(self) -> V {
+        V::from_i32(self.to_i32_lanes().map(|x| x << N))
+    }
+
+    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
+    /// which must be 0 to 127, each lane the sum of four neighbours.
+    #[inline(always)]
+    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
+        let mut lanes = acc.to_i32_lanes();
+        for i in 0..16 {
+            lanes[i / 4] += i32::from(a.0[i] as i8) * i32::from(b.0[i]);
+        }
+        V::from_i32(lanes)
+    }
+
+    /// The products of the i16, each i32 lane the sum of two neighbours.
+    #[inline(always)]
+    pub fn dot_i16(self, b: V) -> V {
+        let (a, b) = (self.to_i16().map(i32::from), b.to_i16().map(i32::from));
+        V::from_i32(std::array::from_fn(|i| a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]))
+    }
+
+    /// Sum of the i32, wrapping.
+    #[inline(always)]
+    pub fn add_i32(self, b: V) -> V {
+        V::from_i32(zip(self.to_i32_lanes(), b.to_i32_lanes(), i32::wrapping_add))
+    }
+
+    /// Each i32 as f32.
+    #[inline(always)]
+    pub fn to_f32x4(self) -> V {
+        V::from_f32(self.to_i32_lanes().map(|x| x as f32))
+    }
+
+    /// Each f32, which must be whole and fit, as i32.
+    #[inline(always)]
+    pub fn to_i32(self) -> V {
+        V::from_i32(self.to_f32().map(|x| x as i32))
+    }
+
+    /// Sum of the f32.
+    #[inline(always)]
+    pub fn add_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| a + b))
+    }
+
+    /// Difference of the f32.
+    #[inline(always)]
+    pub fn sub_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| a - b))
+    }
+
+    /// Product of the f32.
+    #[inline(always)]
+    pub fn mul_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| a * b))
+    }
+
+    /// Quotient of the f32.
+    #[inline(always)]
+    pub fn div_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| a / b))
+    }
+
+    /// The smaller of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn min_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| if a < b { a } else { b }))
+    }
+
+    /// The larger of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn max_f32(self, b: V) -> V {
+        V::from_f32(zip(self.to_f32(), b.to_f32(), |a, b| if a > b { a } else { b }))
+    }
+
+    /// Magnitude of the f32.
+    #[inline(always)]
+    pub fn abs_f32(self) -> V {
+        V::from_f32(self.to_f32().map(f32::abs))
+    }
+
+    /// The f32 rounded to whole numbers, ties to even.
+    #[inline(always)]
+    pub fn nearest_f32(self) -> V {
+        V::from_f32(self.to_f32().map(f32::round_ties_even))
+    }
+
+    /// 4 times lane `N` of the f32.
+    #[inline(always)]
+    pub fn lane_f32<const N: i32>(self) -> V {
+        V::from_f32([self.to_f32()[N as usize]; 4])
+    }
+
+    /// The four f32.
+    #[inline(always)]
+    pub fn to_f32(self) -> [f32; 4] {
+        std::array::from_fn(|i| f32::from_le_bytes(self.lane(i)))
+    }
+
+    /// The four i32.
+    #[inline(always)]
+    pub fn to_i32_lanes(self) -> [i32; 4] {
+        std::array::from_fn(|i| i32::from_le_bytes(self.lane(i)))
+    }
+
+    /// Writes the four f32.
+    #[inline(always)]
+    pub fn store_f32(self, out: &mut [f32; 4]) {
+        *out = self.to_f32();
+    }
+}

@@ -1,0 +1,231 @@
+//! The instructions of WebAssembly.
+
+use core::arch::wasm32::*;
+
+/// 128 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct V(v128);
+
+impl V {
+    /// 16 bytes from `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 16 readable bytes; the load has no alignment.
+        V(unsafe { v128_load(p.cast()) })
+    }
+
+    /// 8 bytes from `p`, sign-extended to i16.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_i8x8(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        V(unsafe { i16x8_load_extend_i8x8(p.cast()) })
+    }
+
+    /// 4 little-endian u16 from `p`, as u32.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u16x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        V(unsafe { u32x4_load_extend_u16x4(p.cast()) })
+    }
+
+    /// 16 times `x`.
+    #[inline(always)]
+    pub fn splat_u8(x: u8) -> V {
+        V(u8x16_splat(x))
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_i32(x: i32) -> V {
+        V(i32x4_splat(x))
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_f32(x: f32) -> V {
+        V(f32x4_splat(x))
+    }
+
+    /// The 16 bytes of two u64.
+    #[inline(always)]
+    pub fn from_u64(low: u64, high: u64) -> V {
+        V(u64x2(low, high))
+    }
+
+    /// The 4 bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_u8x4(x: u32) -> V {
+        let x = u32x4_splat(x);
+        V(u32x4_extend_low_u16x8(u16x8_extend_low_u8x16(x)))
+    }
+
+    /// The 4 signed bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_i8x4(x: u32) -> V {
+        let x = u32x4_splat(x);
+        V(i32x4_extend_low_i16x8(i16x8_extend_low_i8x16(x)))
+    }
+
+    /// Bitwise and.
+    #[inline(always)]
+    pub fn and(self, b: V) -> V {
+        V(v128_and(self.0, b.0))
+    }
+
+    /// Bitwise or.
+    #[inline(always)]
+    pub fn or(self, b: V) -> V {
+        V(v128_or(self.0, b.0))
+    }
+
+    /// 0xff where the bytes are equal, else 0.
+    #[inline(always)]
+    pub fn eq_u8(self, b: V) -> V {
+        V(u8x16_eq(self.0, b.0))
+    }
+
+    /// Each u16 shifted right.
+    #[inline(always)]
+    pub fn shr_u16<const N: i32>(self) -> V {
+        V(u16x8_shr(self.0, N as u32))
+    }
+
+    /// Each u16 shifted left.
+    #[inline(always)]
+    pub fn shl_u16<const N: i32>(self) -> V {
+        V(i16x8_shl(self.0, N as u32))
+    }
+
+    /// Each i32 shifted left.
+    #[inline(always)]
+    pub fn shl_i32<const N: i32>(self) -> V {
+        V(i32x4_shl(self.0, N as u32))
+    }
+
+    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
+    /// which must be 0 to 127, each lane the sum of four neighbours.
+    #[inline(always)]
+    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
+        V(i32x4_relaxed_dot_i8x16_i7x16_add(a.0, b.0, acc.0))
+    }
+
+    /// The products of the i16, each i32 lane the sum of two neighbours.
+    #[inline(always)]
+    pub fn dot_i16(self, b: V) -> V {
+        V(i32x4_dot_i16x8(self.0, b.0))
+    }
+
+    /// Sum of the i32, wrapping.
+    #[inline(always)]
+    pub fn add_i32(self, b: V) -> V {
+        V(i32x4_add(self.0, b.0))
+    }
+
+    /// Each i32 as f32.
+    #[inline(always)]
+    pub fn to_f32x4(self) -> V {
+        V(f32x4_convert_i32x4(self.0))
+    }
+
+    /// Each f32, which must be whole and fit, as i32.
+    #[inline(always)]
+    pub fn to_i32(self) -> V {
+        V(i32x4_trunc_sat_f32x4(self.0))
+    }
+
+    /// Sum of the f32.
+    #[inline(always)]
+    pub fn add_f32(self, b: V) -> V {
+        V(f32x4_add(self.0, b.0))
+    }
+
+    /// Difference of the f32.
+    #[inline(always)]
+    pub fn sub_f32(self, b: V) -> V {
+        V(f32x4_sub(self.0, b.0))
+    }
+
+    /// Product of the f32.
+    #[inline(always)]
+    pub fn mul_f32(self, b: V) -> V {
+        V(f32x4_mul(self.0, b.0))
+    }
+
+    /// Quotient of the f32.
+    #[inline(always)]
+    pub fn div_f32(self, b: V) -> V {
+        V(f32x4_div(self.0, b.0))
+    }
+
+    /// The smaller of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn min_f32(self, b: V) -> V {
+        V(f32x4_pmin(b.0, self.0))
+    }
+
+    /// The larger of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn max_f32(self, b: V) -> V {
+        V(f32x4_pmax(b.0, self.0))
+    }
+
+    /// Magnitude of the f32.
+    #[inline(always)]
+    pub fn abs_f32(self) -> V {
+        V(f32x4_abs(self.0))
+    }
+
+    /// The f32 rounded to whole numbers, ties to even.
+    #[inline(always)]
+    pub fn nearest_f32(self) -> V {
+        V(f32x4_nearest(self.0))
+    }
+
+    /// 4 times lane `N` of the f32.
+    #[inline(always)]
+    pub fn lane_f32<const N: i32>(self) -> V {
+        V(match N {
+            0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
+            1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
+            2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
+            _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
+        })
+    }
+
+    /// The four f32.
+    #[inline(always)]
+    pub fn to_f32(self) -> [f32; 4] {
+        [
+            f32x4_extract_lane::<0>(self.0),
+            f32x4_extract_lane::<1>(self.0),
+            f32x4_extract_lane::<2>(self.0),
+            f32x4_extract_lane::<3>(self.0),
+        ]
+    }
+
+    /// The four i32.
+    #[inline(always)]
+    pub fn to_i32_lanes(self) -> [i32; 4] {
+        [
+            i32x4_extract_lane::<0>(self.0),
+            i32x4_extract_lane::<1>(self.0),
+            i32x4_extract_lane::<2>(self.0),
+            i32x4_extract_lane::<3>(self.0),
+        ]
+    }
+
+    /// Writes the four f32.
+    #[inline(always)]
+    pub fn store_f32(self, out: &mut [f32; 4]) {
+        *out = self.to_f32();
+    }
+}

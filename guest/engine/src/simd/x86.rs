@@ -1,0 +1,252 @@
+//! The instructions of x86-64: SSE4.1, and VNNI where the build has it.
+
+use core::arch::x86_64::*;
+
+macro_rules! sse {
+    ($e:expr) => {
+        // SAFETY: this module exists only in builds for machines that have
+        // SSE4.1, and VNNI where it is named.
+        unsafe { $e }
+    };
+}
+
+/// 128 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct V(__m128i);
+
+impl V {
+    #[inline(always)]
+    fn ps(self) -> __m128 {
+        sse!(_mm_castsi128_ps(self.0))
+    }
+
+    /// 16 bytes from `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 16 readable bytes; the load is unaligned.
+        V(unsafe { _mm_loadu_si128(p.cast()) })
+    }
+
+    /// 8 bytes from `p`, sign-extended to i16.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_i8x8(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        V(unsafe { _mm_cvtepi8_epi16(_mm_loadl_epi64(p.cast())) })
+    }
+
+    /// 4 little-endian u16 from `p`, as u32.
+    ///
+    /// # Safety
+    /// 8 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u16x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 8 readable bytes.
+        V(unsafe { _mm_cvtepu16_epi32(_mm_loadl_epi64(p.cast())) })
+    }
+
+    /// 16 times `x`.
+    #[inline(always)]
+    pub fn splat_u8(x: u8) -> V {
+        V(sse!(_mm_set1_epi8(x as i8)))
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_i32(x: i32) -> V {
+        V(sse!(_mm_set1_epi32(x)))
+    }
+
+    /// 4 times `x`.
+    #[inline(always)]
+    pub fn splat_f32(x: f32) -> V {
+        V(sse!(_mm_castps_si128(_mm_set1_ps(x))))
+    }
+
+    /// The 16 bytes of two u64.
+    #[inline(always)]
+    pub fn from_u64(low: u64, high: u64) -> V {
+        V(sse!(_mm_set_epi64x(high as i64, low as i64)))
+    }
+
+    /// The 4 bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_u8x4(x: u32) -> V {
+        V(sse!(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(x as i32))))
+    }
+
+    /// The 4 signed bytes of `x`, lowest first, as i32.
+    #[inline(always)]
+    pub fn from_i8x4(x: u32) -> V {
+        V(sse!(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x as i32))))
+    }
+
+    /// Bitwise and.
+    #[inline(always)]
+    pub fn and(self, b: V) -> V {
+        V(sse!(_mm_and_si128(self.0, b.0)))
+    }
+
+    /// Bitwise or.
+    #[inline(always)]
+    pub fn or(self, b: V) -> V {
+        V(sse!(_mm_or_si128(self.0, b.0)))
+    }
+
+    /// 0xff where the bytes are equal, else 0.
+    #[inline(always)]
+    pub fn eq_u8(self, b: V) -> V {
+        V(sse!(_mm_cmpeq_epi8(self.0, b.0)))
+    }
+
+    /// Each u16 shifted right.
+    #[inline(always)]
+    pub fn shr_u16<const N: i32>(self) -> V {
+        V(sse!(_mm_srli_epi16::<N>(self.0)))
+    }
+
+    /// Each u16 shifted left.
+    #[inline(always)]
+    pub fn shl_u16<const N: i32>(self) -> V {
+        V(sse!(_mm_slli_epi16::<N>(self.0)))
+    }
+
+    /// Each i32 shifted left.
+    #[inline(always)]
+    pub fn shl_i32<const N: i32>(self) -> V {
+        V(sse!(_mm_slli_epi32::<N>(self.0)))
+    }
+
+    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
+    /// which must be 0 to 127, each lane the sum of four neighbours.
+    #[inline(always)]
+    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
+        #[cfg(all(target_feature = "avx512vnni", target_feature = "avx512vl"))]
+        return V(sse!(_mm_dpbusd_epi32(acc.0, b.0, a.0)));
+        #[cfg(all(
+            target_feature = "avxvnni",
+            not(all(target_feature = "avx512vnni", target_feature = "avx512vl"))
+        ))]
+        return V(sse!(_mm_dpbusd_avx_epi32(acc.0, b.0, a.0)));
+        // Sums of two products stay below 2^15, so nothing saturates.
+        #[cfg(not(any(
+            target_feature = "avxvnni",
+            all(target_feature = "avx512vnni", target_feature = "avx512vl")
+        )))]
+        return V(sse!({
+            let pairs = _mm_maddubs_epi16(b.0, a.0);
+            _mm_add_epi32(acc.0, _mm_madd_epi16(pairs, _mm_set1_epi16(1)))
+        }));
+    }
+
+    /// The products of the i16, each i32 lane the sum of two neighbours.
+    #[inline(always)]
+    pub fn dot_i16(self, b: V) -> V {
+        V(sse!(_mm_madd_epi16(self.0, b.0)))
+    }
+
+    /// Sum of the i32, wrapping.
+    #[inline(always)]
+    pub fn add_i32(self, b: V) -> V {
+        V(sse!(_mm_add_epi32(self.0, b.0)))
+    }
+
+    /// Each i32 as f32.
+    #[inline(always)]
+    pub fn to_f32x4(self) -> V {
+        V(sse!(_mm_castps_si128(_mm_cvtepi32_ps(self.0))))
+    }
+
+    /// Each f32, which must be whole and fit, as i32.
+    #[inline(always)]
+    pub fn to_i32(self) -> V {
+        V(sse!(_mm_cvttps_epi32(self.ps())))
+    }
+
+    /// Sum of the f32.
+    #[inline(always)]
+    pub fn add_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_add_ps(self.ps(), b.ps()))))
+    }
+
+    /// Difference of the f32.
+    #[inline(always)]
+    pub fn sub_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_sub_ps(self.ps(), b.ps()))))
+    }
+
+    /// Product of the f32.
+    #[inline(always)]
+    pub fn mul_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_mul_ps(self.ps(), b.ps()))))
+    }
+
+    /// Quotient of the f32.
+    #[inline(always)]
+    pub fn div_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_div_ps(self.ps(), b.ps()))))
+    }
+
+    /// The smaller of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn min_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_min_ps(self.ps(), b.ps()))))
+    }
+
+    /// The larger of the f32; `b` where the comparison fails.
+    #[inline(always)]
+    pub fn max_f32(self, b: V) -> V {
+        V(sse!(_mm_castps_si128(_mm_max_ps(self.ps(), b.ps()))))
+    }
+
+    /// Magnitude of the f32.
+    #[inline(always)]
+    pub fn abs_f32(self) -> V {
+        V(sse!(_mm_and_si128(self.0, _mm_set1_epi32(0x7fff_ffff))))
+    }
+
+    /// The f32 rounded to whole numbers, ties to even.
+    #[inline(always)]
+    pub fn nearest_f32(self) -> V {
+        V(sse!({
+            const MODE: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            _mm_castps_si128(_mm_round_ps::<MODE>(self.ps()))
+        }))
+    }
+
+    /// 4 times lane `N` of the f32.
+    #[inline(always)]
+    pub fn lane_f32<const N: i32>(self) -> V {
+        V(match N {
+            0 => sse!(_mm_shuffle_epi32::<0x00>(self.0)),
+            1 => sse!(_mm_shuffle_epi32::<0x55>(self.0)),
+            2 => sse!(_mm_shuffle_epi32::<0xaa>(self.0)),
+            _ => sse!(_mm_shuffle_epi32::<0xff>(self.0)),
+        })
+    }
+
+    /// The four f32.
+    #[inline(always)]
+    pub fn to_f32(self) -> [f32; 4] {
+        // SAFETY: both types are 16 plain bytes.
+        unsafe { std::mem::transmute(self.0) }
+    }
+
+    /// The four i32.
+    #[inline(always)]
+    pub fn to_i32_lanes(self) -> [i32; 4] {
+        // SAFETY: both types are 16 plain bytes.
+        unsafe { std::mem::transmute(self.0) }
+    }
+
+    /// Writes the four f32.
+    #[inline(always)]
+    pub fn store_f32(self, out: &mut [f32; 4]) {
+        *out = self.to_f32();
+    }
+}
