@@ -1,3 +1,72 @@
-//! Builds, runs and tests moewe.
+//! Builds, runs and tests moewe: `cargo xtask --help`.
 
-fn main() {}
+mod component;
+mod compose;
+mod debian;
+mod guest;
+mod host;
+mod models;
+mod process;
+mod python;
+mod tasks;
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "Builds, runs and tests moewe")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the guest: target/moewe.wasm, the engine, and
+    /// target/moewe-wasi.wasm, a program for any WASI 0.2 runtime
+    Guest,
+    /// Build everything, fetch the default model, and let it continue a prompt
+    Run {
+        #[arg(default_value = "The capital of France is")]
+        prompt: String,
+        /// More arguments for `moewe run`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Build everything, fetch the default model, and run all tests
+    Test,
+    /// Check format, lints and documentation, then run all tests
+    Ci,
+}
+
+fn main() -> ExitCode {
+    if let Err(error) = run(Arguments::parse().task) {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Guest => guest::build(),
+        Task::Run { prompt, arguments } => tasks::run(&prompt, &arguments),
+        Task::Test => tasks::test(),
+        Task::Ci => tasks::ci(),
+    }
+}
+
+/// The project's root.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the project")
+}
+
+/// Where what we build lies, whatever `CARGO_TARGET_DIR` says: others look for
+/// it there.
+fn output(name: &str) -> PathBuf {
+    root().join("target").join(name)
+}

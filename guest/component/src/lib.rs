@@ -1,1 +1,13 @@
-//! The moewe engine as a WebAssembly component.
+//! The moewe engine as a WebAssembly component: the world `engine` of the
+//! package `moewe:inference`.
+
+#[allow(missing_docs)]
+mod bindings {
+    wit_bindgen::generate!({ world: "engine", path: "../../wit" });
+}
+mod inference;
+mod weights;
+
+struct Component;
+
+bindings::export!(Component with_types_in bindings);

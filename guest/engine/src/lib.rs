@@ -4,6 +4,7 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+pub mod chat;
 pub mod context;
 pub mod error;
 mod experts;
@@ -11,13 +12,16 @@ mod forward;
 pub mod gguf;
 mod hyperparameters;
 mod kv_cache;
+pub mod language_model;
 pub mod model;
 #[cfg(not(target_family = "wasm"))]
 pub mod native;
 mod ops;
 mod quant;
 mod rope;
+pub mod sampler;
 mod simd;
+pub mod tokenizer;
 pub mod weights;
 
 pub use context::Context;

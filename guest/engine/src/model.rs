@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, ExpertTensor, ExpertWindows};
-use crate::gguf::{Gguf, Metadata, TensorInfo};
+use crate::gguf::{Gguf, TensorInfo};
 use crate::hyperparameters::Hyperparameters;
 use crate::quant::{Format, Matrix, dequantize_row};
 use crate::rope::Rope;
@@ -110,7 +110,6 @@ pub struct Model {
     pub(crate) windows: ExpertWindows,
     pub(crate) sources: Vec<Box<dyn Source>>,
     info: ModelInfo,
-    metadata: Metadata,
 }
 
 impl Model {
@@ -123,7 +122,8 @@ impl Model {
             .map_err(|e| Error::new(e.kind(), format!("{name}: {e}")))
     }
 
-    fn from_gguf(gguf: Gguf, window_bytes_max: u64) -> Result<Self> {
+    /// The model in files that are open already.
+    pub(crate) fn from_gguf(gguf: Gguf, window_bytes_max: u64) -> Result<Self> {
         let metadata = gguf.header.metadata;
         let (h, keys) = Hyperparameters::from_metadata(&metadata)?;
         let sources = gguf.sources;
@@ -176,28 +176,12 @@ impl Model {
             n_expert: h.n_expert as u32,
             n_expert_used: h.n_expert_used as u32,
         };
-        Ok(Self {
-            h,
-            rope,
-            embedding,
-            layers,
-            output_norm,
-            output,
-            windows,
-            info,
-            metadata,
-            sources,
-        })
+        Ok(Self { h, rope, embedding, layers, output_norm, output, windows, sources, info })
     }
 
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
-    }
-
-    /// The metadata of its file.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
     }
 
     /// The matrix that turns a hidden state into logits.

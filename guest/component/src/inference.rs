@@ -1,0 +1,154 @@
+//! The exported interface `inference`.
+
+use std::cell::RefCell;
+
+use moewe_engine::chat;
+use moewe_engine::language_model::{self, LanguageModel};
+use moewe_engine::sampler;
+use moewe_engine::{Error as EngineError, ErrorKind};
+
+use crate::Component;
+use crate::bindings::exports::moewe::inference::inference::{
+    Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo, Session,
+    SessionOptions, Step, StopReason, Usage,
+};
+use crate::bindings::moewe::inference::team;
+use crate::weights::Imports;
+
+/// The most bytes of weights that are addressable at a time: of the 4 GiB
+/// that a 32-bit guest has, the rest is for the KV cache and the heap.
+const WINDOW_BYTES_MAX: u64 = 3 << 30;
+
+pub(crate) struct LoadedModel(LanguageModel);
+pub(crate) struct OpenSession(RefCell<language_model::Session>);
+
+impl Guest for Component {
+    type Model = LoadedModel;
+    type Session = OpenSession;
+}
+
+impl GuestModel for LoadedModel {
+    fn load(name: String) -> Result<Model, Error> {
+        if team::size() != 1 {
+            return Err(Error {
+                code: ErrorCode::Unsupported,
+                message: format!(
+                    "this engine computes alone, and its team has {} members; use a team of one",
+                    team::size()
+                ),
+            });
+        }
+        let loaded = LanguageModel::load(&Imports::new()?, &name, WINDOW_BYTES_MAX)?;
+        Ok(Model::new(Self(loaded)))
+    }
+
+    fn info(&self) -> ModelInfo {
+        let info = self.0.info().clone();
+        ModelInfo {
+            architecture: info.architecture,
+            name: info.name,
+            quantization: info.quantization.to_owned(),
+            n_params: info.n_params,
+            weight_bytes: info.weight_bytes,
+            kv_bytes_per_token: info.kv_bytes_per_token,
+            n_layer: info.n_layer,
+            n_embd: info.n_embd,
+            n_vocab: info.n_vocab,
+            n_ctx_train: info.n_ctx_train,
+            n_expert: info.n_expert,
+            n_expert_used: info.n_expert_used,
+            has_chat_template: self.0.has_chat_template(),
+        }
+    }
+
+    fn tokenize(
+        &self,
+        text: String,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>, Error> {
+        Ok(self.0.tokenizer()?.encode(&text, add_special, parse_special)?)
+    }
+
+    fn detokenize(&self, tokens: Vec<u32>, special: bool) -> Result<String, Error> {
+        Ok(self.0.tokenizer()?.decode(&tokens, special)?)
+    }
+
+    fn apply_chat_template(
+        &self,
+        messages: Vec<Message>,
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let messages: Vec<_> = messages
+            .into_iter()
+            .map(|m| chat::Message { role: m.role, content: m.content })
+            .collect();
+        Ok(self.0.apply_chat_template(&messages, add_generation_prompt)?)
+    }
+
+    fn start(&self, options: SessionOptions) -> Result<Session, Error> {
+        let s = options.sampling;
+        let sampling = sampler::Sampling {
+            temperature: s.temperature,
+            top_k: s.top_k,
+            top_p: s.top_p,
+            min_p: s.min_p,
+            repeat_penalty: s.repeat_penalty,
+            repeat_last_n: s.repeat_last_n,
+            seed: s.seed,
+        };
+        let session = self.0.start(options.n_ctx, sampling)?;
+        Ok(Session::new(OpenSession(RefCell::new(session))))
+    }
+}
+
+impl GuestSession for OpenSession {
+    fn feed(&self, tokens: Vec<u32>) -> Result<(), Error> {
+        Ok(self.0.borrow_mut().feed(&tokens)?)
+    }
+
+    fn next(&self) -> Result<Step, Error> {
+        let step = self.0.borrow_mut().next()?;
+        Ok(Step {
+            token: step.token,
+            text: step.text,
+            stop: step.stop.map(|reason| match reason {
+                language_model::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
+                language_model::StopReason::ContextFull => StopReason::ContextFull,
+            }),
+        })
+    }
+
+    fn logits(&self) -> Result<Vec<f32>, Error> {
+        Ok(self.0.borrow_mut().logits()?.to_vec())
+    }
+
+    fn rewind(&self, n_tokens: u32) -> Result<(), Error> {
+        Ok(self.0.borrow_mut().rewind(n_tokens as usize)?)
+    }
+
+    fn usage(&self) -> Usage {
+        let session = self.0.borrow();
+        Usage {
+            prompt_tokens: session.prompt_tokens(),
+            generated_tokens: session.generated_tokens(),
+            context_tokens: session.context().tokens().len() as u32,
+            kv_bytes: session.context().kv_bytes(),
+        }
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Weights => ErrorCode::Weights,
+            ErrorKind::InvalidModel => ErrorCode::InvalidModel,
+            ErrorKind::Unsupported => ErrorCode::Unsupported,
+            ErrorKind::ContextFull => ErrorCode::ContextFull,
+            ErrorKind::OutOfMemory => ErrorCode::OutOfMemory,
+            ErrorKind::Team => ErrorCode::Team,
+            _ => ErrorCode::InvalidInput,
+        };
+        Self { code, message: error.to_string() }
+    }
+}

@@ -1,0 +1,234 @@
+//! Text to tokens and back, as the file's `tokenizer.ggml.*` metadata says:
+//! byte-level BPE (`gpt2`), BPE over characters (`gemma4`) and SentencePiece
+//! (`llama`).
+
+mod bpe;
+mod bytes;
+mod pretokenizer;
+mod special;
+mod spm;
+mod stream;
+mod vocab;
+
+pub use stream::TextStream;
+
+use crate::error::{Error, Result};
+use crate::gguf::Metadata;
+use bpe::Bpe;
+use pretokenizer::PreTokenizer;
+use special::{Fragment, Special};
+use spm::Spm;
+use vocab::{Kind, Vocab};
+
+/// The longest text that [`Tokenizer::encode`] takes, in bytes.
+pub const TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// How a vocabulary writes a space.
+const SPACE: char = '\u{2581}';
+
+/// A vocabulary, and the rules by which text becomes its tokens.
+///
+/// All that it needs is copied out of the metadata, in a compact form: the
+/// arrays there can be dropped.
+pub struct Tokenizer {
+    vocab: Vocab,
+    special: Special,
+    model: Model,
+    /// Whether a text gets a space in front.
+    add_space_prefix: bool,
+}
+
+enum Model {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer that a file describes; `None` if it has none
+    /// (`tokenizer.ggml.model` is absent, `none` or `no_vocab`), and tokens
+    /// are all that such a model takes.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown kind of
+    /// tokenizer or pre-tokenizer, [`InvalidModel`](crate::ErrorKind::InvalidModel)
+    /// for metadata that contradicts itself.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
+        let Some(name) = metadata.str("tokenizer.ggml.model")? else { return Ok(None) };
+        let mut add_space_prefix = false;
+        let (vocab, special, model) = match name {
+            "none" | "no_vocab" => return Ok(None),
+            "gpt2" | "gemma4" => {
+                let pre = match metadata.str("tokenizer.ggml.pre")? {
+                    _ if name == "gemma4" => "gemma4",
+                    None | Some("") => "default",
+                    Some(pre) => pre,
+                };
+                let pre = PreTokenizer::new(pre)?;
+                let mut vocab = Vocab::from_metadata(metadata)?;
+                let special =
+                    Special::from_metadata(metadata, &mut vocab, [None; 3], pre.add_bos())?;
+                let bpe = Bpe::from_metadata(metadata, &mut vocab, pre, special.unknown)?;
+                (vocab, special, Model::Bpe(bpe))
+            }
+            "llama" => {
+                add_space_prefix =
+                    metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+                let mut vocab = Vocab::from_metadata(metadata)?;
+                let defaults = [Some(1), Some(2), Some(0)];
+                let special = Special::from_metadata(metadata, &mut vocab, defaults, true)?;
+                let spm = Spm::from_metadata(metadata, &vocab, special.unknown)?;
+                (vocab, special, Model::Spm(spm))
+            }
+            other => {
+                return Err(Error::unsupported(format!(
+                    "tokenizer `{other}` is not supported; gpt2, gemma4 and llama are"
+                )));
+            }
+        };
+        Ok(Some(Self { vocab, special, model, add_space_prefix }))
+    }
+
+    /// How many tokens the vocabulary has. Models may have more rows of
+    /// logits than that, as padding.
+    pub fn n_vocab(&self) -> u32 {
+        self.vocab.len() as u32
+    }
+
+    /// The token that begins a text, if the vocabulary has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.special.bos
+    }
+
+    /// The token that ends a text, if the vocabulary has one.
+    pub fn eos(&self) -> Option<u32> {
+        self.special.eos
+    }
+
+    /// Whether a token ends the model's turn.
+    pub fn is_end_of_generation(&self, token: u32) -> bool {
+        self.special.is_end(token)
+    }
+
+    /// A token's text as the vocabulary has it, where a space is `\u{120}` or
+    /// U+2581; `None` outside the vocabulary.
+    pub fn token_text(&self, token: u32) -> Option<&str> {
+        self.vocab.is_token(token).then(|| self.vocab.text(token))
+    }
+
+    /// Turns text into tokens.
+    ///
+    /// User-defined tokens are found in the text wherever they stand. Control
+    /// tokens are only with `parse_special`: wanted for the output of a chat
+    /// template, dangerous for the words of a stranger. `add_special` adds
+    /// BOS and EOS where the file asks for them; the output of a chat
+    /// template has them already.
+    ///
+    /// Bytes that the vocabulary cannot write become its unknown token
+    /// (SentencePiece) or vanish (byte-level BPE), as in the reference
+    /// implementations.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a text longer than
+    /// [`TEXT_BYTES_MAX`].
+    pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(Error::input(format!(
+                "the text is {} bytes long, at most {TEXT_BYTES_MAX} can be tokenized at once; \
+                 tokenize it in parts",
+                text.len()
+            )));
+        }
+        let mut out = Vec::new();
+        if add_special && self.special.add_bos {
+            out.extend(self.special.bos);
+        }
+        let mut after_special = true;
+        for fragment in self.special.split(&self.vocab, text, parse_special) {
+            match fragment {
+                Fragment::Token(token) => {
+                    out.push(token);
+                    after_special = true;
+                }
+                Fragment::Text(text) => {
+                    self.encode_text(text, after_special, &mut out);
+                    after_special = false;
+                }
+            }
+        }
+        if add_special && self.special.add_eos {
+            out.extend(self.special.eos);
+        }
+        Ok(out)
+    }
+
+    fn encode_text(&self, text: &str, after_special: bool, out: &mut Vec<u32>) {
+        let escaped = || text.replace(' ', SPACE.encode_utf8(&mut [0; 4]));
+        match &self.model {
+            Model::Spm(spm) => {
+                let mut escaped = escaped();
+                if self.add_space_prefix && after_special {
+                    escaped.insert(0, SPACE);
+                }
+                spm.encode(&self.vocab, &escaped, out);
+            }
+            Model::Bpe(bpe) if bpe.escapes_spaces() => bpe.encode(&self.vocab, &escaped(), out),
+            Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
+        }
+    }
+
+    /// The bytes that a token stands for, which need not be whole characters:
+    /// see [`TextStream`]. Control tokens are empty unless `special` asks for
+    /// their names.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a token outside
+    /// the vocabulary.
+    pub fn token_bytes(&self, token: u32, special: bool) -> Result<Vec<u8>> {
+        let Some(text) = self.token_text(token) else {
+            return Err(Error::input(format!(
+                "token {token} is outside the vocabulary of {} tokens",
+                self.vocab.len()
+            )));
+        };
+        Ok(match self.vocab.kind(token) {
+            Kind::Control | Kind::Unknown if !special => Vec::new(),
+            Kind::Control | Kind::VisibleControl | Kind::Unknown | Kind::UserDefined => {
+                text.as_bytes().to_vec()
+            }
+            Kind::Unused => Vec::new(),
+            Kind::Byte => match byte_value(text) {
+                Some(byte) => vec![byte],
+                None => text.as_bytes().to_vec(),
+            },
+            Kind::Normal => match &self.model {
+                Model::Bpe(bpe) if !bpe.escapes_spaces() => bytes::decode(text),
+                _ => text.replace(SPACE, " ").into_bytes(),
+            },
+        })
+    }
+
+    /// Turns tokens into text. Bytes that are not UTF-8 become U+FFFD; a space
+    /// that [`Tokenizer::encode`] put in front goes. `special` shows control
+    /// tokens by their names.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a token outside
+    /// the vocabulary.
+    pub fn decode(&self, tokens: &[u32], special: bool) -> Result<String> {
+        let mut bytes = Vec::new();
+        let mut at_start = self.add_space_prefix;
+        for &token in tokens {
+            let piece = self.token_bytes(token, special)?;
+            let skip = usize::from(at_start && piece.first() == Some(&b' '));
+            at_start &= piece.is_empty();
+            bytes.extend_from_slice(&piece[skip..]);
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// The value of a byte token: `<0x0A>`.
+fn byte_value(text: &str) -> Option<u8> {
+    let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(hex, 16).ok()
+}

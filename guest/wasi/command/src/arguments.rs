@@ -1,0 +1,150 @@
+//! The command line.
+
+use std::ffi::OsString;
+
+use lexopt::prelude::*;
+
+/// How to call the command.
+pub const USAGE: &str = "\
+usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat]
+
+  MODEL            a GGUF file in a folder that the runtime opened: its name or its path
+  PROMPT           the text to continue
+  -n, --predict N  the most tokens to generate (default: 128)
+      --temp T     the temperature; 0 always takes the most probable token (default: 0.8)
+      --seed S     equal seeds give equal texts (default: another one every time)
+      --chat       put the prompt into the model's chat template, as a user's message
+  -h, --help       show this help";
+
+/// What the user asks for.
+pub enum Request {
+    /// Text from a model.
+    Generate(Arguments),
+    /// How to call the command.
+    Help,
+}
+
+/// What to generate.
+#[derive(Debug, PartialEq)]
+pub struct Arguments {
+    pub model: String,
+    pub prompt: String,
+    pub n_predict: u64,
+    pub temperature: f32,
+    pub seed: Option<u64>,
+    pub chat: bool,
+}
+
+impl Arguments {
+    /// Parses the command line without the program's name.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, String> {
+        let with_hint = |error| format!("{error}; `--help` shows the usage");
+        parse(arguments).map_err(with_hint)
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(arguments.into_iter().map(OsString::from));
+    let (mut model, mut prompt) = (None, None);
+    let (mut n_predict, mut temperature, mut seed, mut chat) = (128, 0.8, None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('n') | Long("predict") => {
+                n_predict = number(&mut parser, "-n", "a number of tokens")?
+            }
+            Long("temp") => {
+                temperature = number(&mut parser, "--temp", "a temperature, 0 or more")?;
+                if !(0.0..=f32::MAX).contains(&temperature) {
+                    return Err(format!("--temp: {temperature} is not 0 or more").into());
+                }
+            }
+            Long("seed") => seed = Some(number(&mut parser, "--seed", "a whole number")?),
+            Long("chat") => chat = true,
+            Short('h') | Long("help") => return Ok(Request::Help),
+            Value(value) if model.is_none() => model = Some(value.string()?),
+            Value(value) if prompt.is_none() => prompt = Some(value.string()?),
+            Value(value) => {
+                let value = value.string()?;
+                return Err(format!("`{value}` is one too many; quote the prompt").into());
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    let model = model.ok_or("the MODEL is missing")?;
+    let prompt = prompt.ok_or("the PROMPT is missing")?;
+    Ok(Request::Generate(Arguments { model, prompt, n_predict, temperature, seed, chat }))
+}
+
+/// The value of an option, which is to be a number.
+fn number<T: std::str::FromStr>(
+    parser: &mut lexopt::Parser,
+    option: &str,
+    expected: &str,
+) -> Result<T, lexopt::Error> {
+    let value = parser.value()?.string()?;
+    value.parse().map_err(|_| format!("{option}: `{value}` is not {expected}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, Request};
+
+    fn parse(line: &[&str]) -> Result<Arguments, String> {
+        match Arguments::parse(line.iter().map(|argument| argument.to_string()))? {
+            Request::Generate(arguments) => Ok(arguments),
+            Request::Help => Err("help".to_owned()),
+        }
+    }
+
+    #[test]
+    fn options_have_defaults() {
+        let arguments = parse(&["a.gguf", "Once upon a time"]).unwrap();
+        assert_eq!(
+            arguments,
+            Arguments {
+                model: "a.gguf".to_owned(),
+                prompt: "Once upon a time".to_owned(),
+                n_predict: 128,
+                temperature: 0.8,
+                seed: None,
+                chat: false,
+            }
+        );
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        let arguments = parse(&["-n24", "a.gguf", "--temp=0", "--", "-n", "--seed"]).unwrap_err();
+        assert!(arguments.contains("`--seed` is one too many"), "{arguments}");
+        let arguments = parse(&["-n24", "a.gguf", "--temp", "0", "--seed=7", "--chat", "--", "-n"]);
+        assert_eq!(
+            arguments.unwrap(),
+            Arguments {
+                model: "a.gguf".to_owned(),
+                prompt: "-n".to_owned(),
+                n_predict: 24,
+                temperature: 0.0,
+                seed: Some(7),
+                chat: true,
+            }
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, expected) in [
+            (&[][..], "the MODEL is missing"),
+            (&["a.gguf"], "the PROMPT is missing"),
+            (&["a.gguf", "Hi", "-n", "many"], "`many` is not a number of tokens"),
+            (&["a.gguf", "Hi", "-n", "-1"], "`-1` is not a number of tokens"),
+            (&["a.gguf", "Hi", "--temp", "-1"], "-1 is not 0 or more"),
+            (&["a.gguf", "Hi", "--temp", "NaN"], "NaN is not 0 or more"),
+            (&["a.gguf", "Hi", "--seed"], "--seed"),
+            (&["a.gguf", "Hi", "--top", "1"], "--top"),
+            (&["--help"], "help"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(expected), "{line:?}: {error}");
+        }
+    }
+}

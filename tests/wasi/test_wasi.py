@@ -1,0 +1,142 @@
+"""The program for WASI runtimes, under a stock one: Python's `wasmtime`.
+
+`cargo xtask test` sets everything up. The model is the file that the
+environment variable MOEWE_SMOLLM2 names, the expected text that of llama.cpp.
+"""
+
+import json
+import os
+import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from wasmtime import Config, Engine, Store, WasiConfig
+from wasmtime.component import Component, Linker
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "target" / "moewe-wasi.wasm"
+GOLDEN = ROOT.parent / "shared" / "golden" / "smollm2.json"
+
+
+def setUpModule():
+    global engine, program
+    if not PROGRAM.exists():
+        raise FileNotFoundError(f"{PROGRAM} is missing; `cargo xtask guest` builds it")
+    engine = Engine(Config())
+    program = Component.from_file(engine, PROGRAM)
+
+
+def exported(prefix):
+    [name] = [name for name in program.type.exports(engine) if name.startswith(prefix)]
+    return name
+
+
+def run(*arguments, folders=()):
+    """Runs the program; returns whether it succeeded, and what it wrote."""
+    stdout, stderr = bytearray(), bytearray()
+
+    def collect(stream):
+        def write(data):
+            stream.extend(data)
+            return len(data)
+
+        return write
+
+    wasi = WasiConfig()
+    wasi.argv = ["moewe-wasi.wasm", *arguments]
+    wasi.stdout_custom = collect(stdout)
+    wasi.stderr_custom = collect(stderr)
+    for folder, guest_path in folders:
+        wasi.preopen_dir(str(folder), guest_path, False)
+    store = Store(engine)
+    store.set_wasi(wasi)
+    linker = Linker(engine)
+    linker.add_wasip2()
+    instance = linker.instantiate(store, program)
+    interface = program.get_export_index(exported("wasi:cli/run@"))
+    function = instance.get_func(store, program.get_export_index("run", interface))
+    result = function(store)
+    return result, stdout.decode(), stderr.decode()
+
+
+class Shape(unittest.TestCase):
+    def test_imports_wasi_only(self):
+        imports = list(program.type.imports(engine))
+        self.assertTrue(imports)
+        for name in imports:
+            self.assertRegex(name, r"^wasi:")
+
+    def test_exports_a_command_only(self):
+        self.assertEqual(list(program.type.exports(engine)), [exported("wasi:cli/run@")])
+
+
+class Mistakes(unittest.TestCase):
+    def assert_one_line(self, result, *words):
+        status, stdout, stderr = result
+        self.assertEqual((status.tag, stdout), ("err", ""))
+        self.assertRegex(stderr, r"\Amoewe: [^\n]+\n\Z")
+        for word in words:
+            self.assertIn(word, stderr)
+
+    def test_no_arguments(self):
+        self.assert_one_line(run(), "MODEL", "--help")
+
+    def test_no_folder(self):
+        self.assert_one_line(run("none.gguf", "Hi"), "none.gguf", "opened no folder", "--dir")
+
+    def test_no_such_file(self):
+        with TemporaryDirectory() as one, TemporaryDirectory() as two:
+            folders = [(one, "/one"), (two, "/two")]
+            for name in ["none.gguf", "/one/none.gguf", "/elsewhere/none.gguf"]:
+                self.assert_one_line(run(name, "Hi", folders=folders), name, "/one, /two")
+
+    def test_outside_of_the_folder(self):
+        with TemporaryDirectory() as outside:
+            inside = Path(outside) / "inside"
+            inside.mkdir()
+            (Path(outside) / "secret.gguf").write_bytes(b"GGUF")
+            name = "/inside/../secret.gguf"
+            self.assert_one_line(run(name, "Hi", folders=[(inside, "/inside")]), name, "permit")
+
+    def test_no_model(self):
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "empty.gguf").touch()
+            (Path(folder) / "folder.gguf").mkdir()
+            for name in ["empty.gguf", "/models/folder.gguf"]:
+                self.assert_one_line(run(name, "Hi", folders=[(folder, "/models")]), name)
+
+
+class Text(unittest.TestCase):
+    """The text is llama.cpp's, with the model's folder as the only folder."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not GOLDEN.exists():
+            raise unittest.SkipTest(f"the reference {GOLDEN} is absent")
+        model = os.environ.get("MOEWE_SMOLLM2")
+        if not model or not Path(model).exists():
+            raise unittest.SkipTest("MOEWE_SMOLLM2 names no file; `cargo xtask test` sets it")
+        cls.model = Path(model).resolve()
+        cls.cases = json.loads(GOLDEN.read_text())["cases"]
+
+    def assert_text(self, name, prompt, *options, expected):
+        folders = [(self.model.parent, "/models")]
+        options = ["-n", "24", "--temp", "0", *options]
+        status, stdout, stderr = run(name, prompt, *options, folders=folders)
+        self.assertEqual((status.tag, stderr), ("ok", ""))
+        self.assertEqual(stdout, expected + "\n")
+
+    def test_continues_a_prompt(self):
+        prompt = "The capital of France is"
+        [expected] = [case["greedy_text"] for case in self.cases if case["text"] == prompt]
+        self.assert_text(self.model.name, prompt, expected=expected)
+
+    def test_answers_in_a_chat(self):
+        [case] = [case for case in self.cases if "chat" in case]
+        [message] = case["chat"]
+        path = f"/models/{self.model.name}"
+        self.assert_text(path, message["content"], "--chat", expected=case["greedy_text"])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,71 @@
+//! Encoding and checking components.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
+use wit_component::ComponentEncoder;
+
+/// What a runtime must support to run the guest.
+const FEATURES: WasmFeatures =
+    WasmFeatures::WASM2.union(WasmFeatures::RELAXED_SIMD).union(WasmFeatures::COMPONENT_MODEL);
+
+/// Makes a component of the core module at `path`, whose custom sections say
+/// which world it was built for.
+pub fn encode(path: &Path) -> Result<Vec<u8>> {
+    let module = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    (|| ComponentEncoder::default().module(&module)?.validate(true).encode())()
+        .with_context(|| format!("{} cannot be made a component", path.display()))
+}
+
+/// Checks that `component` is valid, that the names of all its imports begin
+/// with `imports`, and that it has one export, whose name begins with
+/// `export`.
+pub fn check(component: &[u8], imports: &str, export: &str) -> Result<()> {
+    Validator::new_with_features(FEATURES).validate_all(component).context("is not valid")?;
+    let names = Names::of(component)?;
+    for name in names.imports {
+        if !name.starts_with(imports) {
+            bail!("imports `{name}`, and should import only `{imports}*`");
+        }
+    }
+    match &names.exports[..] {
+        [name] if name.starts_with(export) => Ok(()),
+        names => bail!("exports {names:?}, and should export only `{export}*`"),
+    }
+}
+
+struct Names {
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl Names {
+    /// The names at the outside of `component`.
+    fn of(component: &[u8]) -> Result<Self> {
+        let mut names = Self { imports: Vec::new(), exports: Vec::new() };
+        let mut depth = 0;
+        for payload in Parser::new(0).parse_all(component) {
+            match payload? {
+                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                    bail!("is a core module, not a component")
+                }
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth -= 1,
+                Payload::ComponentImportSection(section) if depth == 0 => {
+                    for import in section {
+                        names.imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(section) if depth == 0 => {
+                    for export in section {
+                        names.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,50 @@
+//! The tasks that need the whole project.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::host::cargo;
+use crate::{guest, host, models, output, process, python};
+
+/// Builds everything, and lets the default model continue `prompt`.
+pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
+    guest::build()?;
+    let moewe = host::build()?;
+    process::run(Command::new(&moewe).args(["pull", models::DEFAULT]))?;
+    process::run(Command::new(&moewe).args(["run", models::DEFAULT, prompt]).args(arguments))
+}
+
+/// Runs all tests.
+pub fn test() -> Result<()> {
+    guest::build()?;
+    // The tests too: the features of the dependencies are then those that the
+    // tests need, and nothing is built twice.
+    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
+    process::run(cargo(["build", "--workspace", "--bins", "--tests"]).args(guests))?;
+    let folder = output("models");
+    let model = models::fetch(&host::binary(), &folder)?;
+    process::run(
+        cargo(["test", "--workspace"]).env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model),
+    )?;
+    python::test_wasi(&model)
+}
+
+/// Checks format, lints and documentation, and runs all tests.
+pub fn ci() -> Result<()> {
+    process::run(&mut cargo(["fmt", "--all", "--check"]))?;
+    // The host's build script asks for the guest.
+    guest::build()?;
+    process::run(&mut cargo([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    process::run(
+        cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
+    test()
+}
