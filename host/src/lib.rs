@@ -1,1 +1,51 @@
 //! Run mixture-of-experts language models in a WebAssembly sandbox.
+//!
+//! ```no_run
+//! use std::io::Write as _;
+//!
+//! use moewe::{Engine, Message, Model, ModelOptions, SessionOptions};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let engine = Engine::new()?;
+//!     let model = Model::open(&engine, "qwen3-30b-a3b-q4_k_m.gguf", ModelOptions::default())?;
+//!     let mut session = model.session(SessionOptions::default())?;
+//!
+//!     let messages = [Message::new("user", "What do seagulls eat?")];
+//!     let prompt = session.apply_chat_template(&messages, true)?;
+//!     let prompt = session.tokenize(&prompt, true, true)?;
+//!     for step in session.generate(&prompt, Some(200)) {
+//!         print!("{}", step?.text);
+//!         std::io::stdout().flush()?;
+//!     }
+//!     println!();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The model runs in a guest, a WebAssembly component that this crate embeds.
+//! Nothing that is in a model's file, and nothing that a text makes the engine
+//! do, reaches beyond the guest's own memory. Every [`Session`] has a sandbox of
+//! its own; the weights are mapped from the file into each of them, so that they
+//! are in memory once (see [`WeightsMode`]).
+//!
+//! An [`Engine`] is made once, a [`Model`] once for a file, and a [`Session`]
+//! for every conversation. All calls block; [`Session::generate_stream`] serves
+//! async programs.
+
+mod bindings;
+mod engine;
+mod error;
+mod generate;
+mod memory;
+mod model;
+mod sandbox;
+mod session;
+mod weights;
+
+pub use engine::Engine;
+pub use error::{Error, ErrorKind, Result};
+pub use generate::{Generation, TokenStream};
+pub use model::{Model, ModelInfo, ModelOptions};
+pub use sandbox::CancelHandle;
+pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};
+pub use weights::{WeightStats, WeightsMode};

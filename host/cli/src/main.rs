@@ -1,3 +1,105 @@
 //! The moewe command.
 
-fn main() {}
+mod bench;
+mod chat;
+mod generate;
+mod inspect;
+mod interrupt;
+mod logits;
+mod models;
+mod open;
+mod run;
+mod tokenize;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+/// Run mixture-of-experts language models in a WebAssembly sandbox.
+#[derive(Parser)]
+#[command(name = "moewe", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Chat(chat::Args),
+    Pull(models::PullArgs),
+    List(models::ListArgs),
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Logits(logits::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Pull(args) => models::pull(&args),
+        Command::List(args) => models::list(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever reads our output has enough of it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// Help goes to stdout as it is; a mistake becomes one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody is left to hear of a failure.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            fail("what shall I do? see `moewe --help`")
+        }
+        _ => {
+            let text = error.to_string();
+            let text = text.split("\nUsage:").next().unwrap_or(&text);
+            let text = text.split("\nFor more information").next().unwrap_or(text);
+            let text = text.strip_prefix("error:").unwrap_or(text);
+            fail(&format!("{text}; see `moewe --help`"))
+        }
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    let words: Vec<_> = message.split_whitespace().collect();
+    eprintln!("error: {}", words.join(" ").replace(" ; see", "; see"));
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,244 @@
+//! `moewe bench`: how fast a model reads and writes.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use moewe::{ModelInfo, Sampling, Session, SessionOptions};
+
+use crate::open::{self, ModelArgs};
+
+/// Measure prefill and decode
+///
+/// Each test starts with an empty context, is run once to warm up, and then as
+/// often as asked. The rows and names are those of llama-bench.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of the prompt (prefill); 0 skips the test
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    n_prompt: u32,
+    /// Tokens to generate (decode); 0 skips the test
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    n_gen: u32,
+    /// How often each test is run
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repetitions: u32,
+    /// Print JSON, with the names that llama-bench uses
+    #[arg(long)]
+    json: bool,
+}
+
+/// The results of one test.
+#[derive(serde::Serialize)]
+struct Row {
+    backends: &'static str,
+    model_filename: String,
+    model_type: String,
+    model_size: u64,
+    model_n_params: u64,
+    n_threads: u32,
+    n_prompt: u32,
+    n_gen: u32,
+    avg_ns: u64,
+    stddev_ns: u64,
+    avg_ts: f64,
+    stddev_ts: f64,
+    samples_ns: Vec<u64>,
+    samples_ts: Vec<f64>,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.n_prompt == 0 && args.n_gen == 0 {
+        bail!("-p 0 and -n 0 leave nothing to measure");
+    }
+    let model = open::open(&args.model)?;
+    let mut options = SessionOptions::default();
+    options.n_ctx = Some(args.n_prompt.max(args.n_gen.saturating_add(1)));
+    options.sampling = Sampling::greedy();
+    let mut bench = Bench::new(model.session(options)?)?;
+
+    let mut rows = Vec::new();
+    for (n_prompt, n_gen) in [(args.n_prompt, 0), (0, args.n_gen)] {
+        if n_prompt + n_gen == 0 {
+            continue;
+        }
+        let times = bench.measure(n_prompt, n_gen, args.repetitions)?;
+        let name = open::resolve(&args.model.model)?.to_string_lossy().into_owned();
+        rows.push(Row::new(name, model.info(), n_prompt, n_gen, &times));
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &rows)?;
+        writeln!(out)?;
+    } else {
+        print(&mut out, &rows)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Bench {
+    session: Session,
+    /// What a text begins with.
+    bos: Vec<u32>,
+    /// Equal in every run: the same tokens for all who compare.
+    random: fastrand::Rng,
+}
+
+impl Bench {
+    fn new(mut session: Session) -> Result<Self> {
+        let bos = session.tokenize("", true, false)?;
+        Ok(Self { session, bos, random: fastrand::Rng::with_seed(0) })
+    }
+
+    fn random_token(&mut self) -> u32 {
+        self.random.u32(0..self.session.info().n_vocab)
+    }
+
+    /// Runs a test once to warm up, and then `n` times.
+    fn measure(&mut self, n_prompt: u32, n_gen: u32, n: u32) -> Result<Vec<Duration>> {
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} runs, ETA {eta}")?;
+        let bar = ProgressBar::new(u64::from(n) + 1).with_style(style);
+        bar.set_message(test_name(n_prompt, n_gen));
+        bar.tick();
+        let mut times = Vec::new();
+        for i in 0..=n {
+            let time = self.measure_once(n_prompt, n_gen)?;
+            if i > 0 {
+                times.push(time);
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(times)
+    }
+
+    fn measure_once(&mut self, n_prompt: u32, n_gen: u32) -> Result<Duration> {
+        self.session.rewind(0)?;
+        let mut prompt = self.bos.clone();
+        while prompt.len() < n_prompt.max(1) as usize {
+            prompt.push(self.random_token());
+        }
+        prompt.truncate(n_prompt.max(1) as usize);
+        if n_gen == 0 {
+            let start = Instant::now();
+            self.session.feed(&prompt)?;
+            return Ok(start.elapsed());
+        }
+        self.session.feed(&prompt)?;
+        let start = Instant::now();
+        for _ in 0..n_gen {
+            if self.session.next()?.token.is_none() {
+                // The model has said all; the measurement goes on.
+                let token = self.random_token();
+                self.session.feed(&[token])?;
+            }
+        }
+        Ok(start.elapsed())
+    }
+}
+
+impl Row {
+    fn new(path: String, info: &ModelInfo, n_prompt: u32, n_gen: u32, times: &[Duration]) -> Self {
+        let n_tokens = f64::from(n_prompt + n_gen);
+        let ns: Vec<f64> = times.iter().map(|t| (t.as_nanos() as f64).max(1.0)).collect();
+        let ts: Vec<f64> = ns.iter().map(|ns| 1e9 * n_tokens / ns).collect();
+        Self {
+            backends: "Wasmtime",
+            model_filename: path,
+            model_type: format!(
+                "{} {} {}",
+                info.architecture,
+                params(info.n_params, 0).replace(' ', ""),
+                info.quantization
+            ),
+            model_size: info.weight_bytes,
+            model_n_params: info.n_params,
+            n_threads: 1,
+            n_prompt,
+            n_gen,
+            avg_ns: mean(&ns) as u64,
+            stddev_ns: stddev(&ns) as u64,
+            avg_ts: mean(&ts),
+            stddev_ts: stddev(&ts),
+            samples_ns: ns.iter().map(|&ns| ns as u64).collect(),
+            samples_ts: ts,
+        }
+    }
+}
+
+fn print(out: &mut impl Write, rows: &[Row]) -> Result<()> {
+    writeln!(
+        out,
+        "| {:<30} | {:>10} | {:>10} | {:<10} | {:>7} | {:>15} | {:>20} |",
+        "model", "size", "params", "backend", "threads", "test", "t/s"
+    )?;
+    writeln!(
+        out,
+        "| {:-<30} | {:->9}: | {:->9}: | {:-<10} | {:->6}: | {:->14}: | {:->19}: |",
+        "", "", "", "", "", "", ""
+    )?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {:<30} | {:>10} | {:>10} | {:<10} | {:>7} | {:>15} | {:>20} |",
+            row.model_type,
+            HumanBytes(row.model_size).to_string(),
+            params(row.model_n_params, 2),
+            row.backends,
+            row.n_threads,
+            test_name(row.n_prompt, row.n_gen),
+            format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts)
+        )?;
+    }
+    Ok(())
+}
+
+fn test_name(n_prompt: u32, n_gen: u32) -> String {
+    if n_gen == 0 { format!("pp{n_prompt}") } else { format!("tg{n_gen}") }
+}
+
+fn params(n: u64, digits: usize) -> String {
+    match n as f64 {
+        n if n >= 1e9 => format!("{:.digits$} B", n / 1e9),
+        n => format!("{:.digits$} M", n / 1e6),
+    }
+}
+
+fn mean(samples: &[f64]) -> f64 {
+    samples.iter().sum::<f64>() / samples.len() as f64
+}
+
+/// The standard deviation of a sample; 0 for a single one.
+fn stddev(samples: &[f64]) -> f64 {
+    if samples.len() < 2 {
+        return 0.0;
+    }
+    let mean = mean(samples);
+    let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (squares / (samples.len() - 1) as f64).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation() {
+        assert_eq!(mean(&[1.0, 2.0, 6.0]), 3.0);
+        assert_eq!(stddev(&[1.0, 2.0, 6.0]), 7f64.sqrt());
+        assert_eq!(stddev(&[5.0]), 0.0);
+    }
+
+    #[test]
+    fn numbers_are_written_as_people_know_them() {
+        assert_eq!(params(134_515_008, 2), "134.52 M");
+        assert_eq!(params(30_532_122_624, 2), "30.53 B");
+        assert_eq!(test_name(512, 0), "pp512");
+        assert_eq!(test_name(0, 128), "tg128");
+    }
+}

@@ -1,0 +1,10 @@
+//! What `bindgen!` makes of the WIT package; nothing of it is public.
+
+#![allow(missing_docs)]
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "moewe:inference/engine",
+    with: { "moewe:inference/weights.source": crate::weights::WeightFileHandle },
+    imports: { default: trappable },
+});

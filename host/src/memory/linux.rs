@@ -1,0 +1,379 @@
+//! Linear memories that files can be mapped into.
+//!
+//! A [`Region`] is the whole address range of one linear memory, reserved
+//! once, so that it never moves. Files, and the shared region of a team, are
+//! mapped over parts of it with `MAP_FIXED`. Three rules keep that sound:
+//!
+//! - Every byte of the reservation is mapped at all times; a part is only
+//!   ever replaced, never given back before the whole region goes.
+//! - Whatever is mapped within the accessible part is readable and writable:
+//!   Wasmtime writes there on behalf of the guest, at addresses that the guest
+//!   picks. Files are private mappings, so a write copies the page and never
+//!   reaches the file.
+//! - Only [`Region`] maps, and only after it has checked the range.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::MemfdFlags;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+use super::{MapError, N_WINDOWS_MAX};
+
+/// Windows up to this many bytes get their page tables filled at once; for
+/// larger ones, touching the pages as they are used costs less than waiting.
+const POPULATE_BYTES_MAX: usize = 16 << 20;
+
+/// The unit of mapping, in bytes.
+pub(crate) fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Memory that several guests can map: zeros at first.
+pub(crate) fn shared_memory(length: u64) -> io::Result<File> {
+    let file = File::from(rustix::fs::memfd_create("moewe-team", MemfdFlags::CLOEXEC)?);
+    file.set_len(length)?;
+    Ok(file)
+}
+
+/// Has Wasmtime create its linear memories here.
+pub(crate) fn configure(config: &mut wasmtime::Config) {
+    config.with_host_memory(Arc::new(GuestMemoryCreator));
+    // An image of the initial data would be mapped over the region by
+    // Wasmtime; copied data leaves all mapping to `Region`.
+    config.memory_init_cow(false);
+}
+
+/// Ranges of attached bytes: start to end, disjoint, not merged.
+#[derive(Default)]
+struct Windows(BTreeMap<usize, usize>);
+
+impl Windows {
+    fn covers(&self, start: usize, end: usize) -> bool {
+        let mut at = start;
+        let first = self.0.range(..=start).next_back().map_or(start, |(&s, _)| s);
+        for (&s, &e) in self.0.range(first..end) {
+            if s > at {
+                return false;
+            }
+            at = at.max(e);
+        }
+        at >= end
+    }
+
+    fn remove(&mut self, start: usize, end: usize) {
+        let first = self.0.range(..start).next_back().map_or(start, |(&s, _)| s);
+        let touched: Vec<_> =
+            self.0.range(first..end).map(|(&s, &e)| (s, e)).filter(|&(_, e)| e > start).collect();
+        for (s, e) in touched {
+            self.0.remove(&s);
+            if s < start {
+                self.0.insert(s, start);
+            }
+            if e > end {
+                self.0.insert(end, e);
+            }
+        }
+    }
+
+    /// Whether removing the range leaves one window more.
+    fn splits(&self, start: usize, end: usize) -> bool {
+        self.0.range(..start).next_back().is_some_and(|(_, &e)| e > end)
+    }
+
+    fn insert(&mut self, start: usize, end: usize) {
+        self.remove(start, end);
+        self.0.insert(start, end);
+    }
+}
+
+/// The address range of one linear memory.
+pub(crate) struct Region {
+    base: *mut u8,
+    /// Bytes reserved from `base`, guard included.
+    reserved: usize,
+    /// Bytes from `base` that the guest may use.
+    accessible: AtomicUsize,
+    windows: Mutex<Windows>,
+}
+
+// SAFETY: `base` is an address that stays valid as long as the region lives.
+// The bytes behind it are reached through Wasmtime alone; the methods here only
+// change mappings, under the lock of `windows`.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn new(reserved: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel picks touches
+        // nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserved, ProtFlags::empty(), flags)
+        }?;
+        Ok(Self {
+            base: base.cast(),
+            reserved,
+            accessible: AtomicUsize::new(0),
+            windows: Mutex::default(),
+        })
+    }
+
+    /// Makes the first `size` bytes accessible.
+    fn grow(&self, size: usize) -> io::Result<()> {
+        let old = self.accessible.load(Ordering::Relaxed);
+        if size <= old {
+            return Ok(());
+        }
+        // The page that `old` ends in is accessible already.
+        let start = old.next_multiple_of(rustix::param::page_size());
+        if start < size {
+            // SAFETY: the creator checked that `size` lies within the
+            // reservation, and nothing is mapped behind `old` but the
+            // reservation's own pages.
+            unsafe {
+                rustix::mm::mprotect(
+                    self.at(start),
+                    size - start,
+                    MprotectFlags::READ | MprotectFlags::WRITE,
+                )
+            }?;
+        }
+        self.accessible.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn at(&self, offset: usize) -> *mut c_void {
+        self.base.wrapping_add(offset).cast()
+    }
+
+    /// Checks that the range is made of whole, accessible pages, and not
+    /// empty; answers its bounds.
+    pub(crate) fn check(&self, address: u64, length: u64) -> Result<(usize, usize), MapError> {
+        let page = page_size();
+        let accessible = self.accessible.load(Ordering::Relaxed) as u64;
+        match address.checked_add(length) {
+            Some(end)
+                if length > 0
+                    && end <= accessible
+                    && address.is_multiple_of(page)
+                    && length.is_multiple_of(page) =>
+            {
+                Ok((address as usize, end as usize))
+            }
+            _ => Err(MapError::Range { address, length }),
+        }
+    }
+
+    /// Maps `length` bytes of a file from `offset` into the window at
+    /// `address`, and answers the address of the first of them.
+    ///
+    /// The caller has checked that the bytes lie within the file.
+    pub(crate) fn attach(
+        &self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        address: u64,
+    ) -> Result<u64, MapError> {
+        let skew = offset % page_size();
+        let bytes = (skew.checked_add(length))
+            .filter(|_| length > 0)
+            .and_then(|n| n.checked_next_multiple_of(page_size()))
+            .ok_or(MapError::Range { address, length })?;
+        let (start, end) = self.check(address, bytes)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        self.map(start, end, flags, Some((file, offset - skew)))?;
+        let advice = if end - start <= POPULATE_BYTES_MAX {
+            Advice::LinuxPopulateRead
+        } else {
+            Advice::WillNeed
+        };
+        // SAFETY: the range was just mapped, and this advice changes no byte.
+        // It saves time only, so a kernel that refuses it does no harm.
+        let _ = unsafe { rustix::mm::madvise(self.at(start), end - start, advice) };
+        Ok(address + skew)
+    }
+
+    /// Maps `length` bytes of `memory` at `address`, shared with whoever maps
+    /// them too.
+    pub(crate) fn share(&self, memory: &File, length: u64, address: u64) -> Result<(), MapError> {
+        let (start, end) = self.check(address, length)?;
+        self.map(start, end, MapFlags::SHARED, Some((memory, 0)))
+    }
+
+    /// Gives the guest zeros of its own in place of what is attached.
+    pub(crate) fn detach(&self, address: u64, length: u64) -> Result<(), MapError> {
+        let (start, end) = self.check(address, length)?;
+        let attached = self.lock().covers(start, end);
+        if !attached {
+            return Err(MapError::NotAttached { address, length });
+        }
+        self.map(start, end, MapFlags::PRIVATE | MapFlags::NORESERVE, None)
+    }
+
+    /// How many windows are attached.
+    pub(crate) fn n_windows(&self) -> usize {
+        self.lock().0.len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces what is mapped from `start` to `end`, two checked multiples of
+    /// the page size, by a file from an offset or by zeros.
+    fn map(
+        &self,
+        start: usize,
+        end: usize,
+        flags: MapFlags,
+        file: Option<(&File, u64)>,
+    ) -> Result<(), MapError> {
+        let mut windows = self.lock();
+        let more = usize::from(windows.splits(start, end)) + usize::from(file.is_some());
+        if more > 0 && windows.0.len() + more > N_WINDOWS_MAX {
+            return Err(MapError::TooMany);
+        }
+        let (at, length) = (self.at(start), end - start);
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = flags | MapFlags::FIXED;
+        let mapped = match file {
+            // SAFETY: the range lies within this region's accessible part, so
+            // nothing but the guest's own bytes is replaced, and no reference
+            // to those exists while the guest waits for this call.
+            Some((file, offset)) => unsafe {
+                rustix::mm::mmap(at, length, prot, flags, file.as_fd(), offset)
+            },
+            // SAFETY: as above.
+            None => unsafe { rustix::mm::mmap_anonymous(at, length, prot, flags) },
+        };
+        match mapped {
+            Ok(_) if file.is_some() => windows.insert(start, end),
+            Ok(_) => windows.remove(start, end),
+            Err(error) => {
+                // SAFETY: asks for nothing to be written, as all is private
+                // or anonymous; fails if a part is not mapped.
+                let whole = unsafe { rustix::mm::msync(at, length, MsyncFlags::ASYNC) }.is_ok();
+                if !whole {
+                    // The kernel removed the old mapping before it failed. The
+                    // next mapping that anybody makes could fall into the
+                    // hole, where the guest could read it: close it now.
+                    let zeros = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+                    // SAFETY: as for the mapping above.
+                    if unsafe { rustix::mm::mmap_anonymous(at, length, prot, zeros) }.is_err() {
+                        std::process::abort();
+                    }
+                    windows.remove(start, end);
+                }
+                return Err(MapError::Map(error.into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the range is this region's own, and both who use it, the
+        // linear memory and the store's data, are gone.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.cast(), self.reserved) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+thread_local! {
+    /// Regions created since [`capture`] began on this thread.
+    static CREATED: RefCell<Option<Vec<Arc<Region>>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`, which instantiates a guest, and answers the region of the memory
+/// that was created meanwhile, if it was exactly one.
+///
+/// Wasmtime creates memories on the thread that instantiates, and does not say
+/// for which store.
+pub(crate) fn capture<T>(f: impl FnOnce() -> T) -> (T, Option<Arc<Region>>) {
+    CREATED.set(Some(Vec::new()));
+    let value = f();
+    let created = CREATED.take().unwrap_or_default();
+    (value, <[_; 1]>::try_from(created).ok().map(|[region]| region))
+}
+
+/// Creates linear memories that files can be mapped into.
+struct GuestMemoryCreator;
+
+// SAFETY: a region is reserved once with its guard, stays where it is, is zero
+// at first, and is accessible up to exactly `byte_size`, guard excluded.
+unsafe impl MemoryCreator for GuestMemoryCreator {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        maximum: Option<usize>,
+        reserved_size_in_bytes: Option<usize>,
+        guard_size_in_bytes: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let capacity = reserved_size_in_bytes.or(maximum).unwrap_or(minimum);
+        if minimum > capacity {
+            return Err(format!("a memory of {minimum} bytes exceeds {capacity} bytes"));
+        }
+        let reserved = capacity
+            .checked_add(guard_size_in_bytes)
+            .and_then(|n| n.checked_next_multiple_of(rustix::param::page_size()))
+            .ok_or("a memory larger than the address space")?;
+        let region = Region::new(reserved).and_then(|region| {
+            region.grow(minimum)?;
+            Ok(Arc::new(region))
+        });
+        let region = region.map_err(|e| {
+            format!(
+                "cannot reserve {reserved} bytes of address space for a sandbox ({e}); raise \
+                 `ulimit -v`"
+            )
+        })?;
+        CREATED.with_borrow_mut(|created| {
+            if let Some(created) = created {
+                created.push(region.clone());
+            }
+        });
+        Ok(Box::new(GuestMemory { region, capacity }))
+    }
+}
+
+struct GuestMemory {
+    region: Arc<Region>,
+    capacity: usize,
+}
+
+// SAFETY: see the creator.
+unsafe impl LinearMemory for GuestMemory {
+    fn byte_size(&self) -> usize {
+        self.region.accessible.load(Ordering::Relaxed)
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        if new_size > self.capacity {
+            return Err(wasmtime::format_err!(
+                "a memory of {new_size} bytes exceeds {} bytes",
+                self.capacity
+            ));
+        }
+        Ok(self.region.grow(new_size)?)
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.region.base
+    }
+}

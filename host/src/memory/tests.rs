@@ -1,0 +1,250 @@
+//! Attaching files to the memory of a toy guest.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use wasmtime::{Engine, Instance, Module, Store, TypedFunc};
+
+use super::*;
+use crate::engine::config;
+
+/// A guest that reads and writes bytes of its memory of two pages.
+struct Guest {
+    store: Store<()>,
+    region: Arc<Region>,
+    get: TypedFunc<u32, u32>,
+    set: TypedFunc<(u32, u32), ()>,
+    grow: TypedFunc<u32, i32>,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let engine = Engine::new(&config()).unwrap();
+        let wasm = wat::parse_str(
+            r#"(module
+                (memory (export "memory") 2)
+                (data (i32.const 8) "data")
+                (func (export "get") (param i32) (result i32) (i32.load8_u (local.get 0)))
+                (func (export "set") (param i32 i32) (i32.store8 (local.get 0) (local.get 1)))
+                (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#,
+        )
+        .unwrap();
+        let module = Module::new(&engine, &wasm).unwrap();
+        let mut store = Store::new(&engine, ());
+        store.set_epoch_deadline(1);
+        let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
+        let instance = instance.unwrap();
+        let get = instance.get_typed_func(&mut store, "get").unwrap();
+        let set = instance.get_typed_func(&mut store, "set").unwrap();
+        let grow = instance.get_typed_func(&mut store, "grow").unwrap();
+        Self { store, region: region.expect("one memory was created"), get, set, grow }
+    }
+
+    fn get(&mut self, address: u64) -> u8 {
+        self.get.call(&mut self.store, address as u32).unwrap() as u8
+    }
+
+    fn set(&mut self, address: u64, byte: u8) {
+        self.set.call(&mut self.store, (address as u32, byte.into())).unwrap();
+    }
+}
+
+/// A file of `n` bytes, no two neighbouring pages alike.
+fn file(n: usize) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&(0..n).map(byte).collect::<Vec<_>>()).unwrap();
+    file
+}
+
+fn byte(i: usize) -> u8 {
+    (i % 251) as u8 ^ (i / 4096) as u8 | 1
+}
+
+#[test]
+fn attached_bytes_are_the_files() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(3 * page as usize + 100);
+    let at = guest.region.attach(&file, page + 32, page, 2 * page).unwrap();
+    assert_eq!(at, 2 * page + 32);
+    for i in [0, 1, page - 1] {
+        assert_eq!(guest.get(at + i), byte((page + 32 + i) as usize));
+    }
+    // The last page of the file is filled up with zeros.
+    let at = guest.region.attach(&file, 3 * page, 100, 5 * page).unwrap();
+    assert_eq!(guest.get(at + 99), byte(3 * page as usize + 99));
+    assert_eq!(guest.get(at + 100), 0);
+    assert_eq!(guest.region.n_windows(), 2);
+    assert_eq!(guest.get(8), b'd', "memory beside the windows keeps its bytes");
+}
+
+#[test]
+fn a_write_stays_private() {
+    let (mut guest, mut other, page) = (Guest::new(), Guest::new(), page_size());
+    let mut file = file(page as usize);
+    let at = guest.region.attach(&file, 0, page, page).unwrap();
+    let other_at = other.region.attach(&file, 0, page, page).unwrap();
+    guest.set(at + 5, 0);
+    assert_eq!(guest.get(at + 5), 0);
+    assert_eq!(other.get(other_at + 5), byte(5));
+    let mut bytes = Vec::new();
+    std::io::Seek::rewind(&mut file).unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes[5], byte(5));
+}
+
+#[test]
+fn detached_bytes_are_zero_and_writable() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(4 * page as usize);
+    guest.region.attach(&file, 0, 4 * page, page).unwrap();
+    guest.region.detach(2 * page, page).unwrap();
+    assert_eq!(guest.region.n_windows(), 2, "the window is split");
+    assert_eq!(guest.get(2 * page), 0);
+    guest.set(2 * page, 7);
+    assert_eq!(guest.get(2 * page), 7);
+    assert_eq!(guest.get(page), byte(0));
+    assert_eq!(guest.get(3 * page), byte(2 * page as usize));
+
+    let error = guest.region.detach(page, 4 * page).unwrap_err();
+    assert!(matches!(error, MapError::NotAttached { .. }), "{error}");
+    assert_eq!(guest.get(page), byte(0), "a refused detach changes nothing");
+    guest.region.detach(page, page).unwrap();
+    guest.region.detach(3 * page, 2 * page).unwrap();
+    assert_eq!(guest.region.n_windows(), 0);
+}
+
+#[test]
+fn neighbouring_windows_detach_together() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(2 * page as usize);
+    guest.region.attach(&file, 0, page, page).unwrap();
+    guest.region.attach(&file, page, page, 2 * page).unwrap();
+    guest.region.detach(page, 2 * page).unwrap();
+    assert_eq!(guest.region.n_windows(), 0);
+    assert_eq!(guest.get(2 * page), 0);
+}
+
+#[test]
+fn a_window_over_another_replaces_it() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(4 * page as usize);
+    guest.region.attach(&file, 0, 3 * page, page).unwrap();
+    let at = guest.region.attach(&file, 3 * page, page, 2 * page).unwrap();
+    assert_eq!(guest.get(at), byte(3 * page as usize));
+    assert_eq!(guest.get(page), byte(0));
+    assert_eq!(guest.region.n_windows(), 3);
+    guest.region.detach(page, 3 * page).unwrap();
+    assert_eq!(guest.region.n_windows(), 0);
+}
+
+#[test]
+fn ranges_outside_the_memory_are_refused() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let (file, memory) = (file(4 * page as usize), 2 << 16);
+    for (offset, length, address) in [
+        (0, page, 1),                       // not the start of a page
+        (0, page, memory),                  // behind the memory
+        (0, 2 * page, memory - page),       // across its end
+        (32, page, memory - page),          // across its end by the skew
+        (0, 0, page),                       // empty
+        (0, page, u64::MAX - page + 1),     // wraps around
+        (page - 1, u64::MAX - page, page),  // wraps around
+        (page - 1, u64::MAX - page + 1, 0), // wraps around
+    ] {
+        let error = guest.region.attach(&file, offset, length, address).unwrap_err();
+        assert!(matches!(error, MapError::Range { .. }), "{error}");
+    }
+    for (address, length) in [(1, page), (0, 1), (memory, page), (0, 0), (page, u64::MAX)] {
+        let error = guest.region.detach(address, length).unwrap_err();
+        assert!(matches!(error, MapError::Range { .. }), "{error}");
+        let error = guest.region.share(&file, length, address).unwrap_err();
+        assert!(matches!(error, MapError::Range { .. }), "{error}");
+    }
+    let error = guest.region.detach(0, page).unwrap_err();
+    assert!(matches!(error, MapError::NotAttached { .. }), "{error}");
+    assert_eq!(guest.get(8), b'd');
+}
+
+#[test]
+fn a_memory_grows_in_place_and_zeroed() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(page as usize);
+    let error = guest.region.attach(&file, 0, page, 3 << 16).unwrap_err();
+    assert!(matches!(error, MapError::Range { .. }), "{error}");
+    let low = guest.region.attach(&file, 0, page, page).unwrap();
+    assert_eq!(guest.grow.call(&mut guest.store, 30_000).unwrap(), 2);
+    assert_eq!(guest.get(low + 1), byte(1), "a window outlives growth");
+    assert_eq!(guest.get(3 << 16), 0);
+    let high = guest.region.attach(&file, 0, page, 1 << 30).unwrap();
+    assert_eq!(guest.get(high + 1), byte(1));
+    assert_eq!(guest.grow.call(&mut guest.store, 1 << 16).unwrap(), -1, "4 GiB are the limit");
+}
+
+#[test]
+fn a_shared_region_is_seen_by_all() {
+    let (mut guest, mut other, page) = (Guest::new(), Guest::new(), page_size());
+    let memory = shared_memory(2 * page).unwrap();
+    guest.region.share(&memory, 2 * page, page).unwrap();
+    other.region.share(&memory, 2 * page, 4 * page).unwrap();
+    guest.set(page + 3, 9);
+    assert_eq!(other.get(4 * page + 3), 9);
+    // A file attached over a part of it is nobody else's.
+    let file = file(page as usize);
+    guest.region.attach(&file, 0, page, page).unwrap();
+    assert_eq!(guest.get(page + 3), byte(3));
+    assert_eq!(other.get(4 * page + 3), 9);
+    other.set(5 * page, 8);
+    assert_eq!(guest.get(2 * page), 8);
+}
+
+#[test]
+fn a_file_that_cannot_be_mapped_leaves_the_memory_whole() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    guest.set(page, 3);
+    let folder = File::open("/").unwrap();
+    let error = guest.region.attach(&folder, 0, page, page).unwrap_err();
+    assert!(matches!(error, MapError::Map(_)), "{error}");
+    let _ = guest.get(page);
+    guest.set(page, 4);
+    assert_eq!(guest.get(page), 4);
+    assert_eq!(guest.region.n_windows(), 0);
+}
+
+#[test]
+fn windows_are_limited() {
+    let (guest, page) = (Guest::new(), page_size());
+    let mut guest = guest;
+    let n_pages = (2 * N_WINDOWS_MAX as u64 + 2) * page >> 16;
+    guest.grow.call(&mut guest.store, n_pages as u32).unwrap();
+    let file = file(page as usize);
+    for i in 0..N_WINDOWS_MAX as u64 {
+        guest.region.attach(&file, 0, page, 2 * i * page).unwrap();
+    }
+    let error = guest.region.attach(&file, 0, page, page).unwrap_err();
+    assert!(matches!(error, MapError::TooMany), "{error}");
+    guest.region.detach(0, page).unwrap();
+    guest.region.attach(&file, 0, page, page).unwrap();
+}
+
+#[test]
+fn a_memory_that_is_gone_leaves_nothing_mapped() {
+    let guest = Guest::new();
+    let region = Arc::downgrade(&guest.region);
+    let file = file(page_size() as usize);
+    guest.region.attach(&file, 0, page_size(), 0).unwrap();
+    drop(guest);
+    assert!(region.upgrade().is_none(), "the store and its memory held the region alone");
+}
+
+#[test]
+fn two_memories_are_none_to_attach_to() {
+    let engine = Engine::new(&config()).unwrap();
+    let wasm = wat::parse_str("(module (memory 1) (memory 1))").unwrap();
+    let module = Module::new(&engine, &wasm).unwrap();
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(1);
+    let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
+    instance.unwrap();
+    assert!(region.is_none());
+}

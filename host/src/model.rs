@@ -1,0 +1,154 @@
+//! A model, and what it is.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::bindings::exports::moewe::inference::inference as wit;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::sandbox::{Limits, Sandbox};
+use crate::session::{Session, SessionOptions};
+use crate::weights::{WeightStats, WeightStore, WeightsMode};
+
+/// How a model is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ModelOptions {
+    /// How the weights reach a session.
+    pub weights: WeightsMode,
+    /// Bytes of memory that a session may use beside the weights, for its KV
+    /// cache above all; 2 GiB by default. All together is never more than the
+    /// 4 GiB that a 32-bit guest can address.
+    pub memory_max: u64,
+    /// The longest time that one call may take; any time by default. A call
+    /// that exceeds it ends the session.
+    pub time_max: Option<Duration>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { weights: WeightsMode::default(), memory_max: 2 << 30, time_max: None }
+    }
+}
+
+/// What a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModelInfo {
+    /// The architecture as the file names it: `llama`, `qwen3moe`.
+    pub architecture: String,
+    /// The model's name, if the file has one.
+    pub name: Option<String>,
+    /// The quantisation that most of the weights have: `Q4_K`.
+    pub quantization: String,
+    /// How many parameters the model has.
+    pub n_params: u64,
+    /// Bytes of all tensors together.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache that one token of context costs.
+    pub kv_bytes_per_token: u64,
+    /// How many layers.
+    pub n_layer: u32,
+    /// Width of the hidden state.
+    pub n_embd: u32,
+    /// Size of the vocabulary, and so of the logits.
+    pub n_vocab: u32,
+    /// The context the model was trained for, in tokens.
+    pub n_ctx_train: u32,
+    /// Experts in a layer; 0 for a dense model.
+    pub n_expert: u32,
+    /// Experts that the router picks for a token.
+    pub n_expert_used: u32,
+    /// Whether the file brings a chat template.
+    pub has_chat_template: bool,
+}
+
+impl From<&wit::ModelInfo> for ModelInfo {
+    fn from(info: &wit::ModelInfo) -> Self {
+        Self {
+            architecture: info.architecture.clone(),
+            name: info.name.clone(),
+            quantization: info.quantization.clone(),
+            n_params: info.n_params,
+            weight_bytes: info.weight_bytes,
+            kv_bytes_per_token: info.kv_bytes_per_token,
+            n_layer: info.n_layer,
+            n_embd: info.n_embd,
+            n_vocab: info.n_vocab,
+            n_ctx_train: info.n_ctx_train,
+            n_expert: info.n_expert,
+            n_expert_used: info.n_expert_used,
+            has_chat_template: info.has_chat_template,
+        }
+    }
+}
+
+/// A model whose files are open. Its sessions can run on different threads.
+pub struct Model {
+    engine: Engine,
+    weights: Arc<WeightStore>,
+    limits: Limits,
+    info: Arc<ModelInfo>,
+    /// The sandbox that `open` made, until a session takes it.
+    spare: Mutex<Option<Sandbox>>,
+}
+
+impl Model {
+    /// Opens a model by its GGUF file; a split model by its first file.
+    ///
+    /// # Errors
+    ///
+    /// `Weights` if the file cannot be read, `InvalidModel` if it is damaged or
+    /// something else than a GGUF file, `Unsupported` if the engine lacks what
+    /// it asks for, `OutOfMemory` if it does not fit the sandbox.
+    pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
+        let weights = Arc::new(WeightStore::open(path.as_ref(), options.weights)?);
+        let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
+        let sandbox = Sandbox::load(engine, &weights, limits)?;
+        Ok(Self {
+            engine: engine.clone(),
+            weights,
+            limits,
+            info: Arc::new(sandbox.info().into()),
+            spare: Mutex::new(Some(sandbox)),
+        })
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Starts a session with an empty context, in a sandbox of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open), and `InvalidInput` if the options make no
+    /// sense.
+    pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sandbox = match spare {
+            Some(sandbox) => sandbox,
+            None => Sandbox::load(&self.engine, &self.weights, self.limits)?,
+        };
+        Session::start(sandbox, self.info.clone(), &options).map_err(|(error, sandbox)| {
+            // The next session need not load the model again.
+            if !sandbox.has_ended() {
+                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(sandbox);
+            }
+            error
+        })
+    }
+
+    /// What all sessions together asked of the weights so far.
+    pub fn stats(&self) -> WeightStats {
+        self.weights.stats()
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("info", &self.info).finish_non_exhaustive()
+    }
+}

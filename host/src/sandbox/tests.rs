@@ -1,0 +1,230 @@
+//! Limits and interrupts, with core modules in the guest's place, and the host
+//! functions as a guest calls them.
+
+use std::path::Path;
+use std::thread;
+
+use wasmtime::{Instance, Module};
+
+use super::weights::{ErrorCode, Host as _, HostSource as _};
+use super::*;
+use crate::engine::{config, start_clock};
+
+const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
+
+/// A folder with a model of `n` bytes.
+fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, (0..n).map(|i| i as u8).collect::<Vec<_>>()).unwrap();
+    (folder, path)
+}
+
+fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
+    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits)
+}
+
+/// Runs the export `run` of a core module within the limits.
+fn run(wat: &str, limits: Limits, started: impl FnOnce(&State)) -> (Result<i32>, State) {
+    let (_folder, path) = model(100_000);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let _clock = start_clock(&engine).unwrap();
+    let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let mut store = new_store(&engine, state(&path, WeightsMode::Attach, limits));
+    started(store.data());
+    let result = call(&mut store, |store| {
+        let instance = Instance::new(&mut *store, &module, &[])?;
+        instance.get_typed_func::<(), i32>(&mut *store, "run")?.call(store, ())
+    });
+    (result, store.into_data())
+}
+
+const LOOP: &str = r#"(module (func (export "run") (result i32) (loop (br 0)) (unreachable)))"#;
+
+#[test]
+fn a_call_ends_at_its_time_limit() {
+    let limits = Limits { time_max: Some(Duration::from_millis(30)), ..NO_LIMIT };
+    let error = run(LOOP, limits, |_| {}).0.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimeLimit);
+    assert_eq!(error.to_string(), "the call took longer than its limit of 0.03 s");
+}
+
+#[test]
+fn a_call_can_be_cancelled() {
+    let (result, _) = run(LOOP, NO_LIMIT, |state| {
+        let handle = CancelHandle { stopped: Arc::default(), cancelled: state.cancelled.clone() };
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            handle.cancel();
+        });
+    });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn memory_is_limited() {
+    let grow = |n_pages: u32, after: &str| {
+        let wat = format!(
+            r#"(module (memory 1)
+                (func (export "run") (result i32) (memory.grow (i32.const {n_pages})) {after}))"#
+        );
+        run(&wat, Limits { memory_max: 10 << 16, ..NO_LIMIT }, |_| {}).0
+    };
+    assert_eq!(grow(9, "").unwrap(), 1);
+    assert_eq!(grow(10, "").unwrap(), -1);
+    let error = grow(10, "(unreachable)").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(error.to_string().starts_with("model.gguf: needs more memory"), "{error}");
+    assert_eq!(grow(9, "(unreachable)").unwrap_err().kind(), ErrorKind::Internal);
+}
+
+#[test]
+fn a_module_that_starts_too_large_is_refused() {
+    let wat = r#"(module (memory 11) (func (export "run") (result i32) (i32.const 0)))"#;
+    let limits = Limits { memory_max: 10 << 16, ..NO_LIMIT };
+    assert!(run(wat, limits, |_| {}).0.is_err());
+}
+
+#[test]
+fn weights_do_not_count_as_the_guests_own_memory() {
+    let (_folder, path) = model(100_000);
+    let limits = Limits { memory_max: 1 << 20, ..NO_LIMIT };
+    let mut state = state(&path, WeightsMode::Attach, limits);
+    assert_eq!(state.memory_bytes_max(), 1 << 20);
+    let rounded = 100_000_u64.next_multiple_of(memory::page_size());
+    for _ in 0..3 {
+        state.open("model.gguf".to_owned()).unwrap().unwrap();
+        assert_eq!(state.memory_bytes_max(), (1 << 20) + rounded, "a file counts once");
+    }
+    let huge = Limits { memory_max: u64::MAX, ..NO_LIMIT };
+    assert_eq!(super::State { limits: huge, ..state }.memory_bytes_max(), 1 << 32);
+}
+
+#[test]
+fn a_memory_fault_is_named() {
+    let wat = r#"(module (memory 1)
+        (func (export "run") (result i32) (i32.load (i32.const -8))))"#;
+    let error = run(wat, NO_LIMIT, |_| {}).0.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+    assert!(error.to_string().contains("memory fault"), "{error}");
+}
+
+#[test]
+fn a_guest_gets_the_files_of_its_model_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "m-00001-of-00003.gguf", "x"];
+    for name in names {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    let mut state = state(&folder.path().join(names[0]), WeightsMode::Read, NO_LIMIT);
+    let mut open = |name: &str| {
+        state.open(name.to_owned()).unwrap().map(|s| state.size(s).unwrap()).map_err(|e| e.code)
+    };
+    assert_eq!(open(names[0]).unwrap(), 21);
+    assert_eq!(open(names[1]).unwrap(), 21);
+    for name in [
+        names[2],
+        names[3],
+        "",
+        "..",
+        "./m-00001-of-00002.gguf",
+        "../x",
+        "/etc/passwd",
+        "m-00000-of-00002.gguf",
+        "m-00003-of-00002.gguf",
+        "m-+0001-of-00002.gguf",
+        "m-00002-of-00002.gguf\0",
+    ] {
+        assert_eq!(open(name).unwrap_err(), ErrorCode::NotFound, "{name:?}");
+    }
+}
+
+#[test]
+fn a_missing_sibling_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m-00001-of-00002.gguf");
+    std::fs::write(&path, "x").unwrap();
+    let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
+    let error = state.open("m-00002-of-00002.gguf".to_owned()).unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotFound);
+    assert!(error.message.ends_with("m-00002-of-00002.gguf: there is no such file"), "{error:?}");
+}
+
+#[test]
+fn reads_are_exact_and_bounded() {
+    let n = (2 << 20) + 5;
+    let (_folder, path) = model(n);
+    let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
+    assert!(!state.get_capabilities().unwrap().attach);
+    let source = |state: &mut State| state.open("model.gguf".to_owned()).unwrap().unwrap();
+    let mut read = |offset, length| {
+        let source = source(&mut state);
+        state.read(source, offset, length).unwrap().map_err(|e| e.code)
+    };
+    assert_eq!(read(3, 4).unwrap(), [3, 4, 5, 6]);
+    assert_eq!(read(n as u64, 0).unwrap(), []);
+    assert_eq!(read(0, u32::try_from(n).unwrap()).unwrap().len(), 1 << 20);
+    assert_eq!(read(n as u64, 1).unwrap_err(), ErrorCode::InvalidRange);
+    assert_eq!(read(u64::MAX, 1).unwrap_err(), ErrorCode::InvalidRange);
+    assert_eq!(state.stats.n_read, 3);
+    assert_eq!(state.stats.bytes_read, 4 + (1 << 20));
+    assert_eq!(state.weights.stats(), state.stats);
+
+    let source = source(&mut state);
+    let error = state.attach(&source, 0, 1, 0).unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::Unsupported);
+}
+
+#[test]
+fn a_file_that_changes_is_noticed() {
+    let (_folder, path) = model(100);
+    let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
+    let open = |state: &mut State| state.open("model.gguf".to_owned()).unwrap();
+    let source = open(&mut state).unwrap();
+    std::fs::write(&path, [0; 99]).unwrap();
+    let error = open(&mut state).unwrap_err();
+    assert_eq!(error.code, ErrorCode::Changed);
+    assert!(error.message.contains("--weights read"), "{}", error.message);
+    let error = state.read(source, 0, 1).unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::Changed);
+}
+
+#[test]
+fn a_file_that_is_replaced_stays_as_it_was() {
+    let (folder, path) = model(100);
+    let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
+    let new = folder.path().join("new");
+    std::fs::write(&new, [0; 99]).unwrap();
+    std::fs::rename(new, path).unwrap();
+    let source = state.open("model.gguf".to_owned()).unwrap().unwrap();
+    assert_eq!(state.read(source, 1, 2).unwrap().unwrap(), [1, 2]);
+}
+
+#[test]
+fn open_sources_are_limited() {
+    let (_folder, path) = model(1);
+    let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
+    let open = |state: &mut State| state.open("model.gguf".to_owned()).unwrap();
+    let first = open(&mut state).unwrap();
+    for _ in 1..N_SOURCES_MAX {
+        open(&mut state).unwrap();
+    }
+    assert_eq!(open(&mut state).unwrap_err().code, ErrorCode::Io);
+    state.drop(first).unwrap();
+    open(&mut state).unwrap();
+}
+
+#[test]
+fn a_path_that_is_no_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |path: &Path| {
+        let error = WeightStore::open(path, WeightsMode::Attach).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Weights);
+        error.to_string()
+    };
+    let missing = folder.path().join("missing.gguf");
+    assert_eq!(message(&missing), format!("{}: there is no such file", missing.display()));
+    let shown = folder.path().display();
+    assert_eq!(message(folder.path()), format!("{shown}: is a folder; name the .gguf file in it"));
+    assert_eq!(message(Path::new("/dev/null")), "/dev/null: is not a regular file");
+}

@@ -1,0 +1,350 @@
+//! A context: the tokens so far, in a sandbox of its own.
+
+use std::sync::Arc;
+
+use wasmtime::component::ResourceAny;
+
+use crate::bindings::exports::moewe::inference::inference as wit;
+use crate::error::{Error, Result};
+use crate::generate::{Generation, Progress, TokenStream};
+use crate::model::ModelInfo;
+use crate::sandbox::{CancelHandle, Sandbox};
+use crate::weights::WeightStats;
+
+/// How the next token is chosen from the logits. The steps are taken in the
+/// order of the fields from `repeat_penalty` on.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Sampling {
+    /// Logits of recent tokens are divided by it if positive, multiplied if
+    /// negative; 1, the default, changes nothing.
+    pub repeat_penalty: f32,
+    /// How many recent tokens the penalty looks at; 64 by default.
+    pub repeat_last_n: u32,
+    /// Keep the `top_k` most probable tokens; 0 keeps all; 40 by default.
+    pub top_k: u32,
+    /// Keep the smallest set whose probabilities add up to `top_p`; 1 keeps
+    /// all; 0.95 by default.
+    pub top_p: f32,
+    /// Keep tokens at least `min_p` times as probable as the best; 0 keeps
+    /// all; 0.05 by default.
+    pub min_p: f32,
+    /// What the logits are divided by; 0 takes the most probable token, and
+    /// then all else but the penalty is ignored; 0.8 by default.
+    pub temperature: f32,
+    /// Equal seeds give equal tokens; 0 by default.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            temperature: 0.8,
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// Always the most probable token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+}
+
+/// How a session is set up.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// The most tokens that the session may hold; by default the context that
+    /// the model was trained for. The KV cache grows as it is filled.
+    pub n_ctx: Option<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user` or `assistant`, or what else the template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of this role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The model produced a token that ends its turn.
+    EndOfGeneration,
+    /// The context is full.
+    ContextFull,
+    /// As many tokens came as were asked for.
+    Length,
+    /// [`CancelHandle::stop`] was called.
+    Cancelled,
+}
+
+/// What one step of generation brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Step {
+    /// The token, already part of the context; absent if there is none.
+    pub token: Option<u32>,
+    /// The text that became complete with it. Bytes of an unfinished character
+    /// are kept for later steps, so it may be empty.
+    pub text: String,
+    /// Present when generation ended.
+    pub stop: Option<StopReason>,
+}
+
+impl Step {
+    /// A step that brings nothing but the end.
+    pub(crate) fn end(stop: StopReason) -> Self {
+        Self { token: None, text: String::new(), stop: Some(stop) }
+    }
+}
+
+/// What a session used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens given to [`Session::feed`].
+    pub prompt_tokens: u64,
+    /// Tokens that came out of [`Session::next`].
+    pub generated_tokens: u64,
+    /// Tokens in the KV cache.
+    pub context_tokens: u32,
+    /// Bytes of the KV cache.
+    pub kv_bytes: u64,
+}
+
+/// A session: a sandbox with the model, and the tokens so far.
+///
+/// All methods block until the guest has answered; a session can be moved to
+/// another thread, and [`generate_stream`](Self::generate_stream) does that.
+///
+/// Every method that calls the guest can fail with the kinds of the guest's
+/// interface (`InvalidInput`, `ContextFull`, ...), after which the session goes
+/// on; and with `OutOfMemory`, `TimeLimit`, `Cancelled`, `Weights` or
+/// `Internal` if the sandbox broke, after which every call answers `Ended`.
+pub struct Session {
+    sandbox: Sandbox,
+    session: ResourceAny,
+    info: Arc<ModelInfo>,
+}
+
+impl Session {
+    /// Starts a session in a sandbox; gives the sandbox back if it fails.
+    pub(crate) fn start(
+        mut sandbox: Sandbox,
+        info: Arc<ModelInfo>,
+        options: &SessionOptions,
+    ) -> Result<Self, (Error, Sandbox)> {
+        let sampling = &options.sampling;
+        let options = wit::SessionOptions {
+            n_ctx: options.n_ctx,
+            sampling: wit::Sampling {
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                repeat_penalty: sampling.repeat_penalty,
+                repeat_last_n: sampling.repeat_last_n,
+                seed: sampling.seed,
+            },
+        };
+        let started = sandbox
+            .call(|store, guest, model| guest.model().call_start(store, model, options))
+            .and_then(|answer| answer.map_err(Error::from));
+        match started {
+            Ok(session) => Ok(Self { sandbox, session, info }),
+            Err(error) => Err((error, sandbox)),
+        }
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Turns text into tokens.
+    ///
+    /// `add_special` adds what the model wants around a text (a BOS token);
+    /// `parse_special` reads names of control tokens in the text as those
+    /// tokens: wanted for the output of a chat template, dangerous for the
+    /// words of a stranger.
+    ///
+    /// # Errors
+    ///
+    /// See [`Session`].
+    pub fn tokenize(
+        &mut self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>> {
+        Ok(self.sandbox.call(|store, guest, model| {
+            guest.model().call_tokenize(store, model, text, add_special, parse_special)
+        })??)
+    }
+
+    /// Turns tokens into text. Bytes that are not UTF-8 become U+FFFD. `special`
+    /// shows control tokens by their names.
+    ///
+    /// # Errors
+    ///
+    /// See [`Session`].
+    pub fn detokenize(&mut self, tokens: &[u32], special: bool) -> Result<String> {
+        Ok(self.sandbox.call(|store, guest, model| {
+            guest.model().call_detokenize(store, model, tokens, special)
+        })??)
+    }
+
+    /// Writes a conversation as the model expects it. With
+    /// `add_generation_prompt` it ends where the assistant's answer begins.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if there is no template, or it refuses the messages; see
+    /// also [`Session`].
+    pub fn apply_chat_template(
+        &mut self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|m| wit::Message { role: m.role.clone(), content: m.content.clone() })
+            .collect();
+        Ok(self.sandbox.call(|store, guest, model| {
+            let model_type = guest.model();
+            model_type.call_apply_chat_template(store, model, &messages, add_generation_prompt)
+        })??)
+    }
+
+    /// Adds tokens to the context (prefill). Nothing is added if it fails.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if a token is outside the vocabulary, `ContextFull` if
+    /// the tokens do not fit; see also [`Session`].
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
+        let session = self.session;
+        Ok(self
+            .sandbox
+            .call(|store, guest, _| guest.session().call_feed(store, session, tokens))??)
+    }
+
+    /// Chooses the next token from the logits, adds it to the context, and
+    /// computes the logits behind it (decode). After a stop, [`feed`](Self::feed)
+    /// can go on.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if nothing was fed yet; see also [`Session`].
+    #[expect(clippy::should_implement_trait, reason = "the interface of the guest calls it so")]
+    pub fn next(&mut self) -> Result<Step> {
+        let session = self.session;
+        let step =
+            self.sandbox.call(|store, guest, _| guest.session().call_next(store, session))??;
+        Ok(Step {
+            token: step.token,
+            text: step.text,
+            stop: step.stop.map(|stop| match stop {
+                wit::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
+                wit::StopReason::ContextFull => StopReason::ContextFull,
+            }),
+        })
+    }
+
+    /// The logits behind the last token, one for each entry of the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if nothing was fed yet; see also [`Session`].
+    pub fn logits(&mut self) -> Result<Vec<f32>> {
+        let session = self.session;
+        Ok(self.sandbox.call(|store, guest, _| guest.session().call_logits(store, session))??)
+    }
+
+    /// Forgets all but the first `n_tokens` tokens. At least one token must be
+    /// fed before the next [`next`](Self::next) or [`logits`](Self::logits).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if there are fewer tokens; see also [`Session`].
+    pub fn rewind(&mut self, n_tokens: u32) -> Result<()> {
+        let session = self.session;
+        Ok(self
+            .sandbox
+            .call(|store, guest, _| guest.session().call_rewind(store, session, n_tokens))??)
+    }
+
+    /// What the session used so far.
+    ///
+    /// # Errors
+    ///
+    /// See [`Session`].
+    pub fn usage(&mut self) -> Result<Usage> {
+        let session = self.session;
+        let usage =
+            self.sandbox.call(|store, guest, _| guest.session().call_usage(store, session))?;
+        Ok(Usage {
+            prompt_tokens: usage.prompt_tokens,
+            generated_tokens: usage.generated_tokens,
+            context_tokens: usage.context_tokens,
+            kv_bytes: usage.kv_bytes,
+        })
+    }
+
+    /// What this session asked of the weights so far.
+    pub fn stats(&self) -> WeightStats {
+        self.sandbox.stats()
+    }
+
+    /// Feeds a prompt, then generates until a stop or `max_tokens` tokens.
+    ///
+    /// The prompt is fed in parts when the first step is asked for. If the
+    /// session is stopped meanwhile, what was fed stays in the context.
+    pub fn generate(&mut self, prompt: &[u32], max_tokens: Option<u64>) -> Generation<'_> {
+        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
+        Generation::new(self, progress)
+    }
+
+    /// The same as [`generate`](Self::generate) for async programs, whatever
+    /// their runtime: the session works on a thread of its own, and
+    /// [`TokenStream::finish`] gives it back.
+    ///
+    /// # Errors
+    ///
+    /// `Internal` if no thread can be started.
+    pub fn generate_stream(self, prompt: &[u32], max_tokens: Option<u64>) -> Result<TokenStream> {
+        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
+        TokenStream::spawn(self, progress)
+    }
+
+    /// A handle that ends what the session does.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.sandbox.cancel_handle().clone()
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("info", &self.info).finish_non_exhaustive()
+    }
+}
