@@ -1,0 +1,6 @@
+//! The command and the host crate, end to end, on real files.
+
+mod mistakes;
+mod reference;
+mod sandboxes;
+mod smollm2;
