@@ -202,7 +202,8 @@ impl Report {
         }
         if let (Some(per_token), Some(max)) = (memory.kv_bytes_per_token, memory.kv_bytes_max) {
             writeln!(out, "  KV cache for a token       {:>12}", bytes(per_token))?;
-            writeln!(out, "  KV cache for {:<8} tokens {:>10}", self.n_ctx_train, bytes(max))?;
+            let label = format!("KV cache for {} tokens", self.n_ctx_train);
+            writeln!(out, "  {label:<26} {:>12}", bytes(max))?;
         }
         Ok(())
     }
@@ -243,8 +244,10 @@ fn json_value(value: &Value) -> serde_json::Value {
     match value {
         Value::Uint(n) => json!(n),
         Value::Int(n) => json!(n),
-        // What was stored in four bytes is not shown with the digits of eight.
-        Value::Float(x) if f64::from(*x as f32) == *x => json!(*x as f32),
+        // Four bytes are not shown with the digits of eight.
+        Value::Float(x) if f64::from(*x as f32) == *x => {
+            json!((*x as f32).to_string().parse::<f64>().unwrap_or(*x))
+        }
         Value::Float(x) => json!(x),
         Value::Bool(b) => json!(b),
         Value::String(s) => json!(cut(s)),
