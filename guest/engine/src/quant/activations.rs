@@ -89,11 +89,6 @@ impl Activations {
         self.cols
     }
 
-    /// How many vectors there are.
-    pub fn n_tokens(&self) -> usize {
-        self.n_tokens
-    }
-
     /// Whether the vectors could be quantised.
     pub(super) fn is_quantized(&self) -> bool {
         self.cols % BLOCK == 0
