@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         let shown = |value| Shown(&value).to_string();
-        assert_eq!(shown(Value::Float(f64::from(1e-5_f32))), "1e-5");
+        assert_eq!(shown(Value::Float(f64::from(0.1_f32))), "0.1");
         assert_eq!(shown(Value::Ints((0..8).collect())), "[0,1,2,3,4,5,6,7]");
         assert_eq!(shown(Value::Ints((0..9).collect())), "[0,1,2,3,4,5,6,7, ...] 9 in all");
         assert_eq!(cut(&"ä".repeat(100)), "ä".repeat(100));
