@@ -128,17 +128,20 @@ impl Model {
     /// sense.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let sandbox = match spare {
+        let mut sandbox = match spare {
             Some(sandbox) => sandbox,
             None => Sandbox::load(&self.engine, &self.weights, self.limits)?,
         };
-        Session::start(sandbox, self.info.clone(), &options).map_err(|(error, sandbox)| {
-            // The next session need not load the model again.
-            if !sandbox.has_ended() {
-                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(sandbox);
+        match Session::start(&mut sandbox, &options) {
+            Ok(session) => Ok(Session::new(sandbox, session, self.info.clone())),
+            Err(error) => {
+                // The next session need not load the model again.
+                if !sandbox.has_ended() {
+                    *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(sandbox);
+                }
+                Err(error)
             }
-            error
-        })
+        }
     }
 
     /// What all sessions together asked of the weights so far.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmtime::component::ResourceAny;
 
 use crate::bindings::exports::moewe::inference::inference as wit;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generate::{Generation, Progress, TokenStream};
 use crate::model::ModelInfo;
 use crate::sandbox::{CancelHandle, Sandbox};
@@ -148,12 +148,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a session in a sandbox; gives the sandbox back if it fails.
-    pub(crate) fn start(
-        mut sandbox: Sandbox,
-        info: Arc<ModelInfo>,
-        options: &SessionOptions,
-    ) -> Result<Self, (Error, Sandbox)> {
+    /// Starts a session in a sandbox.
+    pub(crate) fn start(sandbox: &mut Sandbox, options: &SessionOptions) -> Result<ResourceAny> {
         let sampling = &options.sampling;
         let options = wit::SessionOptions {
             n_ctx: options.n_ctx,
@@ -167,13 +163,13 @@ impl Session {
                 seed: sampling.seed,
             },
         };
-        let started = sandbox
-            .call(|store, guest, model| guest.model().call_start(store, model, options))
-            .and_then(|answer| answer.map_err(Error::from));
-        match started {
-            Ok(session) => Ok(Self { sandbox, session, info }),
-            Err(error) => Err((error, sandbox)),
-        }
+        Ok(sandbox
+            .call(|store, guest, model| guest.model().call_start(store, model, options))??)
+    }
+
+    /// The session that was started in a sandbox.
+    pub(crate) fn new(sandbox: Sandbox, session: ResourceAny, info: Arc<ModelInfo>) -> Self {
+        Self { sandbox, session, info }
     }
 
     /// What the model is.

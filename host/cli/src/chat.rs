@@ -1,11 +1,11 @@
 //! `moewe chat`: a conversation.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use moewe::{Message, Session, StopReason};
+use moewe::{Message, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -115,10 +115,6 @@ impl Chat {
                 return self.forget();
             }
         };
-        writeln!(io::stdout())?;
-        if answer.stop == StopReason::ContextFull {
-            eprintln!("the context is full: start again, with a larger --ctx-size if you can");
-        }
         if args.generate.stats {
             answer.print_stats(&self.session);
         }

@@ -106,7 +106,7 @@ impl Answer {
     }
 }
 
-/// Feeds the prompt and prints the answer as it comes.
+/// Feeds the prompt and prints the answer as it comes, and the end of its line.
 pub fn answer(
     session: &mut Session,
     prompt: &[u32],
@@ -144,6 +144,10 @@ pub fn answer(
         }
     }
     answer.decode = start.elapsed();
+    writeln!(out)?;
+    if answer.stop == StopReason::ContextFull {
+        eprintln!("the context is full: start again, with a larger --ctx-size if you can");
+    }
     Ok(answer)
 }
 

@@ -202,7 +202,8 @@ impl Report {
         }
         if let (Some(per_token), Some(max)) = (memory.kv_bytes_per_token, memory.kv_bytes_max) {
             writeln!(out, "  KV cache for a token       {:>12}", bytes(per_token))?;
-            writeln!(out, "  KV cache for {:<8} tokens {:>10}", self.n_ctx_train, bytes(max))?;
+            let label = format!("KV cache for {} tokens", self.n_ctx_train);
+            writeln!(out, "  {label:<26} {:>12}", bytes(max))?;
         }
         Ok(())
     }
@@ -243,8 +244,10 @@ fn json_value(value: &Value) -> serde_json::Value {
     match value {
         Value::Uint(n) => json!(n),
         Value::Int(n) => json!(n),
-        // What was stored in four bytes is not shown with the digits of eight.
-        Value::Float(x) if f64::from(*x as f32) == *x => json!(*x as f32),
+        // Four bytes are not shown with the digits of eight.
+        Value::Float(x) if f64::from(*x as f32) == *x => {
+            json!((*x as f32).to_string().parse::<f64>().unwrap_or(*x))
+        }
         Value::Float(x) => json!(x),
         Value::Bool(b) => json!(b),
         Value::String(s) => json!(cut(s)),
@@ -279,7 +282,7 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         let shown = |value| Shown(&value).to_string();
-        assert_eq!(shown(Value::Float(f64::from(1e-5_f32))), "1e-5");
+        assert_eq!(shown(Value::Float(f64::from(0.1_f32))), "0.1");
         assert_eq!(shown(Value::Ints((0..8).collect())), "[0,1,2,3,4,5,6,7]");
         assert_eq!(shown(Value::Ints((0..9).collect())), "[0,1,2,3,4,5,6,7, ...] 9 in all");
         assert_eq!(cut(&"ä".repeat(100)), "ä".repeat(100));

@@ -1,6 +1,6 @@
 //! `moewe run`: a text is continued.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -44,8 +44,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
     interrupt.begin();
     let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
     let interrupted = interrupt.end();
-    writeln!(io::stdout())?;
-
     if args.generate.stats {
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
         answer.print_stats(&session);

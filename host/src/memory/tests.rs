@@ -213,9 +213,8 @@ fn a_file_that_cannot_be_mapped_leaves_the_memory_whole() {
 
 #[test]
 fn windows_are_limited() {
-    let (guest, page) = (Guest::new(), page_size());
-    let mut guest = guest;
-    let n_pages = (2 * N_WINDOWS_MAX as u64 + 2) * page >> 16;
+    let (mut guest, page) = (Guest::new(), page_size());
+    let n_pages = ((2 * N_WINDOWS_MAX as u64 + 2) * page) >> 16;
     guest.grow.call(&mut guest.store, n_pages as u32).unwrap();
     let file = file(page as usize);
     for i in 0..N_WINDOWS_MAX as u64 {

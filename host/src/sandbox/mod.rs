@@ -374,10 +374,15 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             ErrorKind::Weights,
             format!("{name}: memory fault; the file is damaged or changed while it was in use"),
         ),
-        _ => new(
-            ErrorKind::Internal,
-            format!("{name}: the engine failed, please report it: {error:#}"),
-        ),
+        Some(_) => {
+            // The frames of the guest help those who look for the bug alone.
+            let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+            let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
+            let message = format!("{name}: the engine failed, please report it: {cause}");
+            new(ErrorKind::Internal, message)
+        }
+        // What the host could not do for the guest.
+        None => new(ErrorKind::Internal, format!("{name}: {error:#}")),
     }
 }
 

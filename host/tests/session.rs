@@ -1,0 +1,193 @@
+//! Sessions with the real guest, through the public interface.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use futures_lite::{StreamExt as _, future::block_on};
+use moewe::{
+    Engine, ErrorKind, Model, ModelOptions, Result, Sampling, Session, SessionOptions, Step,
+    StopReason, WeightsMode,
+};
+
+const PROMPT: [u32; 5] = [504, 275, 337, 302, 273];
+
+/// A small mixture-of-experts model, unless the reference models are absent.
+fn model_path() -> Option<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
+    let path = golden.join("qwen3moe-q8_0.gguf");
+    if !path.is_file() {
+        eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn open(options: ModelOptions) -> Option<Model> {
+    let path = model_path()?;
+    Some(Model::open(&Engine::new().unwrap(), path, options).unwrap())
+}
+
+fn greedy() -> SessionOptions {
+    let mut options = SessionOptions::default();
+    options.sampling = Sampling::greedy();
+    options
+}
+
+fn generate(session: &mut Session, n: u64) -> Vec<Step> {
+    session.generate(&PROMPT, Some(n)).collect::<Result<_>>().unwrap()
+}
+
+#[test]
+fn a_generation_ends_at_its_length() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let mut session = model.session(greedy()).unwrap();
+    let steps = generate(&mut session, 3);
+    assert_eq!(steps.len(), 3);
+    assert!(steps.iter().all(|s| s.token.is_some()));
+    assert_eq!(steps[1].stop, None);
+    assert_eq!(steps[2].stop, Some(StopReason::Length));
+    let usage = session.usage().unwrap();
+    assert_eq!((usage.prompt_tokens, usage.generated_tokens, usage.context_tokens), (5, 3, 8));
+
+    let none: Vec<_> = session.generate(&[], Some(0)).collect::<Result<_>>().unwrap();
+    assert_eq!(none.len(), 1);
+    assert_eq!((none[0].token, none[0].stop), (None, Some(StopReason::Length)));
+}
+
+#[test]
+fn a_generation_ends_when_the_context_is_full() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let mut options = greedy();
+    options.n_ctx = Some(7);
+    let mut session = model.session(options).unwrap();
+    let steps: Vec<_> = session.generate(&PROMPT, None).collect::<Result<_>>().unwrap();
+    assert_eq!(steps.last().unwrap().stop, Some(StopReason::ContextFull));
+    assert_eq!(session.feed(&PROMPT).unwrap_err().kind(), ErrorKind::ContextFull);
+    session.rewind(0).unwrap();
+    session.feed(&PROMPT).unwrap();
+}
+
+#[test]
+fn attached_and_copied_weights_compute_the_same() {
+    let Some(attached) = open(ModelOptions::default()) else { return };
+    let mut options = ModelOptions::default();
+    options.weights = WeightsMode::Read;
+    let copied = open(options).unwrap();
+    let mut logits = [attached, copied].map(|model| {
+        let mut session = model.session(greedy()).unwrap();
+        session.feed(&PROMPT).unwrap();
+        (session.logits().unwrap(), session.stats())
+    });
+    let (copied, copied_stats) = &mut logits[1].clone();
+    let (attached, attached_stats) = &mut logits[0];
+    assert_eq!(attached, copied);
+    assert_eq!(copied_stats.bytes_attached, 0);
+    assert!(copied_stats.bytes_read > attached_stats.bytes_read);
+    #[cfg(target_os = "linux")]
+    assert!(attached_stats.bytes_attached > attached_stats.bytes_read);
+}
+
+#[test]
+fn a_stream_brings_the_same_steps_and_the_session_back() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let expected = generate(&mut model.session(greedy()).unwrap(), 5);
+    block_on(async {
+        let session = model.session(greedy()).unwrap();
+        let mut stream = session.generate_stream(&PROMPT, Some(5)).unwrap();
+        let mut steps = Vec::new();
+        while let Some(step) = stream.next().await {
+            steps.push(step.unwrap());
+        }
+        assert_eq!(steps, expected);
+        let mut session = stream.finish().await.unwrap();
+        assert_eq!(session.usage().unwrap().context_tokens, 10);
+
+        // A stream that is left early stops soon; its session can go on.
+        session.rewind(0).unwrap();
+        let mut stream = session.generate_stream(&PROMPT, None).unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), expected[0]);
+        let mut session = stream.finish().await.unwrap();
+        session.rewind(0).unwrap();
+        assert_eq!(generate(&mut session, 5), expected);
+    });
+}
+
+#[test]
+fn a_stopped_session_goes_on() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let mut session = model.session(greedy()).unwrap();
+    let handle = session.cancel_handle();
+    let mut generation = session.generate(&PROMPT, None);
+    generation.next().unwrap().unwrap();
+    handle.stop();
+    let last = generation.next().unwrap().unwrap();
+    assert_eq!((last.token, last.stop), (None, Some(StopReason::Cancelled)));
+    assert!(generation.next().is_none());
+    assert_eq!(session.generate(&[], Some(2)).count(), 2);
+}
+
+#[test]
+fn a_cancelled_session_is_gone_and_the_next_one_works() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let mut session = model.session(greedy()).unwrap();
+    let handle = session.cancel_handle();
+    let canceller = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(30));
+        handle.cancel();
+    });
+    let error = loop {
+        session.rewind(0).unwrap();
+        if let Err(error) = session.feed(&[7; 256]) {
+            break error;
+        }
+        // Between two calls there is nothing to interrupt.
+        if canceller.is_finished() {
+            break session.feed(&[7; 256]).unwrap_err();
+        }
+    };
+    canceller.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let error = session.usage().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Ended);
+    assert_eq!(error.to_string(), "this session has ended (cancelled); start a new one");
+    assert_eq!(generate(&mut model.session(greedy()).unwrap(), 2).len(), 2);
+}
+
+#[test]
+fn a_call_may_not_take_longer_than_allowed() {
+    let Some(path) = model_path() else { return };
+    let mut options = ModelOptions::default();
+    options.time_max = Some(Duration::ZERO);
+    let opened = Model::open(&Engine::new().unwrap(), path, options);
+    let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
+    assert_eq!(fed.unwrap_err().kind(), ErrorKind::TimeLimit);
+}
+
+#[test]
+fn a_sandbox_that_is_too_small_says_so() {
+    let Some(path) = model_path() else { return };
+    let mut options = ModelOptions::default();
+    options.memory_max = 2 << 20;
+    let opened = Model::open(&Engine::new().unwrap(), path, options);
+    let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
+    assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn sessions_are_apart() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let expected = generate(&mut model.session(greedy()).unwrap(), 4);
+    let threads: Vec<_> = (0..3)
+        .map(|_| model.session(greedy()).unwrap())
+        .map(|mut session| thread::spawn(move || generate(&mut session, 4)))
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), expected);
+    }
+    let mut session = model.session(greedy()).unwrap();
+    assert_eq!(session.usage().unwrap().context_tokens, 0);
+    assert_eq!(session.feed(&[1 << 30]).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(generate(&mut session, 4), expected, "an error of the guest ends nothing");
+    assert!(model.stats().bytes_attached >= session.stats().bytes_attached);
+}
