@@ -14,17 +14,17 @@ const N_VOCAB: usize = 512;
 fn logits(golden: &Path, model: &str, weights: &str) -> (Vec<u8>, Vec<Vec<f32>>) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("logits.npy");
-    let args = [
+    let (model, tokens) = (golden.join(model), golden.join("tokens.json"));
+    moewe_ok([
         "logits".as_ref(),
-        golden.join(model).as_os_str(),
+        model.as_os_str(),
         "--tokens".as_ref(),
-        golden.join("tokens.json").as_os_str(),
+        tokens.as_os_str(),
         "--out".as_ref(),
         out.as_os_str(),
         "--weights".as_ref(),
         weights.as_ref(),
-    ];
-    moewe_ok(args);
+    ]);
     let logits = read_npy(&out, N_VOCAB);
     assert_eq!(logits.len(), N_POSITIONS);
     (std::fs::read(&out).unwrap(), logits)

@@ -121,7 +121,6 @@ fn greedy_text_is_the_same_every_time_and_every_way() {
 
     let mut session = open(&model).session(greedy()).unwrap();
     let tokens = session.tokenize(prompt, true, true).unwrap();
-    let text: String =
-        session.generate(&tokens, Some(24)).map(|step| step.unwrap().text).collect();
+    let text: String = session.generate(&tokens, Some(24)).map(|step| step.unwrap().text).collect();
     assert_eq!(printed.trim_end_matches('\n'), text.trim_end_matches('\n'));
 }

@@ -84,8 +84,10 @@ impl Source for ImportedSource {
     }
 
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
-        if self.capabilities.attach {
-            return Ok(Box::new(Attached::new(self, offset, length)?));
+        if self.capabilities.attach
+            && let Some(attached) = Attached::new(self, offset, length)?
+        {
+            return Ok(Box::new(attached));
         }
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
@@ -120,7 +122,8 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(from: &ImportedSource, offset: u64, length: usize) -> Result<Self> {
+    /// `None` if the host cannot attach these bytes after all.
+    fn new(from: &ImportedSource, offset: u64, length: usize) -> Result<Option<Self>> {
         let page_size = from.capabilities.page_size as usize;
         let start = (offset % page_size as u64) as usize;
         let layout = length
@@ -134,19 +137,19 @@ impl Attached {
         if pages.is_null() {
             return Err(no_memory(length));
         }
-        match from.source.attach(offset, length as u64, pages.addr() as u64) {
-            Ok(first) if first == (pages.addr() + start) as u64 => {
-                Ok(Self { pages, layout, start, length, _source: from.source.clone() })
-            }
-            answer => {
-                // SAFETY: allocated above with this layout. Should a host have
-                // attached at another address, that is its own doing.
-                unsafe { dealloc(pages, layout) };
-                Err(answer.err().map_or_else(
-                    || Error::new(ErrorKind::Weights, "the host attached at another address"),
-                    from_host,
-                ))
-            }
+        let answer = from.source.attach(offset, length as u64, pages.addr() as u64);
+        let expected = (pages.addr() + start) as u64;
+        if answer.as_ref().is_ok_and(|&first| first == expected) {
+            let _source = from.source.clone();
+            return Ok(Some(Self { pages, layout, start, length, _source }));
+        }
+        // SAFETY: allocated above with this layout. Should a host have attached
+        // at another address, that is its own doing.
+        unsafe { dealloc(pages, layout) };
+        match answer {
+            Err(e) if e.code == host::ErrorCode::Unsupported => Ok(None),
+            Err(e) => Err(from_host(e)),
+            Ok(_) => Err(Error::new(ErrorKind::Weights, "the host attached at another address")),
         }
     }
 }

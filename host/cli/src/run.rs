@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::chat;
 use crate::generate::{self, GenerateArgs};
@@ -34,6 +34,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         None => read_stdin()?,
     };
+    ensure!(!prompt.is_empty(), "the prompt is empty: give a text to continue");
 
     let start = Instant::now();
     let model = open::open(&args.model)?;

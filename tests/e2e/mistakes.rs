@@ -1,0 +1,173 @@
+//! Whatever a user gives it, `moewe` answers a mistake with one line that
+//! names the thing and the way out.
+
+use std::path::Path;
+
+use moewe_tests::{golden, moewe};
+
+/// Runs `moewe` with arguments that are a mistake; what it says must be one
+/// line that holds all of `words`.
+#[track_caller]
+fn refused<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>, words: &[&str]) {
+    let output = moewe(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(output.stdout.is_empty(), "{:?}", String::from_utf8_lossy(&output.stdout));
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr:?}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("trap"), "{stderr:?}");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr:?}");
+    }
+}
+
+/// Writes `bytes` to a file and has every command that reads models refuse it.
+#[track_caller]
+fn refused_file(bytes: &[u8], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let words = [&["model.gguf"], words].concat();
+    refused(["run".as_ref(), path.as_os_str(), "Hello".as_ref()], &words);
+    refused(
+        ["run", path.to_str().unwrap(), "Hello", "--weights", "read"].map(str::to_owned),
+        &words,
+    );
+    refused(["tokenize".as_ref(), path.as_os_str(), "Hello".as_ref()], &words);
+}
+
+/// A sound small model.
+fn sound() -> Option<Vec<u8>> {
+    let path = golden()?.join("mixtral-q4_k_m.gguf");
+    Some(std::fs::read(path).unwrap())
+}
+
+/// The position behind the only occurrence of a length-prefixed text.
+fn behind(bytes: &[u8], text: &str) -> usize {
+    let mut needle = (text.len() as u64).to_le_bytes().to_vec();
+    needle.extend(text.as_bytes());
+    let mut found = bytes.windows(needle.len()).enumerate().filter(|(_, w)| *w == needle);
+    let (at, _) = found.next().unwrap_or_else(|| panic!("no {text} in the file"));
+    at + needle.len()
+}
+
+fn with_u64(mut bytes: Vec<u8>, at: usize, value: u64) -> Vec<u8> {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn truncated_files() {
+    let Some(sound) = sound() else { return };
+    refused_file(&[], &[]);
+    refused_file(&sound[..3], &["not a GGUF file"]);
+    refused_file(&sound[..20], &["truncated", "download it again"]);
+    refused_file(&sound[..5000], &["truncated", "download it again"]);
+    refused_file(&sound[..sound.len() / 2], &["past the end", "truncated", "download it again"]);
+    refused_file(&sound[..sound.len() - 1], &["past the end", "truncated", "download it again"]);
+}
+
+#[test]
+fn other_files() {
+    let Some(mut sound) = sound() else { return };
+    refused_file(b"<!DOCTYPE html><html><body>404</body></html>", &["web page", "download"]);
+    sound[3] = b'X';
+    refused_file(&sound, &["not a GGUF file", "download"]);
+    sound[3] = b'F';
+    sound[4] = 9;
+    refused_file(&sound, &["version 9", "convert"]);
+}
+
+#[test]
+fn an_unknown_architecture() {
+    let Some(mut sound) = sound() else { return };
+    let value = behind(&sound, "general.architecture") + 12;
+    assert_eq!(&sound[value..value + 5], b"llama");
+    sound[value..value + 5].copy_from_slice(b"lemma");
+    refused_file(&sound, &["`lemma`", "choose", "qwen3moe"]);
+}
+
+#[test]
+fn a_missing_tensor() {
+    let Some(mut sound) = sound() else { return };
+    let end = behind(&sound, "output_norm.weight");
+    sound[end - 6..end].copy_from_slice(b"wieght");
+    refused_file(&sound, &["output_norm.weight is missing", "another source"]);
+}
+
+#[test]
+fn counts_of_2_to_the_60() {
+    let Some(sound) = sound() else { return };
+    const HUGE: u64 = 1 << 60;
+    // Tensors, metadata entries, the first key's length, tokens, a dimension.
+    refused_file(&with_u64(sound.clone(), 8, HUGE), &["1152921504606846976 tensors", "damaged"]);
+    refused_file(&with_u64(sound.clone(), 16, HUGE), &["1152921504606846976 meta", "damaged"]);
+    refused_file(&with_u64(sound.clone(), 24, HUGE), &["1152921504606846976 bytes", "damaged"]);
+    let tokens = behind(&sound, "tokenizer.ggml.tokens") + 8;
+    refused_file(&with_u64(sound.clone(), tokens, HUGE), &["tokenizer.ggml.tokens", "damaged"]);
+    let dims = behind(&sound, "blk.0.attn_q.weight") + 4;
+    refused_file(&with_u64(sound.clone(), dims, HUGE), &["blk.0.attn_q.weight"]);
+    refused_file(&with_u64(sound, dims + 8, HUGE), &["blk.0.attn_q.weight"]);
+}
+
+#[test]
+fn a_tensor_past_the_end() {
+    let Some(sound) = sound() else { return };
+    let name = "blk.1.ffn_up_exps.weight";
+    // Behind the name: 3 dimensions, the type, the offset.
+    let offset = behind(&sound, name) + 4 + 3 * 8 + 4;
+    let far = with_u64(sound.clone(), offset, 1 << 40);
+    refused_file(&far, &[name, "past the end", "download it again"]);
+    refused_file(&with_u64(sound, offset, u64::MAX - 31), &[name, "past the end"]);
+}
+
+#[test]
+fn models_that_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(["run".as_ref(), folder.path().as_os_str(), "Hello".as_ref()], &["folder", ".gguf"]);
+    let missing = folder.path().join("missing.gguf");
+    refused(["run".as_ref(), missing.as_os_str(), "Hello".as_ref()], &["no such file"]);
+    refused(["run", "no-such-model", "Hello"], &["no model is called `no-such-model`"]);
+}
+
+#[test]
+fn prompts_that_do_not_fit() {
+    let Some(golden) = golden() else { return };
+    let model = golden.join("mixtral-q4_k_m.gguf");
+    let run = |args: &[&str], words: &[&str]| {
+        let given = ["run", model.to_str().unwrap()];
+        refused(given.iter().chain(args), words);
+    };
+    run(&[""], &["prompt is empty"]);
+    run(&["Hello there, you", "--ctx-size", "2"], &["context of 2", "shorten", "larger context"]);
+    run(&[&"word ".repeat(3000)], &["context of 2048", "shorten"]);
+    run(&["Hello", "--ctx-size", "99999999"], &["99999999", "2048"]);
+    run(&["Hello", "--temp", "-1"], &["temperature"]);
+}
+
+#[test]
+fn token_files_that_are_wrong() {
+    let Some(golden) = golden() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = golden.join("mixtral-q4_k_m.gguf");
+    let logits = |tokens: &str, words: &[&str]| {
+        let file = folder.path().join("tokens.json");
+        let out = folder.path().join("out.npy");
+        std::fs::write(&file, tokens).unwrap();
+        refused(
+            [
+                "logits".as_ref(),
+                model.as_os_str(),
+                "--tokens".as_ref(),
+                file.as_os_str(),
+                "--out".as_ref(),
+                out.as_os_str(),
+            ],
+            words,
+        );
+        assert!(!Path::exists(&out), "a refused request left a file");
+    };
+    logits(r#"{"ids": [1, 512]}"#, &["token 512", "vocabulary of 512"]);
+    logits(r#"{"ids": []}"#, &["no token"]);
+    logits(r#"{"tokens": [1]}"#, &["ids"]);
+    logits("not JSON", &["tokens.json"]);
+}
