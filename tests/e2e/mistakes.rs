@@ -141,7 +141,7 @@ fn prompts_that_do_not_fit() {
     run(&["Hello there, you", "--ctx-size", "2"], &["context of 2", "shorten", "larger context"]);
     run(&[&"word ".repeat(3000)], &["context of 2048", "shorten"]);
     run(&["Hello", "--ctx-size", "99999999"], &["99999999", "2048"]);
-    run(&["Hello", "--temp", "-1"], &["temperature"]);
+    run(&["Hello", "--temp=-1"], &["temperature"]);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 """The program for WASI runtimes, under a stock one: Python's `wasmtime`.
 
 `cargo xtask test` sets everything up. The model is the file that the
-environment variable MOEWE_SMOLLM2 names, the expected text that of llama.cpp.
+environment variable MOEWE_SMOLLM2 names; MOEWE is the command `moewe`.
 """
 
 import json
 import os
+import subprocess
 import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,35 +108,36 @@ class Mistakes(unittest.TestCase):
 
 
 class Text(unittest.TestCase):
-    """The text is llama.cpp's, with the model's folder as the only folder."""
+    """The text is that of `moewe run`, with the model's folder as the only
+    folder; in a chat it is llama.cpp's too."""
 
     @classmethod
     def setUpClass(cls):
-        if not GOLDEN.exists():
-            raise unittest.SkipTest(f"the reference {GOLDEN} is absent")
         model = os.environ.get("MOEWE_SMOLLM2")
         if not model or not Path(model).exists():
             raise unittest.SkipTest("MOEWE_SMOLLM2 names no file; `cargo xtask test` sets it")
         cls.model = Path(model).resolve()
-        cls.cases = json.loads(GOLDEN.read_text())["cases"]
 
-    def assert_text(self, name, prompt, *options, expected):
+    def generate(self, name, prompt, *options):
         folders = [(self.model.parent, "/models")]
         options = ["-n", "24", "--temp", "0", *options]
         status, stdout, stderr = run(name, prompt, *options, folders=folders)
         self.assertEqual((status.tag, stderr), ("ok", ""))
-        self.assertEqual(stdout, expected + "\n")
+        return stdout
 
-    def test_continues_a_prompt(self):
+    def test_continues_a_prompt_as_the_command_does(self):
         prompt = "The capital of France is"
-        [expected] = [case["greedy_text"] for case in self.cases if case["text"] == prompt]
-        self.assert_text(self.model.name, prompt, expected=expected)
+        command = [os.environ["MOEWE"], "run", self.model, prompt, "-n", "24", "--temp", "0"]
+        expected = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        self.assertIn("Paris", expected)
+        self.assertEqual(self.generate(self.model.name, prompt), expected)
 
-    def test_answers_in_a_chat(self):
-        [case] = [case for case in self.cases if "chat" in case]
+    @unittest.skipUnless(GOLDEN.exists(), f"the reference {GOLDEN} is absent")
+    def test_answers_in_a_chat_as_llama_cpp_does(self):
+        [case] = [case for case in json.loads(GOLDEN.read_text())["cases"] if "chat" in case]
         [message] = case["chat"]
-        path = f"/models/{self.model.name}"
-        self.assert_text(path, message["content"], "--chat", expected=case["greedy_text"])
+        answer = self.generate(f"/models/{self.model.name}", message["content"], "--chat")
+        self.assertEqual(answer, case["greedy_text"] + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::toolchain::active_cargo;
-use crate::{output, process, root};
+use crate::{guest, output, process, root};
 
 /// Runs the active cargo in the project's root.
 pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
@@ -16,14 +16,20 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     cargo
 }
 
-/// Builds `moewe` and returns its path.
-pub fn build() -> Result<PathBuf> {
-    process::run(&mut cargo(["build", "--package", "moewe-cli"]))?;
+/// Builds all programs, and with `--tests` the tests too, and returns the path
+/// of `moewe`.
+///
+/// Always the whole workspace: cargo then chooses the same features of the
+/// dependencies every time, and Wasmtime is compiled once.
+pub fn build(tests: bool) -> Result<PathBuf> {
+    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
+    let mut build = cargo(["build", "--workspace", "--bins"]);
+    process::run(build.args(guests).args(tests.then_some("--tests")))?;
     Ok(binary())
 }
 
 /// Where cargo puts `moewe`.
-pub fn binary() -> PathBuf {
+fn binary() -> PathBuf {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => root().join(folder),
         None => output(""),

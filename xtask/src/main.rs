@@ -1,5 +1,6 @@
 //! Builds, runs and tests moewe: `cargo xtask --help`.
 
+mod bench;
 mod component;
 mod compose;
 mod debian;
@@ -39,6 +40,14 @@ enum Task {
     },
     /// Build everything, fetch the default model, and run all tests
     Test,
+    /// Measure prefill and decode: the component against the same engine built
+    /// natively with the same 128-bit kernels
+    Bench {
+        /// A GGUF file [default: the default model]
+        model: Option<PathBuf>,
+        #[command(flatten)]
+        options: bench::Options,
+    },
     /// Check format, lints and documentation, then run all tests
     Ci,
 }
@@ -56,6 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Guest => guest::build(),
         Task::Run { prompt, arguments } => tasks::run(&prompt, &arguments),
         Task::Test => tasks::test(),
+        Task::Bench { model, options } => tasks::bench(model, &options),
         Task::Ci => tasks::ci(),
     }
 }

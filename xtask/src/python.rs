@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 
 use crate::{debian, output, process, root};
 
-/// Runs the WASI program under Python's `wasmtime`, with `model`.
-pub fn test_wasi(model: &Path) -> Result<()> {
+/// Runs the WASI program under Python's `wasmtime`, with `model`, and compares
+/// it with the command `moewe`.
+pub fn test_wasi(moewe: &Path, model: &Path) -> Result<()> {
     let tests = root().join("tests/wasi");
     let environment = output("venv");
     // Made last.
@@ -29,7 +30,8 @@ pub fn test_wasi(model: &Path) -> Result<()> {
         Command::new(&python)
             .args(["-B", "-m", "unittest", "discover", "--verbose", "--start-directory"])
             .arg(&tests)
-            .env("MOEWE_SMOLLM2", model),
+            .env("MOEWE_SMOLLM2", model)
+            .env("MOEWE", moewe),
     )
 }
 

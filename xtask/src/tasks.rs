@@ -1,16 +1,17 @@
 //! The tasks that need the whole project.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::host::cargo;
-use crate::{guest, host, models, output, process, python};
+use crate::{bench, guest, host, models, output, process, python};
 
 /// Builds everything, and lets the default model continue `prompt`.
 pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
     guest::build()?;
-    let moewe = host::build()?;
+    let moewe = host::build(false)?;
     process::run(Command::new(&moewe).args(["pull", models::DEFAULT]))?;
     process::run(Command::new(&moewe).args(["run", models::DEFAULT, prompt]).args(arguments))
 }
@@ -18,16 +19,13 @@ pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
 /// Runs all tests.
 pub fn test() -> Result<()> {
     guest::build()?;
-    // The tests too: the features of the dependencies are then those that the
-    // tests need, and nothing is built twice.
-    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
-    process::run(cargo(["build", "--workspace", "--bins", "--tests"]).args(guests))?;
+    let moewe = host::build(true)?;
     let folder = output("models");
-    let model = models::fetch(&host::binary(), &folder)?;
+    let model = models::fetch(&moewe, &folder)?;
     process::run(
         cargo(["test", "--workspace"]).env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model),
     )?;
-    python::test_wasi(&model)
+    python::test_wasi(&moewe, &model)
 }
 
 /// Checks format, lints and documentation, and runs all tests.
@@ -47,4 +45,15 @@ pub fn ci() -> Result<()> {
         cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
     test()
+}
+
+/// Measures the component and the same engine built natively, in turn.
+pub fn bench(model: Option<PathBuf>, options: &bench::Options) -> Result<()> {
+    guest::build()?;
+    let moewe = host::build(false)?;
+    let model = match model {
+        Some(model) => model,
+        None => models::fetch(&moewe, &output("models"))?,
+    };
+    bench::compare(&moewe, &bench::build_native()?, &model, options)
 }
