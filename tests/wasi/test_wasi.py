@@ -7,6 +7,7 @@ environment variable MOEWE_SMOLLM2 names; MOEWE is the command `moewe`.
 import json
 import os
 import subprocess
+import sys
 import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,12 +126,17 @@ class Text(unittest.TestCase):
         self.assertEqual((status.tag, stderr), ("ok", ""))
         return stdout
 
+    def output_of(self, *command):
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
     def test_continues_a_prompt_as_the_command_does(self):
         prompt = "The capital of France is"
-        command = [os.environ["MOEWE"], "run", self.model, prompt, "-n", "24", "--temp", "0"]
-        expected = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        arguments = [self.model, prompt, "-n", "24", "--temp", "0"]
+        expected = self.output_of(os.environ["MOEWE"], "run", *arguments)
         self.assertIn("Paris", expected)
         self.assertEqual(self.generate(self.model.name, prompt), expected)
+        example = ROOT / "examples" / "python" / "generate.py"
+        self.assertEqual(self.output_of(sys.executable, example, *arguments), expected)
 
     @unittest.skipUnless(GOLDEN.exists(), f"the reference {GOLDEN} is absent")
     def test_answers_in_a_chat_as_llama_cpp_does(self):
