@@ -23,6 +23,9 @@ const N_SOURCES_MAX: usize = 1 << 10;
 const TABLE_LEN_MAX: usize = 1 << 16;
 /// The most modules, and tables, that a component is made of.
 const N_PARTS_MAX: usize = 16;
+/// The most bytes that the arguments or the results of one call may take in
+/// the host's memory.
+const CALL_BYTES_MAX: usize = 128 << 20;
 
 /// What a guest may use.
 #[derive(Debug, Clone, Copy)]
@@ -79,12 +82,14 @@ impl State {
         }
     }
 
-    /// The most bytes that the guest's memory may have now: its own, and
-    /// windows for the files that it opened, each with a page on both sides.
+    /// The most bytes that the guest's memory may have now: its own less what
+    /// the team shares, and windows for the files that it opened, each with a
+    /// page on both sides.
     fn memory_bytes_max(&self) -> u64 {
         let n_windows = self.region.as_ref().map_or(0, |r| r.n_windows() as u64);
         let windows: u64 = self.opened.values().fold(0, |sum, n| sum.saturating_add(*n));
-        (self.limits.memory_max)
+        let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
+        (self.limits.memory_max.saturating_sub(shared))
             .saturating_add(windows)
             .saturating_add(2 * n_windows * memory::page_size())
             .min(MEMORY_BYTES_MAX)
@@ -222,7 +227,7 @@ impl weights::HostSource for State {
         length: u64,
     ) -> wasmtime::Result<()> {
         if self.sources.get(&source)?.prefetch(offset, length) {
-            self.count(|s| s.bytes_prefetched += length);
+            self.count(|s| s.bytes_prefetched = s.bytes_prefetched.saturating_add(length));
         }
         Ok(())
     }
@@ -257,6 +262,12 @@ impl team::Host for State {
             // Checked before a file of that size is made.
             if let Err(e) = region.check(address, length) {
                 return Ok(Err(team_code(&e)));
+            }
+            // The guest can map something else over it, and fill both.
+            let all = length.saturating_add(region.byte_size());
+            if all > self.memory_bytes_max() {
+                self.memory_refused = true;
+                return Ok(Err(team::ErrorCode::Unsupported));
             }
             match memory::shared_memory(length) {
                 Ok(file) => self.shared = Some((file, length)),
@@ -323,6 +334,7 @@ impl ResourceLimiter for State {
 pub(crate) fn new_store(engine: &wasmtime::Engine, state: State) -> Store<State> {
     let mut store = Store::new(engine, state);
     store.limiter(|state| state);
+    store.set_hostcall_fuel(CALL_BYTES_MAX);
     store.epoch_deadline_callback(|store: StoreContextMut<'_, State>| {
         let state = store.data();
         if state.cancelled.load(Ordering::Relaxed) {
@@ -345,7 +357,13 @@ pub(crate) fn call<T>(
     state.memory_refused = false;
     state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
     store.set_epoch_deadline(1);
-    f(store).map_err(|e| trap_error(store.data(), &e))
+    // A call that is shorter than a tick would not notice.
+    let result = if store.data().cancelled.load(Ordering::Relaxed) {
+        Err(Interrupt::Cancelled.into())
+    } else {
+        f(store)
+    };
+    result.map_err(|e| trap_error(store.data(), &e))
 }
 
 /// What an error of a call means.
@@ -370,24 +388,18 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             );
             new(ErrorKind::OutOfMemory, message)
         }
-        Some(Trap::MemoryOutOfBounds) => new(
-            ErrorKind::Weights,
-            format!("{name}: memory fault; the file is damaged or changed while it was in use"),
-        ),
-        Some(_) => {
+        _ => {
             // The frames of the guest help those who look for the bug alone.
             let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
             let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
             let message = format!("{name}: the engine failed, please report it: {cause}");
             new(ErrorKind::Internal, message)
         }
-        // What the host could not do for the guest.
-        None => new(ErrorKind::Internal, format!("{name}: {error:#}")),
     }
 }
 
 /// Ends what a session does, from another thread or a signal handler's thread.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CancelHandle {
     pub(crate) stopped: Arc<AtomicBool>,
     pub(crate) cancelled: Arc<AtomicBool>,
@@ -411,6 +423,8 @@ impl CancelHandle {
 /// A guest with a model loaded.
 pub(crate) struct Sandbox {
     store: Store<State>,
+    /// Its clock drives the limits: it must not stop before the sandbox.
+    _engine: Engine,
     bindings: Bindings,
     model: ResourceAny,
     info: wit_inference::ModelInfo,
@@ -437,7 +451,8 @@ impl Sandbox {
         let model = guest.model();
         let handle = call(&mut store, |store| model.call_load(store, weights.name()))??;
         let info = call(&mut store, |store| model.call_info(store, handle))?;
-        Ok(Self { store, bindings, model: handle, info, ended: None, cancel })
+        let _engine = engine.clone();
+        Ok(Self { store, _engine, bindings, model: handle, info, ended: None, cancel })
     }
 
     /// Calls the guest. An error that is not the guest's own answer ends the
