@@ -2,14 +2,19 @@
 //! functions as a guest calls them.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Instance, Module};
 
-use super::weights::{ErrorCode, Host as _, HostSource as _};
+use super::limits::CALL_BYTES_MAX;
 use super::*;
+use crate::bindings::moewe::inference::team;
+use crate::bindings::moewe::inference::weights::{ErrorCode, Host as _, HostSource as _};
 use crate::engine::{config, start_clock};
+use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
 
@@ -231,7 +236,7 @@ fn reads_are_exact_and_bounded() {
     assert_eq!(state.weights.stats(), state.stats);
 
     let source = source(&mut state);
-    let error = state.attach(&source, 0, 1, 0).unwrap().unwrap_err();
+    let error = state.attach(source, 0, 1, 0).unwrap().unwrap_err();
     assert_eq!(error.code, ErrorCode::Unsupported);
 }
 
