@@ -167,11 +167,15 @@ fn a_call_may_not_take_longer_than_allowed() {
 #[test]
 fn a_sandbox_that_is_too_small_says_so() {
     let Some(path) = model_path() else { return };
-    let mut options = ModelOptions::default();
-    options.memory_max = 2 << 20;
-    let opened = Model::open(&Engine::new().unwrap(), path, options);
-    let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
-    assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    let engine = Engine::new().unwrap();
+    // Too small for the tokens, and for the guest itself.
+    for memory_max in [2 << 20, 1 << 16] {
+        let mut options = ModelOptions::default();
+        options.memory_max = memory_max;
+        let opened = Model::open(&engine, &path, options);
+        let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
+        assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    }
 }
 
 #[test]

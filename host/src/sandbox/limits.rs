@@ -163,8 +163,11 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
         None => {}
     }
     let name = state.weights.name();
+    // The frames of the guest help those who look for the bug alone.
+    let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
     match error.downcast_ref::<Trap>() {
-        Some(Trap::UnreachableCodeReached) if state.memory_refused => {
+        Some(Trap::UnreachableCodeReached) | None if state.memory_refused => {
             let message = format!(
                 "{name}: needs more memory than the sandbox may have ({} MiB with the weights); \
                  use a smaller context or a smaller model",
@@ -172,12 +175,11 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             );
             new(ErrorKind::OutOfMemory, message)
         }
-        _ => {
-            // The frames of the guest help those who look for the bug alone.
-            let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
+        Some(_) => {
             let message = format!("{name}: the engine failed, please report it: {cause}");
             new(ErrorKind::Internal, message)
         }
+        // What the host refused to the guest, or could not do for it.
+        None => new(ErrorKind::Internal, format!("{name}: {cause}")),
     }
 }

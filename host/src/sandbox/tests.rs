@@ -88,7 +88,7 @@ fn memory_is_limited() {
 fn a_module_that_starts_too_large_is_refused() {
     let wat = r#"(module (memory 11) (func (export "run") (result i32) (i32.const 0)))"#;
     let limits = Limits { memory_max: 10 << 16, ..NO_LIMIT };
-    assert!(run(wat, limits, |_| {}).0.is_err());
+    assert_eq!(run(wat, limits, |_| {}).0.unwrap_err().kind(), ErrorKind::OutOfMemory);
 }
 
 #[test]
