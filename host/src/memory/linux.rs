@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -267,6 +266,7 @@ impl Region {
         }
         let (at, length) = (self.at(start), end - start);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let failed = |e: rustix::io::Errno| MapError::Map(e.into());
         if let Some((file, offset)) = file {
             // A kernel may remove what is mapped before it finds that a file
             // cannot be, so that is found out elsewhere.
@@ -275,8 +275,7 @@ impl Region {
             unsafe {
                 let trial =
                     rustix::mm::mmap(std::ptr::null_mut(), length, prot, flags, file, offset);
-                rustix::mm::munmap(trial.map_err(io::Error::from)?, length)
-                    .map_err(io::Error::from)?;
+                rustix::mm::munmap(trial.map_err(failed)?, length).map_err(failed)?;
             }
         }
         let flags = flags | MapFlags::FIXED;
@@ -285,31 +284,23 @@ impl Region {
             // nothing but the guest's own bytes is replaced, and no reference
             // to those exists while the guest waits for this call.
             Some((file, offset)) => unsafe {
-                rustix::mm::mmap(at, length, prot, flags, file.as_fd(), offset)
+                rustix::mm::mmap(at, length, prot, flags, file, offset)
             },
             // SAFETY: as above.
             None => unsafe { rustix::mm::mmap_anonymous(at, length, prot, flags) },
         };
-        match mapped {
-            Ok(_) => mappings.replace(start, end, file.is_some()),
-            Err(error) => {
-                // SAFETY: asks for nothing to be written, as all is private
-                // or anonymous; fails if a part is not mapped.
-                let whole = unsafe { rustix::mm::msync(at, length, MsyncFlags::ASYNC) }.is_ok();
-                if !whole {
-                    // The kernel removed the old mapping before it failed. The
-                    // next mapping that anybody makes could fall into the
-                    // hole, where the guest could read it: close it now.
-                    let zeros = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-                    // SAFETY: as for the mapping above.
-                    if unsafe { rustix::mm::mmap_anonymous(at, length, prot, zeros) }.is_err() {
-                        std::process::abort();
-                    }
-                    mappings.replace(start, end, false);
-                }
-                return Err(MapError::Map(error.into()));
+        if let Err(error) = mapped {
+            // SAFETY: asks for nothing to be written, as all is private or
+            // anonymous; fails if a part is not mapped.
+            if unsafe { rustix::mm::msync(at, length, MsyncFlags::ASYNC) }.is_err() {
+                // The guest could read whatever is mapped into the hole next,
+                // and another thread may have mapped something there already.
+                eprintln!("moewe: a sandbox lost a part of its memory: {error}");
+                std::process::abort();
             }
+            return Err(failed(error));
         }
+        mappings.replace(start, end, file.is_some());
         Ok(())
     }
 }
