@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::chat;
 use crate::generate::{self, GenerateArgs};
@@ -34,15 +34,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         None => read_stdin()?,
     };
+    ensure!(!prompt.is_empty(), "the prompt is empty: give a text to continue");
 
     let start = Instant::now();
     let model = open::open(&args.model)?;
     let mut session = model.session(args.generate.session_options())?;
     let load = start.elapsed();
     let tokens = session.tokenize(&prompt, true, true)?;
-    if tokens.is_empty() {
-        bail!("the prompt is empty; give a text to continue");
-    }
     let interrupt = Interrupt::install(session.cancel_handle())?;
     interrupt.begin();
     let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
