@@ -107,10 +107,12 @@ impl std::fmt::Debug for Generation<'_> {
 pub struct TokenStream {
     steps: Pin<Box<Receiver<Result<Step>>>>,
     session: Box<Receiver<Session>>,
+    cancel: CancelHandle,
 }
 
 impl TokenStream {
     pub(crate) fn spawn(session: Session, progress: Progress) -> Result<Self> {
+        let cancel = progress.cancel.clone();
         let (steps_sender, steps) = async_channel::bounded(STREAM_LEN);
         let (session_sender, session_receiver) = async_channel::bounded(1);
         std::thread::Builder::new()
@@ -119,18 +121,25 @@ impl TokenStream {
             .map_err(|e| {
                 Error::new(ErrorKind::Internal, format!("no thread for the session: {e}"))
             })?;
-        Ok(Self { steps: Box::pin(steps), session: Box::new(session_receiver) })
+        Ok(Self { steps: Box::pin(steps), session: Box::new(session_receiver), cancel })
     }
 
     /// Ends the generation, if it has not ended, and gives the session back.
+    /// Its context may hold some tokens that the stream did not bring yet.
     ///
     /// # Errors
     ///
     /// `Internal` if the session's thread broke.
     pub async fn finish(self) -> Result<Session> {
-        self.steps.close();
+        self.stop();
         let session = self.session.recv().await;
         session.map_err(|_| Error::new(ErrorKind::Internal, "the session's thread broke"))
+    }
+
+    /// Ends the generation, within the prompt too.
+    fn stop(&self) {
+        self.cancel.stop();
+        self.steps.close();
     }
 }
 
@@ -160,7 +169,7 @@ impl Stream for TokenStream {
 
 impl Drop for TokenStream {
     fn drop(&mut self) {
-        self.steps.close();
+        self.stop();
     }
 }
 

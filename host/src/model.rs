@@ -20,6 +20,10 @@ pub struct ModelOptions {
     /// Bytes of memory that a session may use beside the weights, for its KV
     /// cache above all; 2 GiB by default. All together is never more than the
     /// 4 GiB that a 32-bit guest can address.
+    ///
+    /// The engine never writes to the weights. A guest that somebody took over
+    /// could, and so make private copies of them: the bytes that a session can
+    /// take from the machine are this limit and the size of the model's files.
     pub memory_max: u64,
     /// The longest time that one call may take; any time by default. A call
     /// that exceeds it ends the session.

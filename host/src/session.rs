@@ -139,8 +139,8 @@ pub struct Usage {
 ///
 /// Every method that calls the guest can fail with the kinds of the guest's
 /// interface (`InvalidInput`, `ContextFull`, ...), after which the session goes
-/// on; and with `OutOfMemory`, `TimeLimit`, `Cancelled`, `Weights` or
-/// `Internal` if the sandbox broke, after which every call answers `Ended`.
+/// on; and with `OutOfMemory`, `TimeLimit`, `Cancelled` or `Internal` if
+/// the sandbox broke, after which every call answers `Ended`.
 pub struct Session {
     sandbox: Sandbox,
     session: ResourceAny,

@@ -12,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The most bytes that one `read` returns.
 const READ_BYTES_MAX: u32 = 1 << 20;
+/// The most bytes that one `prefetch` asks for.
+const PREFETCH_BYTES_MAX: u64 = 64 << 20;
 
 /// How the weights reach the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -241,7 +243,10 @@ impl WeightFile {
 
     /// Has the operating system read ahead; answers whether it was asked.
     pub(crate) fn prefetch(&self, offset: u64, length: u64) -> bool {
-        let Some(n) = std::num::NonZeroU64::new(length) else { return false };
+        // The request itself takes longer the more it asks for.
+        let Some(n) = std::num::NonZeroU64::new(length.min(PREFETCH_BYTES_MAX)) else {
+            return false;
+        };
         self.check_range(offset, length).is_ok() && advise_willneed(&self.file, offset, n)
     }
 }

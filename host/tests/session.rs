@@ -167,11 +167,15 @@ fn a_call_may_not_take_longer_than_allowed() {
 #[test]
 fn a_sandbox_that_is_too_small_says_so() {
     let Some(path) = model_path() else { return };
-    let mut options = ModelOptions::default();
-    options.memory_max = 2 << 20;
-    let opened = Model::open(&Engine::new().unwrap(), path, options);
-    let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
-    assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    let engine = Engine::new().unwrap();
+    // Too small for the tokens, and for the guest itself.
+    for memory_max in [2 << 20, 1 << 16] {
+        let mut options = ModelOptions::default();
+        options.memory_max = memory_max;
+        let opened = Model::open(&engine, &path, options);
+        let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
+        assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    }
 }
 
 #[test]
@@ -190,4 +194,30 @@ fn sessions_are_apart() {
     assert_eq!(session.feed(&[1 << 30]).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(generate(&mut session, 4), expected, "an error of the guest ends nothing");
     assert!(model.stats().bytes_attached >= session.stats().bytes_attached);
+}
+
+#[test]
+fn a_session_outlives_its_engine_with_its_limits() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let mut session = model.session(greedy()).unwrap();
+    drop(model);
+    let handle = session.cancel_handle();
+    let fed = thread::spawn(move || session.feed(&[7; 2000]));
+    // The call has begun then, and is far from its last token.
+    thread::sleep(Duration::from_millis(10));
+    handle.cancel();
+    assert_eq!(fed.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_stream_that_is_left_ends_its_prefill() {
+    let Some(model) = open(ModelOptions::default()) else { return };
+    let session = model.session(greedy()).unwrap();
+    let prompt = [7; 2000];
+    let stream = session.generate_stream(&prompt, None).unwrap();
+    let mut session = block_on(stream.finish()).unwrap();
+    let n_fed = session.usage().unwrap().context_tokens;
+    assert!((n_fed as usize) < prompt.len(), "{n_fed} tokens were fed");
+    session.rewind(0).unwrap();
+    assert_eq!(generate(&mut session, 2).len(), 2);
 }

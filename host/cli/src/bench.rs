@@ -62,14 +62,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     options.sampling = Sampling::greedy();
     let mut bench = Bench::new(model.session(options)?)?;
 
+    let path = open::resolve(&args.model.model)?.to_string_lossy().into_owned();
     let mut rows = Vec::new();
     for (n_prompt, n_gen) in [(args.n_prompt, 0), (0, args.n_gen)] {
         if n_prompt + n_gen == 0 {
             continue;
         }
         let times = bench.measure(n_prompt, n_gen, args.repetitions)?;
-        let name = open::resolve(&args.model.model)?.to_string_lossy().into_owned();
-        rows.push(Row::new(name, model.info(), n_prompt, n_gen, &times));
+        rows.push(Row::new(path.clone(), model.info(), n_prompt, n_gen, &times));
     }
     let mut out = io::stdout().lock();
     if args.json {
@@ -96,7 +96,8 @@ impl Bench {
     }
 
     fn random_token(&mut self) -> u32 {
-        self.random.u32(0..self.session.info().n_vocab)
+        // The number is the guest's: an empty vocabulary refuses the token.
+        self.random.u32(0..self.session.info().n_vocab.max(1))
     }
 
     /// Runs a test once to warm up, and then `n` times.

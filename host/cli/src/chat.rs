@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if io::stdin().is_terminal() {
         let info = model.info();
         let name = info.name.as_deref().unwrap_or(&info.architecture);
+        let name = crate::printable(name);
         eprintln!("{name}. Ctrl-C ends an answer, /bye or Ctrl-D the conversation.");
     }
 

@@ -15,6 +15,7 @@ const FEED_LEN: usize = 256;
 
 /// How text is generated.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct GenerateArgs {
     /// Generate at most N tokens [default: until the model stops]
     #[arg(short = 'n', long, value_name = "N")]

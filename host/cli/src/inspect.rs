@@ -11,7 +11,7 @@ use moewe_engine::gguf::{Gguf, Header, TensorInfo, Value};
 use moewe_engine::native::Folder;
 use serde_json::json;
 
-use crate::open;
+use crate::{open, printable};
 
 /// Arrays and texts of the metadata are shown up to this many entries and
 /// bytes.
@@ -90,8 +90,8 @@ impl Report {
         let engine = moewe_engine::Model::load(&folder, &name, u64::MAX);
         let kv_bytes_per_token = engine.as_ref().ok().map(|m| m.info().kv_bytes_per_token);
         let (expert_bytes, dense_bytes) = (header.tensors.values())
-            .map(|t| if is_expert(t) { (t.size, 0) } else { (0, t.size) })
-            .fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+            .map(|t| if is_expert(&t.name) { (t.size, 0) } else { (0, t.size) })
+            .fold((0_u64, 0_u64), |(a, b), (c, d)| (a.saturating_add(c), b.saturating_add(d)));
         let memory = Memory {
             dense_bytes,
             expert_bytes,
@@ -111,9 +111,9 @@ impl Report {
     fn types(&self) -> BTreeMap<&'static str, (usize, u64)> {
         let mut types = BTreeMap::new();
         for tensor in self.header.tensors.values() {
-            let (n, bytes) = types.entry(tensor.ty.name()).or_insert((0, 0));
+            let (n, bytes) = types.entry(tensor.ty.name()).or_insert((0, 0_u64));
             *n += 1;
-            *bytes += tensor.size;
+            *bytes = bytes.saturating_add(tensor.size);
         }
         types
     }
@@ -161,12 +161,12 @@ impl Report {
         writeln!(out, "{} ({n_files} file{})", self.path.display(), plural(n_files))?;
         writeln!(out, "{:.1} M parameters", self.n_params() as f64 / 1e6)?;
         if let Some(reason) = &self.unsupported {
-            writeln!(out, "cannot be run: {reason}")?;
+            writeln!(out, "cannot be run: {}", printable(reason))?;
         }
 
         writeln!(out, "\nmetadata")?;
         for (key, value) in self.header.metadata.iter() {
-            writeln!(out, "  {key:<40} {}", Shown(value))?;
+            writeln!(out, "  {:<40} {}", printable(key), printable(&Shown(value).to_string()))?;
         }
 
         writeln!(out, "\ntensors")?;
@@ -178,7 +178,8 @@ impl Report {
                 let n_dims = t.dims.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
                 let dims: Vec<_> = t.dims[..n_dims].iter().map(u64::to_string).collect();
                 let (dims, size) = (dims.join(" x "), HumanBytes(t.size).to_string());
-                write!(out, "  {:<32} {:<8} {dims:>22} {size:>12}", t.name, t.ty.name())?;
+                let (name, ty) = (printable(&t.name), t.ty.name());
+                write!(out, "  {name:<32} {ty:<8} {dims:>22} {size:>12}")?;
                 writeln!(out, "  at {} of file {}", t.offset, t.file + 1)?;
             }
         }
@@ -209,9 +210,10 @@ impl Report {
     }
 }
 
-/// GGUF keeps all experts of a layer in one tensor, `blk.0.ffn_up_exps.weight`.
-fn is_expert(tensor: &TensorInfo) -> bool {
-    tensor.name.contains("_exps.")
+/// GGUF keeps all experts of a layer in one tensor, `blk.0.ffn_up_exps.weight`;
+/// files from early 2024 have one for each, `blk.0.ffn_up.7.weight`.
+fn is_expert(name: &str) -> bool {
+    name.contains("_exps.") || name.split('.').nth(3).is_some_and(|s| s.parse::<u32>().is_ok())
 }
 
 fn plural(n: usize) -> &'static str {
@@ -278,6 +280,15 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn experts_are_known_by_their_names() {
+        assert!(is_expert("blk.0.ffn_up_exps.weight"));
+        assert!(is_expert("blk.0.ffn_up.7.weight"));
+        assert!(!is_expert("blk.0.ffn_up_shexp.weight"));
+        assert!(!is_expert("blk.0.ffn_up.weight"));
+        assert!(!is_expert("token_embd.weight"));
+    }
 
     #[test]
     fn long_values_are_cut() {

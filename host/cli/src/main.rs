@@ -81,8 +81,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// Text from a model or its file without what could control the terminal.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 fn fail(message: &str) -> ExitCode {
-    let words: Vec<_> = message.split_whitespace().collect();
+    let words: Vec<_> = message.split_whitespace().map(printable).collect();
     eprintln!("error: {}", words.join(" ").replace(" ; see", "; see"));
     ExitCode::FAILURE
 }
@@ -97,6 +102,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn nothing_controls_the_terminal() {
+        assert_eq!(super::printable("a\u{1b}[2Jä\u{9b}\n"), "a\u{fffd}[2Jä\u{fffd}\u{fffd}");
+    }
 
     #[test]
     fn the_command_line_is_sound() {

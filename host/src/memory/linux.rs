@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,46 +50,64 @@ pub(crate) fn configure(config: &mut wasmtime::Config) {
     config.memory_init_cow(false);
 }
 
-/// Ranges of attached bytes: start to end, disjoint, not merged.
+/// What was mapped over a region: disjoint ranges, not merged, by their start.
+///
+/// Ranges that were given back count as well: the kernel does not always join
+/// their pages with those around them again, and so keeps a mapping for each.
 #[derive(Default)]
-struct Windows(BTreeMap<usize, usize>);
+struct Mappings(BTreeMap<usize, Mapping>);
 
-impl Windows {
+#[derive(Clone, Copy)]
+struct Mapping {
+    end: usize,
+    attached: bool,
+}
+
+impl Mappings {
+    /// What has bytes in common with the range.
+    fn touched(&self, start: usize, end: usize) -> impl Iterator<Item = (usize, Mapping)> {
+        let first = self.0.range(..start).next_back().map_or(start, |(&s, _)| s);
+        self.0.range(first..end).map(|(&s, &m)| (s, m)).filter(move |(_, m)| m.end > start)
+    }
+
+    /// Whether all of the range is attached.
     fn covers(&self, start: usize, end: usize) -> bool {
         let mut at = start;
-        let first = self.0.range(..=start).next_back().map_or(start, |(&s, _)| s);
-        for (&s, &e) in self.0.range(first..end) {
+        for (s, m) in self.touched(start, end).filter(|(_, m)| m.attached) {
             if s > at {
                 return false;
             }
-            at = at.max(e);
+            at = m.end;
         }
         at >= end
     }
 
-    fn remove(&mut self, start: usize, end: usize) {
-        let first = self.0.range(..start).next_back().map_or(start, |(&s, _)| s);
-        let touched: Vec<_> =
-            self.0.range(first..end).map(|(&s, &e)| (s, e)).filter(|&(_, e)| e > start).collect();
-        for (s, e) in touched {
+    /// How many mappings there would be if the range was replaced.
+    fn len_replaced(&self, start: usize, end: usize) -> usize {
+        let mut n = self.0.len() + 1;
+        for (s, m) in self.touched(start, end) {
+            n += usize::from(s < start) + usize::from(m.end > end);
+            n -= 1;
+        }
+        n
+    }
+
+    fn replace(&mut self, start: usize, end: usize, attached: bool) {
+        let touched: Vec<_> = self.touched(start, end).collect();
+        for (s, m) in touched {
             self.0.remove(&s);
             if s < start {
-                self.0.insert(s, start);
+                self.0.insert(s, Mapping { end: start, ..m });
             }
-            if e > end {
-                self.0.insert(end, e);
+            if m.end > end {
+                self.0.insert(end, m);
             }
         }
+        self.0.insert(start, Mapping { end, attached });
     }
 
-    /// Whether removing the range leaves one window more.
-    fn splits(&self, start: usize, end: usize) -> bool {
-        self.0.range(..start).next_back().is_some_and(|(_, &e)| e > end)
-    }
-
-    fn insert(&mut self, start: usize, end: usize) {
-        self.remove(start, end);
-        self.0.insert(start, end);
+    fn n_attached(&self) -> usize {
+        self.0.values().filter(|m| m.attached).count()
     }
 }
 
@@ -101,12 +118,12 @@ pub(crate) struct Region {
     reserved: usize,
     /// Bytes from `base` that the guest may use.
     accessible: AtomicUsize,
-    windows: Mutex<Windows>,
+    mappings: Mutex<Mappings>,
 }
 
 // SAFETY: `base` is an address that stays valid as long as the region lives.
 // The bytes behind it are reached through Wasmtime alone; the methods here only
-// change mappings, under the lock of `windows`.
+// change mappings, under the lock of `mappings`.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -123,7 +140,7 @@ impl Region {
             base: base.cast(),
             reserved,
             accessible: AtomicUsize::new(0),
-            windows: Mutex::default(),
+            mappings: Mutex::default(),
         })
     }
 
@@ -159,11 +176,10 @@ impl Region {
     /// empty; answers its bounds.
     pub(crate) fn check(&self, address: u64, length: u64) -> Result<(usize, usize), MapError> {
         let page = page_size();
-        let accessible = self.accessible.load(Ordering::Relaxed) as u64;
         match address.checked_add(length) {
             Some(end)
                 if length > 0
-                    && end <= accessible
+                    && end <= self.byte_size()
                     && address.is_multiple_of(page)
                     && length.is_multiple_of(page) =>
             {
@@ -220,13 +236,18 @@ impl Region {
         self.map(start, end, MapFlags::PRIVATE | MapFlags::NORESERVE, None)
     }
 
-    /// How many windows are attached.
-    pub(crate) fn n_windows(&self) -> usize {
-        self.lock().0.len()
+    /// Bytes that the guest may use, windows included.
+    pub(crate) fn byte_size(&self) -> u64 {
+        self.accessible.load(Ordering::Relaxed) as u64
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Windows> {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many windows are attached.
+    pub(crate) fn n_windows(&self) -> usize {
+        self.lock().n_attached()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Mappings> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces what is mapped from `start` to `end`, two checked multiples of
@@ -238,45 +259,48 @@ impl Region {
         flags: MapFlags,
         file: Option<(&File, u64)>,
     ) -> Result<(), MapError> {
-        let mut windows = self.lock();
-        let more = usize::from(windows.splits(start, end)) + usize::from(file.is_some());
-        if more > 0 && windows.0.len() + more > N_WINDOWS_MAX {
+        let mut mappings = self.lock();
+        let n = mappings.len_replaced(start, end);
+        if n > N_WINDOWS_MAX && n > mappings.0.len() {
             return Err(MapError::TooMany);
         }
         let (at, length) = (self.at(start), end - start);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let failed = |e: rustix::io::Errno| MapError::Map(e.into());
+        if let Some((file, offset)) = file {
+            // A kernel may remove what is mapped before it finds that a file
+            // cannot be, so that is found out elsewhere.
+            // SAFETY: a new mapping at an address that the kernel picks touches
+            // nothing that exists; nobody uses it before it goes again.
+            unsafe {
+                let trial =
+                    rustix::mm::mmap(std::ptr::null_mut(), length, prot, flags, file, offset);
+                rustix::mm::munmap(trial.map_err(failed)?, length).map_err(failed)?;
+            }
+        }
         let flags = flags | MapFlags::FIXED;
         let mapped = match file {
             // SAFETY: the range lies within this region's accessible part, so
             // nothing but the guest's own bytes is replaced, and no reference
             // to those exists while the guest waits for this call.
             Some((file, offset)) => unsafe {
-                rustix::mm::mmap(at, length, prot, flags, file.as_fd(), offset)
+                rustix::mm::mmap(at, length, prot, flags, file, offset)
             },
             // SAFETY: as above.
             None => unsafe { rustix::mm::mmap_anonymous(at, length, prot, flags) },
         };
-        match mapped {
-            Ok(_) if file.is_some() => windows.insert(start, end),
-            Ok(_) => windows.remove(start, end),
-            Err(error) => {
-                // SAFETY: asks for nothing to be written, as all is private
-                // or anonymous; fails if a part is not mapped.
-                let whole = unsafe { rustix::mm::msync(at, length, MsyncFlags::ASYNC) }.is_ok();
-                if !whole {
-                    // The kernel removed the old mapping before it failed. The
-                    // next mapping that anybody makes could fall into the
-                    // hole, where the guest could read it: close it now.
-                    let zeros = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-                    // SAFETY: as for the mapping above.
-                    if unsafe { rustix::mm::mmap_anonymous(at, length, prot, zeros) }.is_err() {
-                        std::process::abort();
-                    }
-                    windows.remove(start, end);
-                }
-                return Err(MapError::Map(error.into()));
+        if let Err(error) = mapped {
+            // SAFETY: asks for nothing to be written, as all is private or
+            // anonymous; fails if a part is not mapped.
+            if unsafe { rustix::mm::msync(at, length, MsyncFlags::ASYNC) }.is_err() {
+                // The guest could read whatever is mapped into the hole next,
+                // and another thread may have mapped something there already.
+                eprintln!("moewe: a sandbox lost a part of its memory: {error}");
+                std::process::abort();
             }
+            return Err(failed(error));
         }
+        mappings.replace(start, end, file.is_some());
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ mod portable;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use portable::{Region, capture, configure, page_size, shared_memory};
 
-/// The most windows in one memory: each costs the kernel two mappings of the
-/// 65530 that a process has by default.
+/// The most windows in one memory, those given back included: each costs the
+/// kernel two mappings of the 65530 that a process has by default.
 pub(crate) const N_WINDOWS_MAX: usize = 1 << 13;
 
 /// Why a window could not be attached or detached.

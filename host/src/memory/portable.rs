@@ -31,6 +31,10 @@ impl Region {
         match *self {}
     }
 
+    pub(crate) fn byte_size(&self) -> u64 {
+        match *self {}
+    }
+
     pub(crate) fn n_windows(&self) -> usize {
         match *self {}
     }

@@ -1,46 +1,31 @@
-//! One guest: its store, its limits, and what it imports.
+//! One guest with a model: its store, and the calls into it. What it imports,
+//! and what limits it, are modules of their own.
+
+mod imports;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use wasmtime::component::{Resource, ResourceAny, ResourceTable, ResourceTableError};
-use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
+use wasmtime::Store;
+use wasmtime::component::{ResourceAny, ResourceTable};
 
+use self::limits::{call, new_store};
 use crate::bindings::Engine as Bindings;
-use crate::bindings::exports::moewe::inference::inference::{self as wit_inference, Guest};
-use crate::bindings::moewe::inference::{team, weights};
-use crate::engine::{Engine, MEMORY_BYTES_MAX};
+use crate::bindings::exports::moewe::inference::inference::{self as wit, Guest};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{self, MapError, Region};
-use crate::weights::{WeightFileHandle, WeightStats, WeightStore, WeightsMode};
+use crate::memory::{self, Region};
+use crate::weights::{WeightStats, WeightStore};
+
+pub use self::limits::CancelHandle;
+pub(crate) use self::limits::Limits;
 
 /// The most open sources: as many as a split model has files.
 const N_SOURCES_MAX: usize = 1 << 10;
-/// The most entries of a table of functions.
-const TABLE_LEN_MAX: usize = 1 << 16;
-/// The most modules, and tables, that a component is made of.
-const N_PARTS_MAX: usize = 16;
-
-/// What a guest may use.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Bytes of memory beside the weights.
-    pub memory_max: u64,
-    /// Time that one call may take.
-    pub time_max: Option<Duration>,
-}
-
-/// Why a running guest was interrupted.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Interrupt {
-    #[error("cancelled")]
-    Cancelled,
-    #[error("time limit")]
-    TimeLimit,
-}
 
 /// The data of a store.
 pub(crate) struct State {
@@ -78,342 +63,16 @@ impl State {
             memory_refused: false,
         }
     }
-
-    /// The most bytes that the guest's memory may have now: its own, and
-    /// windows for the files that it opened, each with a page on both sides.
-    fn memory_bytes_max(&self) -> u64 {
-        let n_windows = self.region.as_ref().map_or(0, |r| r.n_windows() as u64);
-        let windows: u64 = self.opened.values().fold(0, |sum, n| sum.saturating_add(*n));
-        (self.limits.memory_max)
-            .saturating_add(windows)
-            .saturating_add(2 * n_windows * memory::page_size())
-            .min(MEMORY_BYTES_MAX)
-    }
-
-    fn count(&mut self, add: impl Fn(&mut WeightStats)) {
-        add(&mut self.stats);
-        self.weights.count(add);
-    }
-
-    fn attach(
-        &mut self,
-        source: &Resource<WeightFileHandle>,
-        offset: u64,
-        length: u64,
-        address: u64,
-    ) -> wasmtime::Result<Result<u64, weights::Error>> {
-        let file = self.sources.get(source)?.clone();
-        let Some(region) = self.region.as_ref().filter(|_| self.attaches()) else {
-            let code = weights::ErrorCode::Unsupported;
-            return Ok(Err(file.error(code, "this host copies weights, it does not attach them")));
-        };
-        let attached =
-            file.check_range(offset, length).and_then(|()| file.check_unchanged()).and_then(|()| {
-                region
-                    .attach(file.file(), offset, length, address)
-                    .map_err(|e| file.error(map_code(&e), e))
-            });
-        if attached.is_ok() {
-            self.count(|s| {
-                s.n_attach += 1;
-                s.bytes_attached += length;
-            });
-        }
-        Ok(attached)
-    }
-
-    fn attaches(&self) -> bool {
-        self.region.is_some() && self.weights.mode == WeightsMode::Attach
-    }
-}
-
-fn map_code(error: &MapError) -> weights::ErrorCode {
-    match error {
-        MapError::Range { .. } | MapError::NotAttached { .. } => weights::ErrorCode::InvalidRange,
-        // The file system knows no mappings, or all of them are in use: the
-        // bytes can still be copied.
-        MapError::Map(_) | MapError::TooMany => weights::ErrorCode::Unsupported,
-    }
-}
-
-impl weights::Host for State {
-    fn get_capabilities(&mut self) -> wasmtime::Result<weights::Capabilities> {
-        let page_size = u32::try_from(memory::page_size())?;
-        Ok(weights::Capabilities { attach: self.attaches(), page_size })
-    }
-
-    fn detach(
-        &mut self,
-        address: u64,
-        length: u64,
-    ) -> wasmtime::Result<Result<(), weights::Error>> {
-        let Some(region) = &self.region else {
-            let (code, message) = (weights::ErrorCode::InvalidRange, "nothing is attached".into());
-            return Ok(Err(weights::Error { code, message }));
-        };
-        let detached = region
-            .detach(address, length)
-            .map_err(|e| weights::Error { code: map_code(&e), message: e.to_string() });
-        if detached.is_ok() {
-            self.count(|s| s.n_detach += 1);
-        }
-        Ok(detached)
-    }
-}
-
-impl weights::HostSource for State {
-    fn open(
-        &mut self,
-        name: String,
-    ) -> wasmtime::Result<Result<Resource<WeightFileHandle>, weights::Error>> {
-        let file = match self.weights.file(&name) {
-            Ok(file) => file,
-            Err(e) => return Ok(Err(e)),
-        };
-        let size = file.size().next_multiple_of(memory::page_size());
-        match self.sources.push(file) {
-            Ok(source) => {
-                self.opened.insert(name, size);
-                Ok(Ok(source))
-            }
-            Err(ResourceTableError::Full) => Ok(Err(weights::Error {
-                code: weights::ErrorCode::Io,
-                message: format!("{name}: at most {N_SOURCES_MAX} files can be open"),
-            })),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    fn size(&mut self, source: Resource<WeightFileHandle>) -> wasmtime::Result<u64> {
-        Ok(self.sources.get(&source)?.size())
-    }
-
-    fn read(
-        &mut self,
-        source: Resource<WeightFileHandle>,
-        offset: u64,
-        length: u32,
-    ) -> wasmtime::Result<Result<Vec<u8>, weights::Error>> {
-        let read = self.sources.get(&source)?.read(offset, length);
-        if let Ok(bytes) = &read {
-            let n = bytes.len() as u64;
-            self.count(|s| {
-                s.n_read += 1;
-                s.bytes_read += n;
-            });
-        }
-        Ok(read)
-    }
-
-    fn attach(
-        &mut self,
-        source: Resource<WeightFileHandle>,
-        offset: u64,
-        length: u64,
-        address: u64,
-    ) -> wasmtime::Result<Result<u64, weights::Error>> {
-        State::attach(self, &source, offset, length, address)
-    }
-
-    fn prefetch(
-        &mut self,
-        source: Resource<WeightFileHandle>,
-        offset: u64,
-        length: u64,
-    ) -> wasmtime::Result<()> {
-        if self.sources.get(&source)?.prefetch(offset, length) {
-            self.count(|s| s.bytes_prefetched += length);
-        }
-        Ok(())
-    }
-
-    fn drop(&mut self, source: Resource<WeightFileHandle>) -> wasmtime::Result<()> {
-        self.sources.delete(source)?;
-        Ok(())
-    }
-}
-
-/// A team of one.
-impl team::Host for State {
-    fn rank(&mut self) -> wasmtime::Result<u32> {
-        Ok(0)
-    }
-
-    fn size(&mut self) -> wasmtime::Result<u32> {
-        Ok(1)
-    }
-
-    fn barrier(&mut self) -> wasmtime::Result<Result<(), team::ErrorCode>> {
-        Ok(Ok(()))
-    }
-
-    fn share(
-        &mut self,
-        address: u64,
-        length: u64,
-    ) -> wasmtime::Result<Result<(), team::ErrorCode>> {
-        let Some(region) = &self.region else { return Ok(Err(team::ErrorCode::Unsupported)) };
-        if self.shared.is_none() {
-            // Checked before a file of that size is made.
-            if let Err(e) = region.check(address, length) {
-                return Ok(Err(team_code(&e)));
-            }
-            match memory::shared_memory(length) {
-                Ok(file) => self.shared = Some((file, length)),
-                Err(_) => return Ok(Err(team::ErrorCode::Unsupported)),
-            }
-        }
-        Ok(match &self.shared {
-            Some((file, size)) if *size == length => {
-                region.share(file, length, address).map_err(|e| team_code(&e))
-            }
-            _ => Err(team::ErrorCode::InvalidRange),
-        })
-    }
-}
-
-fn team_code(error: &MapError) -> team::ErrorCode {
-    match error {
-        MapError::Range { .. } | MapError::NotAttached { .. } => team::ErrorCode::InvalidRange,
-        MapError::Map(_) | MapError::TooMany => team::ErrorCode::Unsupported,
-    }
-}
-
-impl ResourceLimiter for State {
-    fn memory_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let allowed = desired as u64 <= self.memory_bytes_max()
-            && maximum.is_none_or(|maximum| desired <= maximum);
-        self.memory_refused |= !allowed;
-        Ok(allowed)
-    }
-
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory_refused = true;
-        Ok(())
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_LEN_MAX)
-    }
-
-    fn instances(&self) -> usize {
-        N_PARTS_MAX
-    }
-
-    fn tables(&self) -> usize {
-        N_PARTS_MAX
-    }
-
-    fn memories(&self) -> usize {
-        1
-    }
-}
-
-/// A store in which limits and interrupts work.
-pub(crate) fn new_store(engine: &wasmtime::Engine, state: State) -> Store<State> {
-    let mut store = Store::new(engine, state);
-    store.limiter(|state| state);
-    store.epoch_deadline_callback(|store: StoreContextMut<'_, State>| {
-        let state = store.data();
-        if state.cancelled.load(Ordering::Relaxed) {
-            Err(Interrupt::Cancelled.into())
-        } else if state.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Err(Interrupt::TimeLimit.into())
-        } else {
-            Ok(UpdateDeadline::Continue(1))
-        }
-    });
-    store
-}
-
-/// Runs one call into the guest, within the limits.
-pub(crate) fn call<T>(
-    store: &mut Store<State>,
-    f: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
-) -> Result<T> {
-    let state = store.data_mut();
-    state.memory_refused = false;
-    state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
-    store.set_epoch_deadline(1);
-    f(store).map_err(|e| trap_error(store.data(), &e))
-}
-
-/// What an error of a call means.
-fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
-    let new = |kind, message: String| Error::new(kind, message);
-    match error.downcast_ref::<Interrupt>() {
-        Some(Interrupt::Cancelled) => return new(ErrorKind::Cancelled, "cancelled".to_owned()),
-        Some(Interrupt::TimeLimit) => {
-            let seconds = state.limits.time_max.unwrap_or_default().as_secs_f64();
-            let message = format!("the call took longer than its limit of {seconds} s");
-            return new(ErrorKind::TimeLimit, message);
-        }
-        None => {}
-    }
-    let name = state.weights.name();
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::UnreachableCodeReached) if state.memory_refused => {
-            let message = format!(
-                "{name}: needs more memory than the sandbox may have ({} MiB with the weights); \
-                 use a smaller context or a smaller model",
-                state.memory_bytes_max() >> 20
-            );
-            new(ErrorKind::OutOfMemory, message)
-        }
-        Some(Trap::MemoryOutOfBounds) => new(
-            ErrorKind::Weights,
-            format!("{name}: memory fault; the file is damaged or changed while it was in use"),
-        ),
-        Some(_) => {
-            // The frames of the guest help those who look for the bug alone.
-            let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-            let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
-            let message = format!("{name}: the engine failed, please report it: {cause}");
-            new(ErrorKind::Internal, message)
-        }
-        // What the host could not do for the guest.
-        None => new(ErrorKind::Internal, format!("{name}: {error:#}")),
-    }
-}
-
-/// Ends what a session does, from another thread or a signal handler's thread.
-#[derive(Debug, Clone, Default)]
-pub struct CancelHandle {
-    pub(crate) stopped: Arc<AtomicBool>,
-    pub(crate) cancelled: Arc<AtomicBool>,
-}
-
-impl CancelHandle {
-    /// Ends a generation that is under way behind the current step. The session
-    /// can go on.
-    pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    /// Ends the call that is under way, in the midst of it, and the session
-    /// with it; later calls fail.
-    pub fn cancel(&self) {
-        self.stop();
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A guest with a model loaded.
 pub(crate) struct Sandbox {
     store: Store<State>,
+    /// Its clock drives the limits: it must not stop before the sandbox.
+    _engine: Engine,
     bindings: Bindings,
     model: ResourceAny,
-    info: wit_inference::ModelInfo,
+    info: wit::ModelInfo,
     /// The error that ended the sandbox.
     ended: Option<Error>,
     cancel: CancelHandle,
@@ -437,7 +96,8 @@ impl Sandbox {
         let model = guest.model();
         let handle = call(&mut store, |store| model.call_load(store, weights.name()))??;
         let info = call(&mut store, |store| model.call_info(store, handle))?;
-        Ok(Self { store, bindings, model: handle, info, ended: None, cancel })
+        let _engine = engine.clone();
+        Ok(Self { store, _engine, bindings, model: handle, info, ended: None, cancel })
     }
 
     /// Calls the guest. An error that is not the guest's own answer ends the
@@ -460,7 +120,7 @@ impl Sandbox {
         result
     }
 
-    pub(crate) fn info(&self) -> &wit_inference::ModelInfo {
+    pub(crate) fn info(&self) -> &wit::ModelInfo {
         &self.info
     }
 

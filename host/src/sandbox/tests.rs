@@ -2,13 +2,19 @@
 //! functions as a guest calls them.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Instance, Module};
 
-use super::weights::{ErrorCode, Host as _, HostSource as _};
+use super::limits::CALL_BYTES_MAX;
 use super::*;
+use crate::bindings::moewe::inference::team;
+use crate::bindings::moewe::inference::weights::{ErrorCode, Host as _, HostSource as _};
 use crate::engine::{config, start_clock};
+use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
 
@@ -82,7 +88,7 @@ fn memory_is_limited() {
 fn a_module_that_starts_too_large_is_refused() {
     let wat = r#"(module (memory 11) (func (export "run") (result i32) (i32.const 0)))"#;
     let limits = Limits { memory_max: 10 << 16, ..NO_LIMIT };
-    assert!(run(wat, limits, |_| {}).0.is_err());
+    assert_eq!(run(wat, limits, |_| {}).0.unwrap_err().kind(), ErrorKind::OutOfMemory);
 }
 
 #[test]
@@ -101,12 +107,71 @@ fn weights_do_not_count_as_the_guests_own_memory() {
 }
 
 #[test]
-fn a_memory_fault_is_named() {
+fn a_fault_of_the_engine_is_named() {
     let wat = r#"(module (memory 1)
         (func (export "run") (result i32) (i32.load (i32.const -8))))"#;
     let error = run(wat, NO_LIMIT, |_| {}).0.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Weights);
-    assert!(error.to_string().contains("memory fault"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    let message = error.to_string();
+    assert!(message.starts_with("model.gguf: the engine failed, please report it: "), "{message}");
+    assert!(message.ends_with("wasm trap: out of bounds memory access"), "{message}");
+}
+
+#[test]
+fn a_cancelled_call_does_not_begin() {
+    let wat = r#"(module (func (export "run") (result i32) (i32.const 1)))"#;
+    let (result, _) = run(wat, NO_LIMIT, |state| state.cancelled.store(true, Ordering::Relaxed));
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn results_are_limited() {
+    let wat = r#"(component
+            (core module $m
+                (memory (export "memory") 3000)
+                (func (export "run") (param i32) (result i32)
+                    (i32.store (i32.const 4) (local.get 0))
+                    (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "run") (param "n" u32) (result (list u8))
+                (canon lift (core func $i "run") (memory (core memory $i "memory")))))"#;
+    let (_folder, path) = model(1);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let component = Component::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let list = |n: usize| {
+        let mut store = new_store(&engine, state(&path, WeightsMode::Attach, NO_LIMIT));
+        call(&mut store, |store| {
+            let instance = Linker::new(&engine).instantiate(&mut *store, &component)?;
+            let run = instance.get_typed_func::<(u32,), (Vec<u8>,)>(&mut *store, "run")?;
+            run.call(store, (n as u32,))
+        })
+    };
+    assert_eq!(list(5000).unwrap().0.len(), 5000);
+    let error = list(CALL_BYTES_MAX + 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(error.to_string().contains("too much data"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn shared_memory_counts_too() {
+    let wat = r#"(module (memory 8) (func (export "run") (result i32) (i32.const 1)))"#;
+    let (_folder, path) = model(1);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let limits = Limits { memory_max: 10 << 16, ..NO_LIMIT };
+    let mut store = new_store(&engine, state(&path, WeightsMode::Attach, limits));
+    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    instance.unwrap();
+    let state = store.data_mut();
+    state.region = region;
+    let share =
+        |state: &mut State, address, length| team::Host::share(state, address, length).unwrap();
+    assert_eq!(share(state, 0, 3 << 16), Err(team::ErrorCode::Unsupported));
+    assert_eq!(share(state, 0, 2 << 16), Ok(()));
+    let around = 2 * memory::page_size();
+    assert_eq!(state.memory_bytes_max(), (8 << 16) + around);
+    assert_eq!(share(state, 2 << 16, 2 << 16), Ok(()), "the same region again");
 }
 
 #[test]
@@ -171,7 +236,7 @@ fn reads_are_exact_and_bounded() {
     assert_eq!(state.weights.stats(), state.stats);
 
     let source = source(&mut state);
-    let error = state.attach(&source, 0, 1, 0).unwrap().unwrap_err();
+    let error = state.attach(source, 0, 1, 0).unwrap().unwrap_err();
     assert_eq!(error.code, ErrorCode::Unsupported);
 }
 

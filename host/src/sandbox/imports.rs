@@ -1,0 +1,194 @@
+//! What a guest imports: weights, and a team of one.
+
+use wasmtime::component::{Resource, ResourceTableError};
+
+use super::{N_SOURCES_MAX, State};
+use crate::bindings::moewe::inference::{team, weights};
+use crate::memory::{self, MapError};
+use crate::weights::{WeightFileHandle, WeightStats, WeightsMode};
+
+impl State {
+    fn count(&mut self, add: impl Fn(&mut WeightStats)) {
+        add(&mut self.stats);
+        self.weights.count(add);
+    }
+
+    fn attaches(&self) -> bool {
+        self.region.is_some() && self.weights.mode == WeightsMode::Attach
+    }
+}
+
+fn map_code(error: &MapError) -> weights::ErrorCode {
+    match error {
+        MapError::Range { .. } | MapError::NotAttached { .. } => weights::ErrorCode::InvalidRange,
+        // The file system knows no mappings, or all of them are in use: the
+        // bytes can still be copied.
+        MapError::Map(_) | MapError::TooMany => weights::ErrorCode::Unsupported,
+    }
+}
+
+impl weights::Host for State {
+    fn get_capabilities(&mut self) -> wasmtime::Result<weights::Capabilities> {
+        let page_size = u32::try_from(memory::page_size())?;
+        Ok(weights::Capabilities { attach: self.attaches(), page_size })
+    }
+
+    fn detach(
+        &mut self,
+        address: u64,
+        length: u64,
+    ) -> wasmtime::Result<Result<(), weights::Error>> {
+        let Some(region) = &self.region else {
+            let (code, message) = (weights::ErrorCode::InvalidRange, "nothing is attached".into());
+            return Ok(Err(weights::Error { code, message }));
+        };
+        let detached = region
+            .detach(address, length)
+            .map_err(|e| weights::Error { code: map_code(&e), message: e.to_string() });
+        if detached.is_ok() {
+            self.count(|s| s.n_detach += 1);
+        }
+        Ok(detached)
+    }
+}
+
+impl weights::HostSource for State {
+    fn open(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Resource<WeightFileHandle>, weights::Error>> {
+        let file = match self.weights.file(&name) {
+            Ok(file) => file,
+            Err(e) => return Ok(Err(e)),
+        };
+        let size = file.size().next_multiple_of(memory::page_size());
+        match self.sources.push(file) {
+            Ok(source) => {
+                self.opened.insert(name, size);
+                Ok(Ok(source))
+            }
+            Err(ResourceTableError::Full) => Ok(Err(weights::Error {
+                code: weights::ErrorCode::Io,
+                message: format!("{name}: at most {N_SOURCES_MAX} files can be open"),
+            })),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn size(&mut self, source: Resource<WeightFileHandle>) -> wasmtime::Result<u64> {
+        Ok(self.sources.get(&source)?.size())
+    }
+
+    fn read(
+        &mut self,
+        source: Resource<WeightFileHandle>,
+        offset: u64,
+        length: u32,
+    ) -> wasmtime::Result<Result<Vec<u8>, weights::Error>> {
+        let read = self.sources.get(&source)?.read(offset, length);
+        if let Ok(bytes) = &read {
+            let n = bytes.len() as u64;
+            self.count(|s| {
+                s.n_read += 1;
+                s.bytes_read += n;
+            });
+        }
+        Ok(read)
+    }
+
+    fn attach(
+        &mut self,
+        source: Resource<WeightFileHandle>,
+        offset: u64,
+        length: u64,
+        address: u64,
+    ) -> wasmtime::Result<Result<u64, weights::Error>> {
+        let file = self.sources.get(&source)?.clone();
+        let Some(region) = self.region.as_ref().filter(|_| self.attaches()) else {
+            let code = weights::ErrorCode::Unsupported;
+            return Ok(Err(file.error(code, "this host copies weights, it does not attach them")));
+        };
+        let attached =
+            file.check_range(offset, length).and_then(|()| file.check_unchanged()).and_then(|()| {
+                region
+                    .attach(file.file(), offset, length, address)
+                    .map_err(|e| file.error(map_code(&e), e))
+            });
+        if attached.is_ok() {
+            self.count(|s| {
+                s.n_attach += 1;
+                s.bytes_attached += length;
+            });
+        }
+        Ok(attached)
+    }
+
+    fn prefetch(
+        &mut self,
+        source: Resource<WeightFileHandle>,
+        offset: u64,
+        length: u64,
+    ) -> wasmtime::Result<()> {
+        if self.sources.get(&source)?.prefetch(offset, length) {
+            self.count(|s| s.bytes_prefetched = s.bytes_prefetched.saturating_add(length));
+        }
+        Ok(())
+    }
+
+    fn drop(&mut self, source: Resource<WeightFileHandle>) -> wasmtime::Result<()> {
+        self.sources.delete(source)?;
+        Ok(())
+    }
+}
+
+/// A team of one.
+impl team::Host for State {
+    fn rank(&mut self) -> wasmtime::Result<u32> {
+        Ok(0)
+    }
+
+    fn size(&mut self) -> wasmtime::Result<u32> {
+        Ok(1)
+    }
+
+    fn barrier(&mut self) -> wasmtime::Result<Result<(), team::ErrorCode>> {
+        Ok(Ok(()))
+    }
+
+    fn share(
+        &mut self,
+        address: u64,
+        length: u64,
+    ) -> wasmtime::Result<Result<(), team::ErrorCode>> {
+        let Some(region) = &self.region else { return Ok(Err(team::ErrorCode::Unsupported)) };
+        if self.shared.is_none() {
+            // Checked before a file of that size is made.
+            if let Err(e) = region.check(address, length) {
+                return Ok(Err(team_code(&e)));
+            }
+            // The guest can map something else over it, and fill both.
+            let all = length.saturating_add(region.byte_size());
+            if all > self.memory_bytes_max() {
+                self.memory_refused = true;
+                return Ok(Err(team::ErrorCode::Unsupported));
+            }
+            match memory::shared_memory(length) {
+                Ok(file) => self.shared = Some((file, length)),
+                Err(_) => return Ok(Err(team::ErrorCode::Unsupported)),
+            }
+        }
+        Ok(match &self.shared {
+            Some((file, size)) if *size == length => {
+                region.share(file, length, address).map_err(|e| team_code(&e))
+            }
+            _ => Err(team::ErrorCode::InvalidRange),
+        })
+    }
+}
+
+fn team_code(error: &MapError) -> team::ErrorCode {
+    match error {
+        MapError::Range { .. } | MapError::NotAttached { .. } => team::ErrorCode::InvalidRange,
+        MapError::Map(_) | MapError::TooMany => team::ErrorCode::Unsupported,
+    }
+}

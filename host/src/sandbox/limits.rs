@@ -1,0 +1,185 @@
+//! What a guest may use of memory and time, and how its calls end early.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
+
+use super::State;
+use crate::engine::MEMORY_BYTES_MAX;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
+
+/// The most entries of a table of functions.
+const TABLE_LEN_MAX: usize = 1 << 16;
+/// The most modules, and tables, that a component is made of.
+const N_PARTS_MAX: usize = 16;
+/// The most bytes that the arguments or the results of one call may take in
+/// the host's memory.
+pub(super) const CALL_BYTES_MAX: usize = 128 << 20;
+
+/// What a guest may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of memory beside the weights.
+    pub memory_max: u64,
+    /// Time that one call may take.
+    pub time_max: Option<Duration>,
+}
+
+/// Why a running guest was interrupted.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Interrupt {
+    #[error("cancelled")]
+    Cancelled,
+    #[error("time limit")]
+    TimeLimit,
+}
+
+/// Ends what a session does, from another thread or a signal handler's thread.
+#[derive(Debug, Clone)]
+pub struct CancelHandle {
+    pub(crate) stopped: Arc<AtomicBool>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+impl CancelHandle {
+    /// Ends a generation that is under way behind the current step. The session
+    /// can go on.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the call that is under way, in the midst of it, and the session
+    /// with it; later calls fail.
+    pub fn cancel(&self) {
+        self.stop();
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    /// The most bytes that the guest's memory may have now: its own less what
+    /// the team shares, and windows for the files that it opened, each with a
+    /// page on both sides.
+    pub(super) fn memory_bytes_max(&self) -> u64 {
+        let n_windows = self.region.as_ref().map_or(0, |r| r.n_windows() as u64);
+        let windows: u64 = self.opened.values().fold(0, |sum, n| sum.saturating_add(*n));
+        let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
+        (self.limits.memory_max.saturating_sub(shared))
+            .saturating_add(windows)
+            .saturating_add(2 * n_windows * memory::page_size())
+            .min(MEMORY_BYTES_MAX)
+    }
+}
+
+impl ResourceLimiter for State {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired as u64 <= self.memory_bytes_max()
+            && maximum.is_none_or(|maximum| desired <= maximum);
+        self.memory_refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_refused = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_LEN_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        N_PARTS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        N_PARTS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}
+
+/// A store in which limits and interrupts work.
+pub(crate) fn new_store(engine: &wasmtime::Engine, state: State) -> Store<State> {
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| state);
+    store.set_hostcall_fuel(CALL_BYTES_MAX);
+    store.epoch_deadline_callback(|store: StoreContextMut<'_, State>| {
+        let state = store.data();
+        if state.cancelled.load(Ordering::Relaxed) {
+            Err(Interrupt::Cancelled.into())
+        } else if state.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Err(Interrupt::TimeLimit.into())
+        } else {
+            Ok(UpdateDeadline::Continue(1))
+        }
+    });
+    store
+}
+
+/// Runs one call into the guest, within the limits.
+pub(crate) fn call<T>(
+    store: &mut Store<State>,
+    f: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+) -> Result<T> {
+    let state = store.data_mut();
+    state.memory_refused = false;
+    state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
+    store.set_epoch_deadline(1);
+    // A call that is shorter than a tick would not notice.
+    let result = if store.data().cancelled.load(Ordering::Relaxed) {
+        Err(Interrupt::Cancelled.into())
+    } else {
+        f(store)
+    };
+    result.map_err(|e| trap_error(store.data(), &e))
+}
+
+/// What an error of a call means.
+fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
+    let new = |kind, message: String| Error::new(kind, message);
+    match error.downcast_ref::<Interrupt>() {
+        Some(Interrupt::Cancelled) => return new(ErrorKind::Cancelled, "cancelled".to_owned()),
+        Some(Interrupt::TimeLimit) => {
+            let seconds = state.limits.time_max.unwrap_or_default().as_secs_f64();
+            let message = format!("the call took longer than its limit of {seconds} s");
+            return new(ErrorKind::TimeLimit, message);
+        }
+        None => {}
+    }
+    let name = state.weights.name();
+    // The frames of the guest help those who look for the bug alone.
+    let frames = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::UnreachableCodeReached) | None if state.memory_refused => {
+            let message = format!(
+                "{name}: needs more memory than the sandbox may have ({} MiB with the weights); \
+                 use a smaller context or a smaller model",
+                state.memory_bytes_max() >> 20
+            );
+            new(ErrorKind::OutOfMemory, message)
+        }
+        Some(_) => {
+            let message = format!("{name}: the engine failed, please report it: {cause}");
+            new(ErrorKind::Internal, message)
+        }
+        // What the host refused to the guest, or could not do for it.
+        None => new(ErrorKind::Internal, format!("{name}: {cause}")),
+    }
+}
