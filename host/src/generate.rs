@@ -21,6 +21,8 @@ const STREAM_LEN: usize = 32;
 pub(crate) struct Progress {
     prompt: VecDeque<u32>,
     n_left: Option<u64>,
+    /// Whether the prompt is known to fit.
+    checked: bool,
     done: bool,
     cancel: CancelHandle,
 }
@@ -29,7 +31,13 @@ impl Progress {
     pub(crate) fn new(prompt: &[u32], max_tokens: Option<u64>, cancel: CancelHandle) -> Self {
         // A stop that came before concerned an earlier generation.
         cancel.stopped.store(false, Ordering::Relaxed);
-        Self { prompt: prompt.iter().copied().collect(), n_left: max_tokens, done: false, cancel }
+        Self {
+            prompt: prompt.iter().copied().collect(),
+            n_left: max_tokens,
+            checked: false,
+            done: false,
+            cancel,
+        }
     }
 
     /// The next step; `None` behind the end.
@@ -43,6 +51,10 @@ impl Progress {
     }
 
     fn advance(&mut self, session: &mut Session) -> Result<Step> {
+        if !self.checked {
+            session.ensure_room(self.prompt.len())?;
+            self.checked = true;
+        }
         let stopped = || self.cancel.stopped.load(Ordering::Relaxed);
         while !self.prompt.is_empty() {
             if stopped() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmtime::component::ResourceAny;
 
 use crate::bindings::exports::moewe::inference::inference as wit;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{Generation, Progress, TokenStream};
 use crate::model::ModelInfo;
 use crate::sandbox::{CancelHandle, Sandbox};
@@ -126,8 +126,10 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Tokens that came out of [`Session::next`].
     pub generated_tokens: u64,
-    /// Tokens in the KV cache.
+    /// Tokens in the context.
     pub context_tokens: u32,
+    /// The most tokens that the context may hold.
+    pub n_ctx: u32,
     /// Bytes of the KV cache.
     pub kv_bytes: u64,
 }
@@ -303,8 +305,35 @@ impl Session {
             prompt_tokens: usage.prompt_tokens,
             generated_tokens: usage.generated_tokens,
             context_tokens: usage.context_tokens,
+            n_ctx: usage.n_ctx,
             kv_bytes: usage.kv_bytes,
         })
+    }
+
+    /// Checks that the context has room for `n_tokens` more, so that a prompt
+    /// that is fed in parts is refused as a whole.
+    ///
+    /// # Errors
+    ///
+    /// `ContextFull` if it has not; see also [`Session`].
+    pub fn ensure_room(&mut self, n_tokens: usize) -> Result<()> {
+        let usage = self.usage()?;
+        let left = usage.n_ctx.saturating_sub(usage.context_tokens);
+        if n_tokens <= left as usize {
+            return Ok(());
+        }
+        let larger = match self.info.n_ctx_train {
+            n if n > usage.n_ctx => format!(", or use a larger context (up to {n})"),
+            _ => String::new(),
+        };
+        Err(Error::new(
+            ErrorKind::ContextFull,
+            format!(
+                "{n_tokens} tokens do not fit the {left} that are left of a context of {}; shorten \
+                 the prompt{larger}",
+                usage.n_ctx
+            ),
+        ))
     }
 
     /// What this session asked of the weights so far.

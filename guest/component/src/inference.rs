@@ -133,6 +133,7 @@ impl GuestSession for OpenSession {
             prompt_tokens: session.prompt_tokens(),
             generated_tokens: session.generated_tokens(),
             context_tokens: session.context().tokens().len() as u32,
+            n_ctx: session.context().n_ctx() as u32,
             kv_bytes: session.context().kv_bytes(),
         }
     }

@@ -45,6 +45,11 @@ impl Context {
         &self.tokens
     }
 
+    /// The most tokens that the context may hold.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
     /// Whether no further token fits.
     pub fn is_full(&self) -> bool {
         self.tokens.len() == self.n_ctx

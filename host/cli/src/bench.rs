@@ -139,6 +139,8 @@ impl Bench {
                 self.session.feed(&[token])?;
             }
         }
+        // The last token is computed only when its logits are wanted.
+        self.session.logits()?;
         Ok(start.elapsed())
     }
 }

@@ -154,6 +154,7 @@ pub fn answer(
 
 /// Feeds the prompt until Ctrl-C; answers how many tokens were fed.
 fn prefill(session: &mut Session, prompt: &[u32], interrupt: &Interrupt) -> Result<usize> {
+    session.ensure_room(prompt.len())?;
     let bar = token_bar("reading the prompt", prompt.len());
     let mut n_fed = 0;
     for part in prompt.chunks(FEED_LEN) {
