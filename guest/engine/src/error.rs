@@ -22,6 +22,9 @@ pub enum ErrorKind {
     Team,
 }
 
+/// The most characters in a message: names out of a file may be longer.
+const MESSAGE_LEN_MAX: usize = 1000;
+
 /// An error: its kind, and a sentence that names the thing and the way out.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -33,9 +36,22 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of this kind with this message.
+    /// An error of this kind with this message. It becomes one line of limited
+    /// length without control characters, whatever names it quotes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message = message.into();
+        if message.contains(char::is_control) {
+            let escape = |c: char| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            };
+            message = message.chars().map(escape).collect();
+        }
+        if let Some((at, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
+            message.truncate(at);
+            message.push_str("...");
+        }
+        Self { kind, message }
     }
 
     /// A damaged file.
@@ -66,3 +82,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_limited_length() {
+        let name = format!("a\n\u{1b}[2J\0{}", "\u{e9}".repeat(5000));
+        let message = Error::invalid(format!("tensor {name} is missing")).to_string();
+        assert!(message.starts_with("tensor a\\n\\u{1b}[2J\\u{0}\u{e9}"), "{message}");
+        assert!(!message.contains(char::is_control));
+        assert_eq!(message.chars().count(), MESSAGE_LEN_MAX + 3);
+        assert_eq!(Error::invalid("caf\u{e9}: gone").to_string(), "caf\u{e9}: gone");
+    }
+}

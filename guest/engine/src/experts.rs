@@ -19,7 +19,8 @@ pub(crate) struct ExpertTensor {
 }
 
 impl ExpertTensor {
-    fn bytes(&self) -> usize {
+    /// Size of the matrix; it can be addressed.
+    pub fn bytes(&self) -> usize {
         self.rows * self.format.row_bytes(self.cols)
     }
 

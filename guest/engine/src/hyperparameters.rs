@@ -3,8 +3,11 @@
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value};
 
-/// The most of anything that a model may have: layers, heads, experts.
+/// The most of anything that a model may have: heads, experts, numbers in a
+/// vector. A product of two of them and of a batch fits 32 bits.
 const COUNT_MAX: u32 = 1 << 16;
+/// The most layers.
+const N_LAYER_MAX: u32 = 1 << 10;
 
 /// An architecture that the engine computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +110,21 @@ impl<'a> Keys<'a> {
                         "`{full}` differs from layer to layer, which is not supported"
                     )));
                 }
-                u32::try_from(all[0]).ok()
+                let n = u32::try_from(all[0]).map_err(|_| {
+                    Error::invalid(format!("`{full}` is {}; the file is damaged", all[0]))
+                })?;
+                Some(n)
             }
             _ => self.metadata.u32(&full)?,
         };
+        let max = match key {
+            "context_length" => u32::MAX,
+            "block_count" => N_LAYER_MAX,
+            _ => COUNT_MAX,
+        };
         match n {
-            Some(n) if n > COUNT_MAX && key != "context_length" => Err(Error::invalid(format!(
-                "`{full}` is {n}, more than {COUNT_MAX}; the file is damaged"
+            Some(n) if n > max => Err(Error::invalid(format!(
+                "`{full}` is {n}, more than {max}; the file is damaged"
             ))),
             n => Ok(n.map(|n| n as usize)),
         }
@@ -142,7 +153,7 @@ impl Hyperparameters {
         let n_embd = keys.positive("embedding_length")?;
         let n_head = keys.positive("attention.head_count")?;
         let kv_heads = keys.count("attention.head_count_kv")?.unwrap_or(n_head);
-        if kv_heads == 0 || n_head % kv_heads != 0 {
+        if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
             return Err(Error::invalid(format!(
                 "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
             )));
@@ -154,9 +165,15 @@ impl Hyperparameters {
         if keys.count("attention.value_length")?.unwrap_or(head_dim) != head_dim {
             return Err(Error::unsupported("heads with keys and values of different lengths"));
         }
-        if head_dim == 0 || head_dim % 4 != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(4) {
             return Err(Error::unsupported(format!(
                 "heads of {head_dim} numbers; they must be a multiple of 4"
+            )));
+        }
+        if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
+            return Err(Error::invalid(format!(
+                "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
+                 is damaged"
             )));
         }
         let n_expert = keys.count("expert_count")?.unwrap_or(0);

@@ -10,6 +10,9 @@ use crate::quant::{Format, Matrix, dequantize_row};
 use crate::rope::Rope;
 use crate::weights::{Source, Weights, Window};
 
+/// The most entries of a vocabulary.
+const N_VOCAB_MAX: u64 = 1 << 21;
+
 /// What a model is.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
@@ -81,7 +84,7 @@ pub(crate) struct Mixture {
 /// What a layer does after attention.
 pub(crate) enum Ffn {
     Dense(FeedForward),
-    Mixture(Mixture),
+    Mixture(Box<Mixture>),
 }
 
 pub(crate) struct Layer {
@@ -96,6 +99,16 @@ pub(crate) struct Layer {
     pub k_norm: Option<Vec<f32>>,
     pub ffn_norm: Vec<f32>,
     pub ffn: Ffn,
+}
+
+impl Layer {
+    /// Bytes of one expert, if the layer has any.
+    fn expert_bytes(&self) -> Option<u64> {
+        match &self.ffn {
+            Ffn::Dense(_) => None,
+            Ffn::Mixture(m) => Some(m.experts.iter().map(|t| t.bytes() as u64).sum()),
+        }
+    }
 }
 
 /// A model whose weights are open. Sessions share it.
@@ -136,6 +149,12 @@ impl Model {
         };
 
         let n_vocab = match gguf.header.tensors.get("token_embd.weight") {
+            Some(t) if t.dims[1] > N_VOCAB_MAX => {
+                return Err(Error::invalid(format!(
+                    "a vocabulary of {}, more than {N_VOCAB_MAX}; the file is damaged",
+                    t.dims[1]
+                )));
+            }
             Some(t) => t.dims[1] as usize,
             None => return Err(missing("token_embd.weight")),
         };
@@ -146,7 +165,10 @@ impl Model {
         };
         let output_norm = loader.vector("output_norm.weight", h.n_embd)?;
         let factors = match loader.tensors.get("rope_freqs.weight") {
-            Some(t) => Some(loader.vector("rope_freqs.weight", t.dims[0] as usize)?),
+            Some(t) => {
+                let n = t.dims[0].min(h.head_dim as u64) as usize;
+                Some(loader.vector("rope_freqs.weight", n)?)
+            }
             None => None,
         };
         let rope = Rope::new(&h, &keys, factors.as_deref())?;
@@ -161,14 +183,28 @@ impl Model {
                 metadata.str("general.architecture")?.unwrap_or_default()
             )));
         }
-        let windows = ExpertWindows::new(window_bytes_max - loader.window_bytes);
+        let left = window_bytes_max - loader.window_bytes;
+        let expert_bytes = layers.iter().filter_map(Layer::expert_bytes).max().unwrap_or(0);
+        if expert_bytes > left {
+            return Err(Error::new(
+                ErrorKind::OutOfMemory,
+                format!(
+                    "an expert takes {expert_bytes} bytes, more than the {left} that can be \
+                     addressed besides the weights that every token needs; choose a smaller \
+                     quantisation"
+                ),
+            ));
+        }
+        let windows = ExpertWindows::new(left);
+        let tensors = loader.tensors.values();
+        let kv_numbers = 2 * h.n_layer as u64 * h.kv_heads as u64 * h.head_dim as u64;
         let info = ModelInfo {
             architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
             name: metadata.str("general.name")?.map(str::to_owned),
             quantization: quantization(&gguf.header.tensors),
-            n_params: loader.tensors.values().map(TensorInfo::n_elements).sum(),
-            weight_bytes: loader.tensors.values().map(|t| t.size).sum(),
-            kv_bytes_per_token: 2 * (h.n_layer * h.kv_heads * h.head_dim * size_of::<f32>()) as u64,
+            n_params: tensors.clone().map(TensorInfo::n_elements).fold(0, u64::saturating_add),
+            weight_bytes: tensors.map(|t| t.size).fold(0, u64::saturating_add),
+            kv_bytes_per_token: kv_numbers * size_of::<f32>() as u64,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
             n_vocab: n_vocab as u32,
@@ -241,6 +277,19 @@ impl<'a> Loader<'a> {
         Ok((tensor, format))
     }
 
+    /// The size of a matrix, if one window can have it.
+    fn addressable(&self, tensor: &TensorInfo, bytes: u64) -> Result<usize> {
+        let max = self.window_bytes_max.min(isize::MAX as u64);
+        usize::try_from(bytes).ok().filter(|_| bytes <= max).ok_or_else(|| {
+            let message = format!(
+                "tensor {} has a matrix of {bytes} bytes, more than the {max} that can be \
+                 addressed; choose a smaller quantisation",
+                tensor.name
+            );
+            Error::new(ErrorKind::OutOfMemory, message)
+        })
+    }
+
     /// A matrix, with its bias if there is one.
     fn linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Linear> {
         let (tensor, format) = self.tensor(&format!("{name}.weight"), &[cols, rows])?;
@@ -255,7 +304,8 @@ impl<'a> Loader<'a> {
                 ),
             ));
         }
-        let window = self.sources[tensor.file].window(tensor.offset, tensor.size as usize)?;
+        let bytes = self.addressable(tensor, tensor.size)?;
+        let window = self.sources[tensor.file].window(tensor.offset, bytes)?;
         let bias = format!("{name}.bias");
         let bias = if self.has(&bias) { Some(self.vector(&bias, rows)?) } else { None };
         Ok(Linear { format, rows, cols, window, bias })
@@ -264,7 +314,8 @@ impl<'a> Loader<'a> {
     /// A vector, as floats.
     fn vector(&mut self, name: &str, n: usize) -> Result<Vec<f32>> {
         let (tensor, format) = self.tensor(name, &[n])?;
-        let window = self.sources[tensor.file].window(tensor.offset, tensor.size as usize)?;
+        let bytes = self.addressable(tensor, tensor.size)?;
+        let window = self.sources[tensor.file].window(tensor.offset, bytes)?;
         let mut out = vec![0.0; n];
         dequantize_row(format, window.bytes(), &mut out);
         if out.iter().any(|x| !x.is_finite()) {
@@ -304,6 +355,7 @@ impl<'a> Loader<'a> {
                         tensor.name
                     )));
                 }
+                self.addressable(tensor, tensor.size)?;
                 places.push((tensor.file, tensor.offset));
             }
             let format = format.ok_or_else(|| missing(stem))?;
@@ -311,6 +363,7 @@ impl<'a> Loader<'a> {
         }
         let (tensor, format) = self.tensor(&format!("{stem}_exps.weight"), &[cols, rows, n])?;
         let bytes = tensor.size / n as u64;
+        self.addressable(tensor, bytes)?;
         let places = (0..n as u64).map(|i| (tensor.file, tensor.offset + i * bytes)).collect();
         Ok(ExpertTensor { format, rows, cols, places })
     }
@@ -327,7 +380,7 @@ impl<'a> Loader<'a> {
                     self.vector(&format!("{name}.ffn_gate_inp_shexp.weight"), h.n_embd)?,
                 )),
             };
-            Ffn::Mixture(Mixture {
+            Ffn::Mixture(Box::new(Mixture {
                 router: self.linear(&format!("{name}.ffn_gate_inp"), n, h.n_embd)?,
                 experts: [
                     self.experts(&format!("{name}.ffn_gate"), n, inner, h.n_embd)?,
@@ -335,7 +388,7 @@ impl<'a> Loader<'a> {
                     self.experts(&format!("{name}.ffn_down"), n, h.n_embd, inner)?,
                 ],
                 shared,
-            })
+            }))
         } else {
             Ffn::Dense(self.feed_forward(&name, "", h.n_embd, h.n_ff)?)
         };

@@ -65,7 +65,7 @@ pub(crate) fn softmax(x: &mut [f32]) {
 /// follow one another in `rows`.
 pub(crate) fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
     let n = x.len();
-    assert!(n % 4 == 0 && rows.len() == n * out.len());
+    assert!(n.is_multiple_of(4) && rows.len() == n * out.len());
     let (xs, _) = x.as_chunks::<4>();
     let mut row_groups = rows.chunks_exact(4 * n);
     let mut out_groups = out.chunks_exact_mut(4);
@@ -95,7 +95,7 @@ pub(crate) fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
 /// Adds the vectors in `rows`, each times its weight, to `out`.
 pub(crate) fn weighted_sum(weights: &[f32], rows: &[f32], out: &mut [f32]) {
     let n = out.len();
-    assert!(n % 4 == 0 && rows.len() == n * weights.len());
+    assert!(n.is_multiple_of(4) && rows.len() == n * weights.len());
     let mut column = 0;
     while column < n {
         let width = if column + 16 <= n { 16 } else { 4 };

@@ -25,7 +25,7 @@ impl Rope {
     /// frequencies, as the tensor `rope_freqs.weight` of Llama 3 does.
     pub fn new(h: &Hyperparameters, keys: &Keys<'_>, factors: Option<&[f32]>) -> Result<Self> {
         let dims = keys.u32("rope.dimension_count")?.unwrap_or(h.head_dim as u32) as usize;
-        if dims % 2 != 0 || dims > h.head_dim {
+        if !dims.is_multiple_of(2) || dims > h.head_dim {
             return Err(Error::invalid(format!(
                 "`{}` is {dims} for heads of {}; the file is damaged",
                 keys.key("rope.dimension_count"),
@@ -36,7 +36,7 @@ impl Rope {
         if base <= 1.0 {
             return Err(Error::invalid(format!("a RoPE base of {base}; the file is damaged")));
         }
-        if factors.is_some_and(|f| f.len() != dims / 2 || f.iter().any(|&f| !(f > 0.0))) {
+        if factors.is_some_and(|f| f.len() != dims / 2 || f.iter().any(|&f| f <= 0.0)) {
             return Err(Error::invalid("tensor rope_freqs.weight does not fit; it is damaged"));
         }
         let frequency = |i: usize| {
@@ -78,11 +78,13 @@ impl Rope {
                 )));
             }
         };
-        Ok(Self {
-            frequencies: (0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect(),
-            magnitude: magnitude as f32,
-            interleaved: h.architecture.rope_interleaved(),
-        })
+        let frequencies: Vec<f32> =
+            (0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect();
+        let magnitude = magnitude as f32;
+        if !magnitude.is_finite() || frequencies.iter().any(|f| !f.is_finite()) {
+            return Err(Error::invalid("the RoPE scaling overflows; the file is damaged"));
+        }
+        Ok(Self { frequencies, magnitude, interleaved: h.architecture.rope_interleaved() })
     }
 
     /// The angles of a position; all heads of all layers share them.

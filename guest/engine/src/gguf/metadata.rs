@@ -36,13 +36,16 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// An empty list with room for `n` texts.
-    pub(crate) fn with_capacity(n: usize) -> Self {
-        Self { text: String::new(), ends: Vec::with_capacity(n) }
+    /// An empty list with room for `n` texts; `None` if there is no memory.
+    pub(crate) fn with_capacity(n: usize) -> Option<Self> {
+        let mut ends = Vec::new();
+        ends.try_reserve_exact(n).ok()?;
+        Some(Self { text: String::new(), ends })
     }
 
-    /// Appends a text; `None` if all texts together grow past 4 GiB.
+    /// Appends a text; `None` if there is no memory for it.
     pub(crate) fn push(&mut self, text: &str) -> Option<()> {
+        self.text.try_reserve(text.len()).ok()?;
         self.text.push_str(text);
         self.ends.push(u32::try_from(self.text.len()).ok()?);
         Some(())

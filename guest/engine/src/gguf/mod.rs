@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::weights::{Source, Weights};
-use reader::Reader;
+use reader::{Reader, no_memory};
 
 /// The most key-value pairs in a header.
 pub const N_PAIRS_MAX: u64 = 1 << 16;
@@ -185,14 +185,18 @@ fn read_header(r: &mut Reader<'_>, file: usize) -> Result<File> {
     }
     let end = r.position();
     let data = end.next_multiple_of(alignment);
-    let mut by_name = BTreeMap::new();
-    for mut tensor in tensors {
+    for tensor in &mut tensors {
+        if !tensor.offset.is_multiple_of(alignment) {
+            return Err(Error::invalid(format!(
+                "tensor {} lies at {}, not at a multiple of {alignment}; the file is damaged: \
+                 download it again",
+                tensor.name, tensor.offset
+            )));
+        }
         let place =
             data.checked_add(tensor.offset).and_then(|o| Some((o, o.checked_add(tensor.size)?)));
         match place {
-            Some((offset, past)) if past <= r.size() && tensor.offset % alignment == 0 => {
-                tensor.offset = offset;
-            }
+            Some((offset, past)) if past <= r.size() => tensor.offset = offset,
             _ => {
                 return Err(Error::invalid(format!(
                     "tensor {} ({} bytes at {}) reaches past the end of the file ({} bytes); the \
@@ -204,6 +208,17 @@ fn read_header(r: &mut Reader<'_>, file: usize) -> Result<File> {
                 )));
             }
         }
+    }
+    // A few bytes that many tensors share could ask for any amount of memory.
+    tensors.sort_by_key(|t| t.offset);
+    if let Some([a, b]) = tensors.array_windows().find(|[a, b]| a.offset + a.size > b.offset) {
+        return Err(Error::invalid(format!(
+            "tensors {} and {} overlap; the file is damaged: download it again",
+            a.name, b.name
+        )));
+    }
+    let mut by_name = BTreeMap::new();
+    for tensor in tensors {
         if let Some(twice) = by_name.insert(tensor.name.clone(), tensor) {
             return Err(Error::invalid(format!("tensor {} is there twice", twice.name)));
         }
@@ -236,7 +251,7 @@ fn read_tensor(r: &mut Reader<'_>, file: usize) -> Result<TensorInfo> {
     };
     let n = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|&n| n > 0);
     let size = n.and_then(|n| (n / ty.block_len()).checked_mul(ty.block_bytes()));
-    let Some(size) = size.filter(|_| dims[0] % ty.block_len() == 0) else {
+    let Some(size) = size.filter(|_| dims[0].is_multiple_of(ty.block_len())) else {
         return Err(Error::invalid(format!(
             "tensor {name} of type {ty} cannot have shape {dims:?}"
         )));
@@ -288,11 +303,9 @@ fn read_array(r: &mut Reader<'_>, key: &str) -> Result<Value> {
         12 => Value::Floats(r.elements(n, |b| f64::from_le_bytes(b) as f32)?),
         7 => Value::Bools(r.elements(n, |[b]| b != 0)?),
         8 => {
-            let mut strings = Strings::with_capacity(n);
+            let mut strings = Strings::with_capacity(n).ok_or_else(no_memory)?;
             for _ in 0..n {
-                r.string_with(|s| strings.push(s))?.ok_or_else(|| {
-                    Error::invalid(format!("metadata `{key}` holds more than 4 GiB of text"))
-                })?;
+                r.string_with(|s| strings.push(s))?.ok_or_else(no_memory)?;
             }
             Value::Strings(strings)
         }

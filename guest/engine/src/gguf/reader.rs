@@ -1,6 +1,6 @@
 //! A buffered little-endian reader over a source.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::weights::Source;
 
 /// Bytes asked for at a time: a header of a few megabytes should take few
@@ -8,6 +8,9 @@ use crate::weights::Source;
 const CHUNK: usize = 64 * 1024;
 /// The longest single text.
 const STRING_BYTES_MAX: u64 = 16 << 20;
+/// The longest header: several times the largest vocabularies known. So a
+/// damaged count in a file of many gigabytes cannot ask for as much memory.
+const HEADER_BYTES_MAX: u64 = 128 << 20;
 
 /// Reads the source from its start, never past its end.
 pub(super) struct Reader<'a> {
@@ -32,8 +35,9 @@ impl<'a> Reader<'a> {
         self.start + self.at as u64
     }
 
+    /// Bytes of the header that can follow.
     fn left(&self) -> u64 {
-        self.size() - self.position()
+        self.size().min(HEADER_BYTES_MAX) - self.position()
     }
 
     /// Checks that `n` elements of at least `width` bytes can follow.
@@ -41,8 +45,8 @@ impl<'a> Reader<'a> {
         match n.checked_mul(width as u64) {
             Some(bytes) if bytes <= self.left() => usize::try_from(n).map_err(|_| too_short()),
             _ => Err(Error::invalid(format!(
-                "`{what}` claims {n} entries, more than the file can hold; it is truncated or \
-                 damaged: download it again"
+                "`{what}` claims {n} entries, more than the header can hold; the file is truncated \
+                 or damaged: download it again"
             ))),
         }
     }
@@ -101,7 +105,8 @@ impl<'a> Reader<'a> {
         n: usize,
         convert: impl Fn([u8; N]) -> T,
     ) -> Result<Vec<T>> {
-        let mut out = Vec::with_capacity(n);
+        let mut out = Vec::new();
+        out.try_reserve_exact(n).map_err(|_| no_memory())?;
         for _ in 0..n {
             out.push(convert(self.bytes()?));
         }
@@ -110,5 +115,55 @@ impl<'a> Reader<'a> {
 }
 
 fn too_short() -> Error {
-    Error::invalid("the header ends too early; the file is truncated: download it again")
+    Error::invalid(format!(
+        "the header ends too early, or takes more than {HEADER_BYTES_MAX} bytes; the file is \
+         truncated or damaged: download it again"
+    ))
+}
+
+/// The error if a header does not fit into memory.
+pub(super) fn no_memory() -> Error {
+    Error::new(
+        ErrorKind::OutOfMemory,
+        "no memory for the file's metadata; raise the memory limit, if the file is not damaged",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Window;
+
+    /// A sparse file of a petabyte.
+    struct Zeros;
+
+    impl Source for Zeros {
+        fn size(&self) -> u64 {
+            1 << 50
+        }
+
+        fn read(&self, _offset: u64, out: &mut [u8]) -> Result<()> {
+            out.fill(0);
+            Ok(())
+        }
+
+        fn window(&self, _offset: u64, _length: usize) -> Result<Box<dyn Window>> {
+            Err(Error::unsupported("no windows"))
+        }
+
+        fn prefetch(&self, _offset: u64, _length: u64) {}
+    }
+
+    #[test]
+    fn a_large_file_does_not_excuse_a_large_header() {
+        let mut reader = Reader::new(&Zeros);
+        assert_eq!(reader.check_count(HEADER_BYTES_MAX, 1, "x").unwrap(), 128 << 20);
+        assert!(reader.check_count(HEADER_BYTES_MAX / 8 + 1, 8, "x").is_err());
+        assert!(reader.check_count(u64::MAX, 8, "x").is_err());
+        while reader.position() < HEADER_BYTES_MAX {
+            reader.bytes::<4096>().unwrap();
+        }
+        assert_eq!(reader.bytes::<1>().unwrap_err().kind(), ErrorKind::InvalidModel);
+        assert!(reader.check_count(1, 1, "x").is_err());
+    }
 }

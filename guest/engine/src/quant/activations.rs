@@ -43,12 +43,12 @@ impl Activations {
     /// are not whole blocks are kept as they are only: no quantised matrix
     /// has such rows.
     pub fn set(&mut self, x: &[f32], cols: usize) {
-        assert!(cols > 0 && x.len() % cols == 0);
+        assert!(cols > 0 && x.len().is_multiple_of(cols));
         self.cols = cols;
         self.n_tokens = x.len() / cols;
         self.x.clear();
         self.x.extend_from_slice(x);
-        let n = if cols % BLOCK == 0 { x.len() } else { 0 };
+        let n = if cols.is_multiple_of(BLOCK) { x.len() } else { 0 };
         self.q8.resize(n, 0);
         self.q16.resize(n, 0);
         self.d.resize(n / BLOCK, 0.0);
@@ -64,10 +64,22 @@ impl Activations {
             // SAFETY: `x` holds 32 f32, so 16 bytes are there from 16 * i.
             unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
         });
-        let max = v.iter().fold(V::splat_f32(0.0), |m, v| m.max_f32(v.abs_f32())).to_f32();
+        let zero = V::splat_f32(0.0);
+        if v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
+            // Infinities and NaNs have no integers; the result shall be NaN.
+            self.q8[b * BLOCK..][..BLOCK].fill(0);
+            self.q16[b * BLOCK..][..BLOCK].fill(0);
+            self.d[b] = f32::NAN;
+            self.sum16[2 * b..][..2].fill(f32::NAN);
+            self.sum32[b] = f32::NAN;
+            return;
+        }
+        let max = v.iter().fold(zero, |m, v| m.max_f32(v.abs_f32())).to_f32();
         let max = max[0].max(max[1]).max(max[2].max(max[3]));
         let d = max / 127.0;
-        let inverse = V::splat_f32(if max > 0.0 { 127.0 / max } else { 0.0 });
+        // Numbers too small for their inverse are taken for zeros.
+        let inverse = Some(127.0 / max).filter(|x| x.is_finite());
+        let inverse = V::splat_f32(inverse.unwrap_or(0.0));
         let mut sums = [0i32; 2];
         for (i, v) in v.iter().enumerate() {
             for (j, q) in
@@ -91,7 +103,7 @@ impl Activations {
 
     /// Whether the vectors could be quantised.
     pub(super) fn is_quantized(&self) -> bool {
-        self.cols % BLOCK == 0
+        self.cols.is_multiple_of(BLOCK)
     }
 
     /// The vector of a token.
@@ -106,6 +118,34 @@ impl Activations {
             d: self.d[q / BLOCK..].as_ptr(),
             sum16: self.sum16[q / 16..].as_ptr(),
             sum32: self.sum32[q / BLOCK..].as_ptr(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_without_integers() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 13, 31] {
+                let mut x = vec![1.0; 2 * BLOCK];
+                x[at] = bad;
+                let mut activations = Activations::default();
+                activations.set(&[7.0; 2 * BLOCK], 2 * BLOCK);
+                activations.set(&x, 2 * BLOCK);
+                assert!(activations.q8[..BLOCK].iter().all(|&q| q == 0));
+                assert!(activations.d[0].is_nan() && activations.sum32[0].is_nan());
+                assert!(activations.sum16[..2].iter().all(|s| s.is_nan()));
+                assert_eq!(activations.q8[BLOCK..], [127; BLOCK]);
+            }
+        }
+        for tiny in [1e-45, 1e-38, -3e-37] {
+            let mut activations = Activations::default();
+            activations.set(&[tiny; BLOCK], BLOCK);
+            assert_eq!(activations.q16, [0; BLOCK], "{tiny}");
+            assert_eq!(activations.sum32, [0.0], "{tiny}");
         }
     }
 }

@@ -133,9 +133,9 @@ impl Kernel for SubBlocks16 {
                         let scales: [V; 2] = std::array::from_fn(|i| {
                             V::from_i8x4(u32_at(packed.add(4 * i))).to_f32x4()
                         });
-                        for i in 0..2 {
+                        for (i, scales) in scales.into_iter().enumerate() {
                             let sums = V::load(sum16.add(4 * i).cast());
-                            shift = shift.madd_f32(scales[i], sums);
+                            shift = shift.madd_f32(scales, sums);
                         }
                         let dx = V::load(d.cast());
                         let mut sub_block = |i: usize, q: V| {

@@ -78,6 +78,10 @@ const FIM_NAMES: &[&str] = &[
 /// be told from the thoughts before it.
 const VISIBLE_NAMES: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
+/// The most bytes in the names of special tokens together: the automaton that
+/// finds them takes dozens of times as much.
+const NAME_BYTES_MAX: usize = 1 << 21;
+
 /// The special tokens of a vocabulary.
 pub(super) struct Special {
     pub bos: Option<u32>,
@@ -107,6 +111,13 @@ impl Finder {
         let tokens: Vec<u32> = (0..vocab.len() as u32)
             .filter(|&id| wanted(vocab.kind(id)) && !vocab.text(id).is_empty())
             .collect();
+        let bytes: usize = tokens.iter().map(|&id| vocab.text(id).len()).sum();
+        if bytes > NAME_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "the names of the special tokens take {bytes} bytes, more than {NAME_BYTES_MAX}; \
+                 the file is damaged"
+            )));
+        }
         let automaton = if tokens.is_empty() {
             None
         } else {
@@ -234,5 +245,27 @@ impl Special {
             fragments.push(Fragment::Text(&text[start..]));
         }
         fragments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Strings, Value};
+
+    #[test]
+    fn names_beyond_measure_are_refused() {
+        let names = |n: usize| {
+            let mut tokens = Strings::with_capacity(n).unwrap();
+            (0..n).for_each(|i| tokens.push(&format!("{i:0>16000}")).unwrap());
+            let mut metadata = Metadata::default();
+            metadata.insert("tokenizer.ggml.tokens".to_owned(), Value::Strings(tokens));
+            metadata.insert("tokenizer.ggml.token_type".to_owned(), Value::Ints(vec![4; n]));
+            let mut vocab = Vocab::from_metadata(&metadata).unwrap();
+            Special::from_metadata(&metadata, &mut vocab, [None; 3], false).map(|_| ())
+        };
+        names(2).unwrap();
+        let error = names(200).unwrap_err().to_string();
+        assert!(error.contains("special tokens take 3200000 bytes"), "{error}");
     }
 }

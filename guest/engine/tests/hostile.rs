@@ -1,0 +1,565 @@
+//! Damaged and hostile files: whatever their bytes, loading and running them
+//! ends in an error of one line, and takes memory in proportion to the file.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use moewe_engine::chat::Message;
+use moewe_engine::gguf::{Gguf, Value};
+use moewe_engine::language_model::LanguageModel;
+use moewe_engine::sampler::Sampling;
+use moewe_engine::weights::{Source, Weights, Window};
+use moewe_engine::{Error, ErrorKind, Result};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+const MODELS: [&str; 4] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe"];
+/// Mutations of each model.
+const N_MUTATIONS: u64 = 250;
+/// The largest single allocation that a file of 2 to 4 MiB may cause.
+const ALLOCATION_BYTES_MAX: usize = 64 << 20;
+
+/// The system's allocator, which remembers the largest request.
+struct Watched;
+
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+// SAFETY: all requests go to the system's allocator as they are.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.realloc(old, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+/// A file in memory.
+#[derive(Clone)]
+struct File(Rc<[u8]>);
+
+struct Slice(Rc<[u8]>, Range<usize>);
+
+impl Window for Slice {
+    fn bytes(&self) -> &[u8] {
+        &self.0[self.1.clone()]
+    }
+}
+
+impl File {
+    fn range(&self, offset: u64, length: usize) -> Result<Range<usize>> {
+        let end = offset.checked_add(length as u64).filter(|&end| end <= self.size());
+        let end = end.ok_or_else(|| Error::new(ErrorKind::Weights, "past the end"))?;
+        Ok(offset as usize..end as usize)
+    }
+}
+
+impl Weights for File {
+    fn open(&self, name: &str) -> Result<Box<dyn Source>> {
+        match name {
+            "model.gguf" => Ok(Box::new(self.clone())),
+            _ => Err(Error::new(ErrorKind::Weights, "there is one file only")),
+        }
+    }
+}
+
+impl Source for File {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        out.copy_from_slice(&self.0[self.range(offset, out.len())?]);
+        Ok(())
+    }
+
+    fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
+        Ok(Box::new(Slice(self.0.clone(), self.range(offset, length)?)))
+    }
+
+    fn prefetch(&self, _offset: u64, _length: u64) {}
+}
+
+/// A tensor as a header describes it.
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    dims: Vec<u64>,
+    ty: u32,
+    offset: u64,
+}
+
+/// A header taken apart, and the tensors' bytes.
+#[derive(Clone)]
+struct Parts {
+    pairs: Vec<(String, Value)>,
+    tensors: Vec<Tensor>,
+    data: Rc<[u8]>,
+}
+
+impl Parts {
+    fn of(file: &[u8]) -> Self {
+        let gguf = Gguf::open(&File(file.into()), "model.gguf").unwrap();
+        let data = gguf.header.header_bytes[0].next_multiple_of(32);
+        let tensors = gguf.header.tensors.values().map(|t| Tensor {
+            name: t.name.clone(),
+            dims: t.dims.to_vec(),
+            ty: t.ty.id(),
+            offset: t.offset - data,
+        });
+        Self {
+            pairs: gguf.header.metadata.iter().map(|(k, v)| (k.to_owned(), v.clone())).collect(),
+            tensors: tensors.collect(),
+            data: file[data as usize..].into(),
+        }
+    }
+
+    /// The header.
+    fn header(&self) -> Vec<u8> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.pairs.len() as u64).to_le_bytes());
+        for (key, value) in &self.pairs {
+            text(&mut out, key);
+            write_value(&mut out, value);
+        }
+        for tensor in &self.tensors {
+            text(&mut out, &tensor.name);
+            out.extend((tensor.dims.len() as u32).to_le_bytes());
+            tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+            out.extend(tensor.ty.to_le_bytes());
+            out.extend(tensor.offset.to_le_bytes());
+        }
+        out.resize(out.len().next_multiple_of(32), 0);
+        out
+    }
+
+    fn file(&self) -> Vec<u8> {
+        let mut out = self.header();
+        out.extend_from_slice(&self.data);
+        out
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        self.pairs.retain(|(k, _)| k != key);
+        self.pairs.push((key.to_owned(), value));
+    }
+
+    fn tensor(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|t| t.name == name).unwrap()
+    }
+}
+
+fn text(out: &mut Vec<u8>, s: &str) {
+    out.extend((s.len() as u64).to_le_bytes());
+    out.extend(s.as_bytes());
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) {
+    fn id(out: &mut Vec<u8>, id: u32) {
+        out.extend(id.to_le_bytes());
+    }
+    fn array(out: &mut Vec<u8>, element: u32, n: usize) {
+        id(out, 9);
+        id(out, element);
+        out.extend((n as u64).to_le_bytes());
+    }
+    match value {
+        Value::Uint(n) => (id(out, 10), out.extend(n.to_le_bytes())).1,
+        Value::Int(n) => (id(out, 11), out.extend(n.to_le_bytes())).1,
+        Value::Float(x) => (id(out, 12), out.extend(x.to_le_bytes())).1,
+        Value::Bool(b) => (id(out, 7), out.push(u8::from(*b))).1,
+        Value::String(s) => (id(out, 8), text(out, s)).1,
+        Value::Ints(a) => {
+            array(out, 11, a.len());
+            a.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        }
+        Value::Floats(a) => {
+            array(out, 6, a.len());
+            a.iter().for_each(|x| out.extend(x.to_le_bytes()));
+        }
+        Value::Bools(a) => {
+            array(out, 7, a.len());
+            out.extend(a.iter().map(|&b| u8::from(b)));
+        }
+        Value::Strings(s) => {
+            array(out, 8, s.len());
+            s.iter().for_each(|s| text(out, s));
+        }
+    }
+}
+
+/// What a file with these bytes comes to; a panic is passed on.
+fn outcome(file: Vec<u8>) -> Result<()> {
+    let model = LanguageModel::load(&File(file.into()), "model.gguf", 1 << 30)?;
+    let sampling = Sampling {
+        temperature: 0.8,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        repeat_penalty: 1.1,
+        repeat_last_n: 64,
+        seed: 1,
+    };
+    let mut session = model.start(None, sampling)?;
+    let mut tokens = vec![1];
+    if let Ok(tokenizer) = model.tokenizer() {
+        let ids = tokenizer.encode("Once upon a time <s> \u{e9}\n", true, true)?;
+        tokenizer.decode(&ids, true)?;
+        tokens.extend(ids.iter().take(2));
+    }
+    let message = Message { role: "user".to_owned(), content: "Hi!".to_owned() };
+    // Without a template this is an error, and one that is expected.
+    let _ = model.apply_chat_template(&[message], true);
+    session.feed(&tokens)?;
+    for _ in 0..3 {
+        session.next()?;
+    }
+    Ok(())
+}
+
+/// The outcome, after checks that it is a decent one.
+fn run(what: &str, file: Vec<u8>) -> Result<()> {
+    LARGEST.store(0, Ordering::Relaxed);
+    let outcome = catch_unwind(AssertUnwindSafe(|| outcome(file)));
+    let outcome = outcome.unwrap_or_else(|_| panic!("{what}: panicked"));
+    let largest = LARGEST.load(Ordering::Relaxed);
+    assert!(largest <= ALLOCATION_BYTES_MAX, "{what}: {largest} bytes allocated at once");
+    if let Err(e) = &outcome {
+        let message = e.to_string();
+        assert!((1..1100).contains(&message.chars().count()), "{what}: {message}");
+        assert!(!message.contains(char::is_control), "{what}: {message:?}");
+    }
+    outcome
+}
+
+struct Random(Xoshiro256PlusPlus);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        (self.0.next_u64() % n as u64) as usize
+    }
+
+    fn one<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// A number that programs stumble over.
+    fn number(&mut self) -> u64 {
+        match self.below(4) {
+            0 => self.0.next_u64() >> self.below(64),
+            1 => (1u64 << self.below(64)).wrapping_sub(self.below(2) as u64),
+            2 => self.below(600) as u64,
+            _ => self.one(&[0, 1, 2, 3, 4, 8, 31, 32, 33, 64, 256, 512, u64::MAX, 1 << 31]),
+        }
+    }
+
+    fn float(&mut self) -> f64 {
+        let f32s = [1e-45, 3e38, 1e30, -1e30, 1e-30, 0.5, 1.0, 1.000_001, -1.0, 0.0, -0.0];
+        match self.below(4) {
+            0 => self.one(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 1e-300]),
+            1 => f64::from_bits(self.0.next_u64()),
+            _ => self.one(&f32s),
+        }
+    }
+
+    fn value(&mut self) -> Value {
+        match self.below(9) {
+            0 => Value::Bool(self.below(2) == 0),
+            1 => Value::String(self.one(&["", "none", "yarn", "\u{1b}[2J\n", "gpt2"]).to_owned()),
+            2 => Value::Ints((0..self.below(5)).map(|_| self.number() as i64).collect()),
+            3 => Value::Floats((0..self.below(5)).map(|_| self.float() as f32).collect()),
+            4 => Value::Float(self.float()),
+            5 => Value::Int(self.number() as i64),
+            _ => Value::Uint(self.number()),
+        }
+    }
+
+    /// Another value of about the same kind.
+    fn like(&mut self, value: &Value) -> Value {
+        match value {
+            Value::Uint(_) | Value::Int(_) => Value::Uint(self.number()),
+            Value::Float(_) => Value::Float(self.float()),
+            Value::Bool(b) => Value::Bool(!b),
+            Value::Ints(a) if !a.is_empty() => {
+                let mut a = a.clone();
+                let at = self.below(a.len());
+                match self.below(3) {
+                    0 => a.truncate(at),
+                    1 => a.iter_mut().for_each(|n| *n = at as i64 % 8),
+                    _ => a[at] = self.number() as i64,
+                }
+                Value::Ints(a)
+            }
+            Value::Floats(a) if !a.is_empty() => {
+                let mut a = a.clone();
+                let at = self.below(a.len());
+                a[at] = self.float() as f32;
+                Value::Floats(a)
+            }
+            Value::String(s) => {
+                let at = s.char_indices().nth(self.below(s.len() + 1)).map_or(0, |(i, _)| i);
+                Value::String(s[..at].to_owned())
+            }
+            _ => self.value(),
+        }
+    }
+
+    /// A file with a few faults.
+    fn mutate(&mut self, parts: &Parts) -> Vec<u8> {
+        let mut parts = parts.clone();
+        let structural = self.below(4);
+        for _ in 0..structural {
+            let pair = self.below(parts.pairs.len());
+            let tensor = self.below(parts.tensors.len());
+            match self.below(15) {
+                0 => drop(parts.pairs.remove(pair)),
+                1 => parts.pairs[pair].1 = self.value(),
+                2..=6 => parts.pairs[pair].1 = self.like(&parts.pairs[pair].1.clone()),
+                7 => {
+                    let from = self.below(parts.pairs.len());
+                    parts.pairs[pair].0 = parts.pairs[from].0.clone();
+                }
+                8 => {
+                    let architecture = parts.pairs.iter().find_map(|(k, v)| match v {
+                        Value::String(s) if k == "general.architecture" => Some(s.clone()),
+                        _ => None,
+                    });
+                    let key = self.one(&[
+                        "rope.dimension_count",
+                        "rope.freq_base",
+                        "rope.scaling.factor",
+                        "rope.scaling.attn_factor",
+                        "rope.scaling.type",
+                        "rope.scaling.original_context_length",
+                        "attention.key_length",
+                        "attention.head_count_kv",
+                        "expert_weights_scale",
+                        "expert_shared_feed_forward_length",
+                    ]);
+                    let key = format!("{}.{key}", architecture.unwrap_or_default());
+                    let value = self.value();
+                    parts.set(&key, value);
+                }
+                9 => {
+                    let n = parts.pairs.iter().find_map(|(k, v)| match v {
+                        Value::Strings(tokens) if k == "tokenizer.ggml.tokens" => {
+                            Some(tokens.len())
+                        }
+                        _ => None,
+                    });
+                    let scores = (0..n.unwrap_or(1)).map(|_| self.below(100) as f32).collect();
+                    let model = self.one(&["llama", "gemma4", "gpt2"]).to_owned();
+                    parts.set("tokenizer.ggml.scores", Value::Floats(scores));
+                    parts.set("tokenizer.ggml.model", Value::String(model));
+                }
+                10 => drop(parts.tensors.remove(tensor)),
+                11 => parts.tensors[tensor].ty = self.below(40) as u32,
+                12 => {
+                    let dim = self.below(4);
+                    parts.tensors[tensor].dims[dim] = self.number();
+                }
+                13 => parts.tensors[tensor].offset = self.number() & !31,
+                _ => {
+                    let from = self.below(parts.tensors.len());
+                    parts.tensors[tensor].name = parts.tensors[from].name.clone();
+                }
+            }
+            if parts.pairs.is_empty() || parts.tensors.is_empty() {
+                break;
+            }
+        }
+        let header = parts.header().len();
+        let mut file = parts.file();
+        match self.below(6) {
+            // Weights.
+            0 => {
+                for _ in 0..1 + self.below(20) {
+                    let at = header + self.below(file.len() - header);
+                    let end = file.len().min(at + 1 + self.below(300));
+                    let byte = self.one(&[0, 0x7f, 0xff, 0x80, 0x7b, 1]);
+                    file[at..end].fill(byte);
+                }
+            }
+            // The header, bytewise.
+            1 if structural == 0 => {
+                for _ in 0..1 + self.below(3) {
+                    let at = self.below(header);
+                    file[at] = self.0.next_u64() as u8;
+                }
+            }
+            2 if structural == 0 => {
+                let at = self.below(header - 8);
+                let number = self.number().to_le_bytes();
+                file[at..at + 8].copy_from_slice(&number);
+            }
+            3 => {
+                let past = if self.below(2) == 0 { header } else { file.len() };
+                file.truncate(self.below(past));
+            }
+            _ => {}
+        }
+        file
+    }
+}
+
+/// The models, unless they are absent.
+fn golden() -> Option<BTreeMap<&'static str, Vec<u8>>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+    if !path.is_dir() {
+        eprintln!("SKIPPED: the reference models are not there: {}", path.display());
+        return None;
+    }
+    let read = |name| std::fs::read(path.join(format!("{name}-q4_k_m.gguf"))).unwrap();
+    Some(MODELS.iter().map(|&name| (name, read(name))).collect())
+}
+
+#[test]
+fn every_mutation_is_survived() {
+    let Some(golden) = golden() else { return };
+    for (name, file) in golden {
+        let parts = Parts::of(&file);
+        run(name, parts.file()).unwrap_or_else(|e| panic!("{name}, taken apart: {e}"));
+        let mut sound = 0;
+        for seed in 0..N_MUTATIONS {
+            let mut random = Random(Xoshiro256PlusPlus::seed_from_u64(seed));
+            let file = random.mutate(&parts);
+            sound += u64::from(run(&format!("{name}, seed {seed}"), file).is_ok());
+        }
+        println!("{name}: {sound} of {N_MUTATIONS} mutations ran nevertheless");
+        assert!((1..N_MUTATIONS).contains(&sound), "{name}: the mutations reach nothing");
+    }
+}
+
+/// The error of the first model after a change; `None` if it is not there.
+fn error_after(change: impl FnOnce(&mut Parts)) -> Option<Error> {
+    let mut parts = Parts::of(&golden()?["mixtral"]);
+    change(&mut parts);
+    Some(run("changed", parts.file()).expect_err("the model is not sound"))
+}
+
+#[test]
+fn products_past_32_bits_are_refused() {
+    let error = error_after(|parts| {
+        parts.set("llama.attention.head_count", Value::Uint(1 << 16));
+        parts.set("llama.attention.head_count_kv", Value::Uint(1 << 16));
+        parts.set("llama.attention.key_length", Value::Uint(1 << 16));
+        parts.set("llama.attention.value_length", Value::Uint(1 << 16));
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("65536 heads of 65536 numbers"), "{error}");
+}
+
+#[test]
+fn too_many_layers_are_refused() {
+    let error = error_after(|parts| parts.set("llama.block_count", Value::Uint(1025)));
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("`llama.block_count` is 1025"), "{error}");
+}
+
+#[test]
+fn tensors_that_share_bytes_are_refused() {
+    let error = error_after(|parts| {
+        let offset = parts.tensor("blk.0.attn_norm.weight").offset;
+        parts.tensor("blk.0.ffn_norm.weight").offset = offset;
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("overlap"), "{error}");
+}
+
+#[test]
+fn tensors_off_the_alignment_are_refused() {
+    let error = error_after(|parts| parts.tensor("output.weight").offset += 1);
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("not at a multiple of 32"), "{error}");
+}
+
+#[test]
+fn a_vocabulary_beyond_measure_is_refused() {
+    let error = error_after(|parts| {
+        parts.tensors.retain(|t| t.name == "token_embd.weight");
+        parts.tensors[0].dims = vec![1, (1 << 21) + 1];
+        parts.tensors[0].ty = 1;
+        parts.tensors[0].offset = 0;
+        parts.data = vec![0; 5 << 20].into();
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("a vocabulary of 2097153"), "{error}");
+}
+
+#[test]
+fn scaling_that_overflows_is_refused() {
+    let error = error_after(|parts| {
+        parts.set("llama.rope.scaling.type", Value::String("linear".to_owned()));
+        parts.set("llama.rope.scaling.factor", Value::Float(1e-45));
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("RoPE scaling overflows"), "{error}");
+}
+
+#[test]
+fn names_cannot_write_to_the_terminal() {
+    let error = error_after(|parts| {
+        parts.tensor("output.weight").name = "\u{1b}[2J\noutput".to_owned();
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains(r"\u{1b}[2J\noutput"), "{error}");
+}
+
+#[test]
+fn activations_that_overflow_are_reported() {
+    // The norm's weights are finite; what they make of the hidden state is not.
+    let error = error_after(|parts| {
+        let offset = parts.tensor("blk.0.ffn_norm.weight").offset as usize;
+        let mut data = parts.data.to_vec();
+        data[offset..offset + 1024].as_chunks_mut::<4>().0.fill(3e38f32.to_le_bytes());
+        parts.data = data.into();
+    });
+    let Some(error) = error else { return };
+    assert!(error.to_string().contains("the weights are damaged"), "{error}");
+}
+
+#[test]
+fn little_room_for_weights_is_no_surprise() {
+    let Some(golden) = golden() else { return };
+    let file = File(golden["mixtral"].as_slice().into());
+    let mut messages = Vec::new();
+    for room in (0..30).map(|i| i * 100_000) {
+        match LanguageModel::load(&file, "model.gguf", room) {
+            Ok(_) => messages.push(String::new()),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::OutOfMemory, "{e}");
+                messages.push(e.to_string());
+            }
+        }
+    }
+    let starts = ["model.gguf: the weights that every token", "model.gguf: an expert takes", ""];
+    for start in starts {
+        assert!(messages.iter().any(|m| m.starts_with(start)), "{start}: {messages:?}");
+    }
+    assert_eq!(messages.last().unwrap(), "");
+}
