@@ -109,3 +109,70 @@ impl Angles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Metadata, Value};
+
+    /// The metadata of a model with one head of 128 numbers, and `pairs`.
+    fn rope(pairs: &[(&str, Value)]) -> Rope {
+        let mut metadata = Metadata::default();
+        let mut set = |key: &str, value| assert!(metadata.insert(key.to_owned(), value));
+        set("general.architecture", Value::String("qwen3".to_owned()));
+        let counts = [
+            ("embedding_length", 128),
+            ("attention.head_count", 1),
+            ("block_count", 1),
+            ("context_length", 131_072),
+        ];
+        for (key, n) in counts {
+            set(&format!("qwen3.{key}"), Value::Uint(n));
+        }
+        set("qwen3.attention.layer_norm_rms_epsilon", Value::Float(1e-6));
+        set("qwen3.rope.freq_base", Value::Float(1e6));
+        for (key, value) in pairs {
+            set(&format!("qwen3.rope.scaling.{key}"), value.clone());
+        }
+        let (h, keys) = Hyperparameters::from_metadata(&metadata).unwrap();
+        Rope::new(&h, &keys, None).unwrap()
+    }
+
+    #[track_caller]
+    fn check(rope: &Rope, want: &[(usize, f32)]) {
+        for &(i, want) in want {
+            let got = rope.frequencies[i];
+            assert!((got / want - 1.0).abs() < 1e-6, "frequency {i} is {got}, not {want}");
+        }
+    }
+
+    #[test]
+    fn linear_scaling_divides_all_frequencies() {
+        let scaled =
+            rope(&[("type", Value::String("linear".to_owned())), ("factor", Value::Float(4.0))]);
+        check(&rope(&[]), &[(0, 1.0), (10, 0.115_478_2), (63, 1.240_937_8e-6)]);
+        check(&scaled, &[(0, 0.25), (10, 0.028_869_55), (63, 3.102_344_4e-7)]);
+        assert_eq!(scaled.magnitude, 1.0);
+    }
+
+    /// Values of the formula in Hugging Face's `_compute_yarn_parameters`, for
+    /// the scaling that the Qwen models recommend.
+    #[test]
+    fn yarn_scales_slow_frequencies_only() {
+        let scaled = rope(&[
+            ("type", Value::String("yarn".to_owned())),
+            ("factor", Value::Float(4.0)),
+            ("original_context_length", Value::Uint(32_768)),
+        ]);
+        let want = [
+            (0, 1.0),
+            (23, 6.978_306e-3),
+            (30, 1.064_361e-3),
+            (35, 2.462_584e-4),
+            (40, 4.445_698_5e-5),
+            (63, 3.102_344_4e-7),
+        ];
+        check(&scaled, &want);
+        assert!((scaled.magnitude - 1.138_629_4).abs() < 1e-6);
+    }
+}
