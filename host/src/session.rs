@@ -247,9 +247,9 @@ impl Session {
             .call(|store, guest, _| guest.session().call_feed(store, session, tokens))??)
     }
 
-    /// Chooses the next token from the logits, adds it to the context, and
-    /// computes the logits behind it (decode). After a stop, [`feed`](Self::feed)
-    /// can go on.
+    /// Chooses the next token from the logits and adds it to the context
+    /// (decode). The token is computed when the logits behind it are wanted.
+    /// After a stop, [`feed`](Self::feed) can go on.
     ///
     /// # Errors
     ///
