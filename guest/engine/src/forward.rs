@@ -87,14 +87,7 @@ impl Pass<'_> {
             cache.store(index, self.position + i, k, v);
         }
         let mut mixed = vec![0.0; q.len()];
-        let mut scores = Vec::new();
-        for (i, (q, out)) in q.chunks_exact(width).zip(mixed.chunks_exact_mut(width)).enumerate() {
-            let heads = q.chunks_exact(h.head_dim).zip(out.chunks_exact_mut(h.head_dim));
-            for (head, (q, out)) in heads.enumerate() {
-                let kv_head = head / (h.n_head / h.kv_heads);
-                cache.attend(index, kv_head, self.position + i + 1, q, &mut scores, out);
-            }
-        }
+        cache.attend(index, self.position, self.all.len(), &q, &mut mixed);
         self.activations.set(&mixed, width);
         ops::add(&mut self.hidden, &linear(&layer.o, &self.activations, &self.all));
     }

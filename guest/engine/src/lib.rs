@@ -4,6 +4,7 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+mod attention;
 pub mod chat;
 pub mod context;
 pub mod error;
