@@ -120,49 +120,63 @@ impl KvCache {
             let start = i * CHUNK;
             let first = rows.partition_point(|row| row.n <= start);
             let rows = &mut rows[first..];
-            let Some(last) = rows.last() else { break };
-            let n_columns = last.n_in_chunk(start).next_multiple_of(PANEL);
-            scores[..rows.len() * CHUNK].fill(0.0);
-            for (column, panel) in
-                (0..n_columns).step_by(PANEL).zip(keys.chunks_exact(PANEL * head_dim))
-            {
-                for (i, rows) in rows.chunks(KERNEL).enumerate() {
-                    if rows.iter().any(|row| row.n_in_chunk(start) > column) {
-                        let score = |row: usize| (i * KERNEL + row) * CHUNK + column;
-                        let place = |row: usize| (rows[row].at, score(row));
-                        add_products(queries, panel, PANEL, 0..head_dim, rows.len(), place, scores);
-                    }
-                }
+            if rows.is_empty() {
+                break;
             }
+            scores[..rows.len() * CHUNK].fill(0.0);
+            add_scores(rows, start, queries, keys, scores);
             for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK)) {
                 let n = row.n_in_chunk(start);
                 let padded = n.next_multiple_of(4);
                 scores[n..padded].fill(f32::NEG_INFINITY);
                 row.weigh(&mut scores[..padded], scale, &mut out[row.at..][..head_dim]);
             }
-            for (column, panel) in (0..head_dim).step_by(PANEL).zip(values.chunks(CHUNK * PANEL)) {
-                let width = panel.len() / CHUNK;
-                for (i, rows) in rows.chunks(KERNEL).enumerate() {
-                    // All of these rows see the positions that the first sees.
-                    let weights = |row: usize| (i * KERNEL + row) * CHUNK;
-                    let place = |row: usize| (weights(row), rows[row].at + column);
-                    let common = rows[0].n_in_chunk(start);
-                    add_products(scores, panel, width, 0..common, rows.len(), place, out);
-                    for (i, row) in rows.iter().enumerate() {
-                        let rest = common..row.n_in_chunk(start);
-                        if !rest.is_empty() {
-                            let place = |_| {
-                                let (a, c) = place(i);
-                                (a + common, c)
-                            };
-                            add_products(scores, panel, width, rest, 1, place, out);
-                        }
-                    }
-                }
-            }
+            add_values(rows, start, scores, values, head_dim, out);
         }
         for row in rows {
             multiply_by(&mut out[row.at..][..head_dim], V::splat_f32(1.0 / row.sum));
+        }
+    }
+}
+
+/// Adds the products of the queries with the keys of the chunk that begins at
+/// `start` to `scores` (`[rows][CHUNK]`), as far as anyone sees them.
+fn add_scores(rows: &[Row], start: usize, queries: &[f32], keys: &[f32], scores: &mut [f32]) {
+    let panels = keys.chunks_exact(keys.len() / (CHUNK / PANEL));
+    for (column, panel) in (0..CHUNK).step_by(PANEL).zip(panels) {
+        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+            if rows.iter().any(|row| row.n_in_chunk(start) > column) {
+                let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
+                let depth = 0..panel.len() / PANEL;
+                add_products(queries, panel, PANEL, depth, rows.len(), place, scores);
+            }
+        }
+    }
+}
+
+/// Adds the values of the chunk that begins at `start`, each times its weight,
+/// to `out`.
+fn add_values(
+    rows: &[Row],
+    start: usize,
+    weights: &[f32],
+    values: &[f32],
+    head_dim: usize,
+    out: &mut [f32],
+) {
+    for (column, panel) in (0..head_dim).step_by(PANEL).zip(values.chunks(CHUNK * PANEL)) {
+        let width = panel.len() / CHUNK;
+        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+            // All of these rows see what the first of them sees, then each
+            // goes on alone.
+            let common = rows[0].n_in_chunk(start);
+            let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
+            add_products(weights, panel, width, 0..common, rows.len(), place, out);
+            for (i, row) in rows.iter().enumerate() {
+                let (from, to) = place(i);
+                let rest = common..row.n_in_chunk(start);
+                add_products(weights, panel, width, rest, 1, |_| (from + common, to), out);
+            }
         }
     }
 }
@@ -232,32 +246,170 @@ fn kernel<const N: usize, const W: usize>(
         fours.iter_mut().zip(sums).for_each(|(four, sum)| sum.store_f32(four));
     }
 }
+
 #[cfg(test)]
-mod timing {
+mod tests {
     use super::*;
-    #[test]
-    #[ignore]
-    fn timing() {
-        for (hd, kv, group) in [(64, 3, 3), (128, 1, 4), (128, 4, 1), (128,1,8)] {
-            let n = 4096;
-            let mut cache = KvCache::new(1, kv, hd);
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+    fn random(rng: &mut Xoshiro256PlusPlus, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (rng.next_u64() >> 40) as f32 / (1u64 << 22) as f32 - 2.0).collect()
+    }
+
+    struct Case {
+        kv_heads: usize,
+        group: usize,
+        head_dim: usize,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+        queries: Vec<f32>,
+        cache: KvCache,
+    }
+
+    impl Case {
+        /// A cache of `n` positions, and a query of each.
+        fn new(seed: u64, n: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let kv_width = kv_heads * head_dim;
+            let keys = random(&mut rng, n * kv_width);
+            let values = random(&mut rng, n * kv_width);
+            let queries = random(&mut rng, n * group * kv_width);
+            let mut cache = KvCache::new(2, kv_heads, head_dim);
             cache.reserve(n).unwrap();
-            let x: Vec<f32> = (0..kv * hd).map(|i| ((i * 7919) % 101) as f32 / 101.0 - 0.5).collect();
-            for p in 0..n { cache.store(0, p, &x, &x); }
-            for tokens in [1, 64, 512] {
-                let q: Vec<f32> = (0..tokens * kv * group * hd).map(|i| ((i * 7919) % 103) as f32 / 103.0 - 0.5).collect();
-                let mut out = q.clone();
-                let mut best = f64::MAX;
-                for pos in [448, 3584 ] {
-                for _ in 0..(if tokens==1 {100} else if tokens == 64 {10} else {3}) {
-                    let t = std::time::Instant::now();
-                    cache.attend(0, pos, tokens, &q, &mut out);
-                    best = best.min(t.elapsed().as_secs_f64());
+            for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
+                cache.store(1, i, k, v);
+            }
+            Self { kv_heads, group, head_dim, keys, values, queries, cache }
+        }
+
+        fn width(&self) -> usize {
+            self.kv_heads * self.group * self.head_dim
+        }
+
+        /// The attention of these positions, computed together.
+        fn attend(&self, positions: Range<usize>) -> Vec<f32> {
+            let width = self.width();
+            let queries = &self.queries[positions.start * width..positions.end * width];
+            let mut out = vec![f32::NAN; queries.len()];
+            self.cache.attend(1, positions.start, positions.len(), queries, &mut out);
+            out
+        }
+
+        /// The formula, in f64.
+        fn expected(&self, position: usize) -> Vec<f64> {
+            let (n, kv_width) = (self.head_dim, self.kv_heads * self.head_dim);
+            let of = |x: &[f32], i: usize, head: usize| {
+                x[i * kv_width + head / self.group * n..][..n].to_vec()
+            };
+            let query = &self.queries[position * self.width()..][..self.width()];
+            let mut out = Vec::new();
+            for (head, query) in query.chunks(n).enumerate() {
+                let score = |i: usize| -> f64 {
+                    let products = query.iter().zip(of(&self.keys, i, head));
+                    let dot: f64 = products.map(|(&q, k)| f64::from(q) * f64::from(k)).sum();
+                    dot / (n as f64).sqrt()
+                };
+                let scores: Vec<f64> = (0..=position).map(score).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let mut mixed = vec![0.0; n];
+                for (i, weight) in weights.iter().enumerate() {
+                    let value = of(&self.values, i, head);
+                    mixed.iter_mut().zip(value).for_each(|(m, v)| *m += weight * f64::from(v));
                 }
-                let macs = 2.0 * (tokens * (pos + (tokens+1) / 2) * kv * group * hd) as f64;
-                println!("hd {hd} kv {kv} group {group} tokens {tokens} pos {pos}: {:.2} GMAC/s, {:.1} GB/s of cache", macs / best / 1e9, (pos*kv*hd*8) as f64 / best / 1e9);
-                best = f64::MAX;
+                let sum: f64 = weights.iter().sum();
+                out.extend(mixed.into_iter().map(|m| m / sum));
+            }
+            out
+        }
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// Head widths that models have, and ones that leave a narrow panel.
+    const HEAD_DIMS: [usize; 7] = [64, 128, 80, 96, 4, 12, 60];
+
+    #[test]
+    fn attention_is_what_the_formula_says() {
+        for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+            for (group, kv_heads) in [(1, 2), (3, 3), (4, 1), (8, 2)] {
+                let case = Case::new(i as u64, 150, kv_heads, group, head_dim);
+                let got = case.attend(0..150);
+                for position in [0, 1, 62, 63, 64, 65, 127, 149] {
+                    let got = &got[position * case.width()..][..case.width()];
+                    for (got, want) in got.iter().zip(case.expected(position)) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error < 2e-6, "{head_dim}, {group}: {got}, not {want}");
+                    }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_gets_the_same_bits_in_any_batch() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+            for group in [1, 3, 4, 8] {
+                let n = 70 + rng.next_u64() as usize % 200;
+                let case = Case::new(i as u64, n, 1 + i % 3, group, head_dim);
+                let single: Vec<f32> = (0..n).flat_map(|i| case.attend(i..i + 1)).collect();
+                for _ in 0..4 {
+                    let start = rng.next_u64() as usize % n;
+                    let end = start + 1 + rng.next_u64() as usize % (n - start);
+                    let want = &single[start * case.width()..end * case.width()];
+                    assert_eq!(bits(&case.attend(start..end)), bits(want), "{start}..{end} of {n}");
+                }
+            }
+        }
+    }
+
+    /// As with the heads divided among the members of a team.
+    #[test]
+    fn a_head_gets_the_same_bits_beside_any_others() {
+        let (n, group, head_dim) = (130, 3, 64);
+        let case = Case::new(7, n, 4, group, head_dim);
+        let all = case.attend(0..n);
+        for kv_head in 0..4 {
+            let part = |x: &[f32], heads: usize| -> Vec<f32> {
+                let n = heads * head_dim;
+                x.chunks(4 * n).flat_map(|x| &x[kv_head * n..][..n]).copied().collect()
+            };
+            let mut cache = KvCache::new(1, 1, head_dim);
+            cache.reserve(n).unwrap();
+            let (keys, values) = (part(&case.keys, 1), part(&case.values, 1));
+            for (i, (k, v)) in keys.chunks(head_dim).zip(values.chunks(head_dim)).enumerate() {
+                cache.store(0, i, k, v);
+            }
+            let queries = part(&case.queries, group);
+            let mut out = vec![0.0; queries.len()];
+            cache.attend(0, 0, n, &queries, &mut out);
+            assert_eq!(bits(&out), bits(&part(&all, group)));
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_a_rewind_leaves_no_trace() {
+        let mut case = Case::new(3, 100, 2, 3, 64);
+        let before = case.attend(0..70);
+        let nonsense = vec![f32::NAN; 128];
+        (70..100).for_each(|i| case.cache.store(1, i, &nonsense, &nonsense));
+        assert_eq!(bits(&case.attend(0..70)), bits(&before));
+    }
+
+    /// With scores of some thousands, one position has all the weight.
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let mut case = Case::new(5, 200, 1, 4, 64);
+        case.queries.iter_mut().for_each(|q| *q *= 1000.0);
+        let got = case.attend(0..200);
+        for position in [3, 80, 199] {
+            let got = &got[position * case.width()..][..case.width()];
+            for (got, want) in got.iter().zip(case.expected(position)) {
+                assert!((f64::from(*got) - want).abs() < 1e-2, "{got}, not {want}");
             }
         }
     }

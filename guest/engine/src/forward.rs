@@ -5,6 +5,7 @@ use crate::kv_cache::KvCache;
 use crate::model::{FeedForward, Ffn, Layer, Linear, Mixture, Model};
 use crate::ops;
 use crate::quant::Activations;
+use crate::rope::Angles;
 
 /// Tokens that go through the layers together.
 pub(crate) const BATCH_MAX: usize = 64;
@@ -26,6 +27,7 @@ pub(crate) fn forward(
         model,
         position,
         all: (0..tokens.len()).collect(),
+        angles: model.rope.angles(position, tokens.len()),
         activations: Activations::default(),
         hidden: vec![0.0; tokens.len() * n_embd],
     };
@@ -49,6 +51,7 @@ struct Pass<'a> {
     position: usize,
     /// Index of each token in the batch.
     all: Vec<usize>,
+    angles: Angles,
     activations: Activations,
     /// The residual stream: `[n_tokens][n_embd]`.
     hidden: Vec<f32>,
@@ -75,14 +78,13 @@ impl Pass<'_> {
         let (width, kv_width) = (h.n_head * h.head_dim, h.kv_heads * h.head_dim);
         let rows = q.chunks_exact_mut(width).zip(k.chunks_exact_mut(kv_width));
         for (i, ((q, k), v)) in rows.zip(v.chunks_exact(kv_width)).enumerate() {
-            let angles = self.model.rope.angles(self.position + i);
             for (x, norm) in [(&mut *q, &layer.q_norm), (&mut *k, &layer.k_norm)] {
                 if let Some(weight) = norm {
                     for part in x.chunks_exact_mut(weight.len()) {
                         ops::rms_norm(part, weight, h.rms_epsilon);
                     }
                 }
-                x.chunks_exact_mut(h.head_dim).for_each(|head| angles.turn(head));
+                x.chunks_exact_mut(h.head_dim).for_each(|head| self.angles.turn(i, head));
             }
             cache.store(index, self.position + i, k, v);
         }
