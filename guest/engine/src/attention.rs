@@ -30,6 +30,10 @@ struct Row {
 }
 
 impl Row {
+    fn new(at: usize, n: usize) -> Self {
+        Self { at, n, max: f32::NEG_INFINITY, sum: 0.0 }
+    }
+
     /// How many positions it sees of the chunk that begins at `start`.
     fn n_in_chunk(&self, start: usize) -> usize {
         self.n.saturating_sub(start).min(CHUNK)
@@ -62,45 +66,43 @@ impl Row {
 }
 
 impl KvCache {
-    /// Attention of `n_tokens` tokens, which stand at positions from
-    /// `position` on, in all heads: `softmax(query * keys / sqrt(head_dim)) *
-    /// values` over the positions up to the token's own.
+    /// Attention of tokens that stand at positions from `position` on:
+    /// `softmax(query * keys / sqrt(head_dim)) * values` over the positions up
+    /// to the token's own.
     ///
-    /// `queries` and `out` are `[n_tokens][n_head][head_dim]`; equally many
-    /// heads, one after another, share a KV head
-    /// ([GQA](https://arxiv.org/abs/2305.13245)).
+    /// `queries` and `out` are `[n_tokens][heads][head_dim]`; `kv_head_of` says
+    /// for each of the heads which KV head it uses. Heads that share one stand
+    /// beside each other ([GQA](https://arxiv.org/abs/2305.13245)).
     pub fn attend(
         &self,
         layer: usize,
         position: usize,
-        n_tokens: usize,
+        kv_head_of: &[usize],
         queries: &[f32],
         out: &mut [f32],
     ) {
         let head_dim = self.head_dim();
-        let width = queries.len() / n_tokens;
-        let group = width / (self.kv_heads() * head_dim);
-        assert_eq!(queries.len(), n_tokens * self.kv_heads() * group * head_dim);
+        let width = kv_head_of.len() * head_dim;
         assert_eq!(queries.len(), out.len());
-        let mut scores = vec![0.0; TILE * CHUNK];
-        let mut rows = Vec::with_capacity(TILE);
         out.fill(0.0);
-        for kv_head in 0..self.kv_heads() {
-            let all = (0..n_tokens).flat_map(|token| (0..group).map(move |head| (token, head)));
-            let mut all = all.map(|(token, head)| Row {
-                at: token * width + (kv_head * group + head) * head_dim,
-                n: position + token + 1,
-                max: f32::NEG_INFINITY,
-                sum: 0.0,
+        let mut scores = vec![0.0; TILE * CHUNK];
+        let mut tile = Vec::with_capacity(TILE);
+        let mut first = 0;
+        for group in kv_head_of.chunk_by(|a, b| a == b) {
+            let tokens = (position + 1..).zip((0..queries.len()).step_by(width));
+            let mut rows = tokens.flat_map(|(n, token)| {
+                let heads = first..first + group.len();
+                heads.map(move |head| Row::new(token + head * head_dim, n))
             });
             loop {
-                rows.clear();
-                rows.extend(all.by_ref().take(TILE));
-                if rows.is_empty() {
+                tile.clear();
+                tile.extend(rows.by_ref().take(TILE));
+                if tile.is_empty() {
                     break;
                 }
-                self.attend_tile(layer, kv_head, &mut rows, &mut scores, queries, out);
+                self.attend_tile(layer, group[0], &mut tile, &mut scores, queries, out);
             }
+            first += group.len();
         }
     }
 
@@ -283,6 +285,10 @@ mod tests {
             Self { kv_heads, group, head_dim, keys, values, queries, cache }
         }
 
+        fn kv_head_of(&self) -> Vec<usize> {
+            (0..self.kv_heads * self.group).map(|head| head / self.group).collect()
+        }
+
         fn width(&self) -> usize {
             self.kv_heads * self.group * self.head_dim
         }
@@ -292,7 +298,7 @@ mod tests {
             let width = self.width();
             let queries = &self.queries[positions.start * width..positions.end * width];
             let mut out = vec![f32::NAN; queries.len()];
-            self.cache.attend(1, positions.start, positions.len(), queries, &mut out);
+            self.cache.attend(1, positions.start, &self.kv_head_of(), queries, &mut out);
             out
         }
 
@@ -367,27 +373,32 @@ mod tests {
         }
     }
 
-    /// As with the heads divided among the members of a team.
+    /// As with the heads divided among the members of a team, even amid the
+    /// heads that share a KV head.
     #[test]
     fn a_head_gets_the_same_bits_beside_any_others() {
         let (n, group, head_dim) = (130, 3, 64);
         let case = Case::new(7, n, 4, group, head_dim);
         let all = case.attend(0..n);
-        for kv_head in 0..4 {
-            let part = |x: &[f32], heads: usize| -> Vec<f32> {
-                let n = heads * head_dim;
-                x.chunks(4 * n).flat_map(|x| &x[kv_head * n..][..n]).copied().collect()
+        for heads in [0..1, 0..5, 5..12, 2..7, 4..4] {
+            let kv_heads = heads.start / group..heads.end.div_ceil(group);
+            let part = |x: &[f32], heads: usize, part: &Range<usize>| -> Vec<f32> {
+                let rows = x.chunks(heads * head_dim);
+                rows.flat_map(|x| &x[part.start * head_dim..part.end * head_dim]).copied().collect()
             };
-            let mut cache = KvCache::new(1, 1, head_dim);
+            let keys = part(&case.keys, 4, &kv_heads);
+            let values = part(&case.values, 4, &kv_heads);
+            let mut cache = KvCache::new(1, kv_heads.len(), head_dim);
             cache.reserve(n).unwrap();
-            let (keys, values) = (part(&case.keys, 1), part(&case.values, 1));
-            for (i, (k, v)) in keys.chunks(head_dim).zip(values.chunks(head_dim)).enumerate() {
+            let kv_width = kv_heads.len() * head_dim;
+            for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
                 cache.store(0, i, k, v);
             }
-            let queries = part(&case.queries, group);
+            let kv_head_of: Vec<_> = heads.clone().map(|h| h / group - kv_heads.start).collect();
+            let queries = part(&case.queries, 12, &heads);
             let mut out = vec![0.0; queries.len()];
-            cache.attend(0, 0, n, &queries, &mut out);
-            assert_eq!(bits(&out), bits(&part(&all, group)));
+            cache.attend(0, 0, &kv_head_of, &queries, &mut out);
+            assert_eq!(bits(&out), bits(&part(&all, 12, &heads)));
         }
     }
 

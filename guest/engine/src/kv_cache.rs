@@ -37,10 +37,6 @@ impl KvCache {
         Self { kv_heads, head_dim, layers: (0..n_layer).map(|_| Vec::new()).collect() }
     }
 
-    pub fn kv_heads(&self) -> usize {
-        self.kv_heads
-    }
-
     pub fn head_dim(&self) -> usize {
         self.head_dim
     }

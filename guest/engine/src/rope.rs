@@ -15,6 +15,7 @@ pub(crate) struct Rope {
 }
 
 /// Sines and cosines of the positions of a batch.
+#[derive(Default)]
 pub(crate) struct Angles {
     /// `[n_tokens][n_pairs]`
     sin_cos: Vec<(f32, f32)>,
