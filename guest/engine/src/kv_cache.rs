@@ -45,7 +45,7 @@ impl KvCache {
     pub fn reserve(&mut self, n: usize) -> Result<()> {
         let size = self.kv_heads * CHUNK * self.head_dim;
         let wanted = n.div_ceil(CHUNK);
-        let before = self.layers.first().map_or(0, Vec::len);
+        let before = self.room() / CHUNK;
         for i in 0..self.layers.len() {
             while self.layers[i].len() < wanted {
                 match Chunk::new(size) {
@@ -58,6 +58,11 @@ impl KvCache {
             }
         }
         Ok(())
+    }
+
+    /// Positions that there is room for.
+    pub fn room(&self) -> usize {
+        self.layers.first().map_or(0, Vec::len) * CHUNK
     }
 
     /// Gives the room for positions from `n` on back.

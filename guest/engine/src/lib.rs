@@ -23,6 +23,7 @@ mod quant;
 mod rope;
 pub mod sampler;
 mod simd;
+mod speculation;
 pub mod team;
 pub mod tokenizer;
 pub mod weights;
