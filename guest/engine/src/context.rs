@@ -22,8 +22,8 @@ pub struct Context {
     /// The logits behind the last computed token and behind each of the drafted
     /// ones: `[1 + drafted.len()][n_vocab]`; empty if there are none.
     logits: Vec<f32>,
-    n_drafted: u64,
-    n_accepted: u64,
+    drafted_tokens: u64,
+    accepted_tokens: u64,
     scratch: Scratch,
 }
 
@@ -47,8 +47,8 @@ impl Context {
             computed: 0,
             drafted: VecDeque::new(),
             logits: Vec::new(),
-            n_drafted: 0,
-            n_accepted: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             scratch: Scratch::default(),
         })
     }
@@ -139,9 +139,14 @@ impl Context {
         Ok((&self.logits[..n_vocab], &self.tokens))
     }
 
-    /// Tokens that were drafted, and how many of them came true.
-    pub fn drafts(&self) -> (u64, u64) {
-        (self.n_drafted, self.n_accepted)
+    /// Tokens that were computed before anybody chose them.
+    pub fn drafted_tokens(&self) -> u64 {
+        self.drafted_tokens
+    }
+
+    /// How many of the drafted tokens were appended then.
+    pub fn accepted_tokens(&self) -> u64 {
+        self.accepted_tokens
     }
 
     /// Forgets all but the first `n` tokens.
@@ -171,7 +176,7 @@ impl Context {
         self.drafted.drain(..n_accepted);
         self.logits.drain(..n_accepted * n_vocab);
         self.computed += n_accepted;
-        self.n_accepted += n_accepted as u64;
+        self.accepted_tokens += n_accepted as u64;
         let n = self.tokens.len();
         if self.computed == n {
             return Ok(());
@@ -196,7 +201,7 @@ impl Context {
             self.drafted.extend(&tokens[end - self.computed..]);
             self.computed = end;
         }
-        self.n_drafted += self.drafted.len() as u64;
+        self.drafted_tokens += self.drafted.len() as u64;
         Ok(())
     }
 }
@@ -276,7 +281,7 @@ mod tests {
                     64 * n.div_ceil(64) as u64 * context.model.info().kv_bytes_per_token
                 );
             }
-            let (drafted, accepted) = context.drafts();
+            let (drafted, accepted) = (context.drafted_tokens, context.accepted_tokens);
             assert!(accepted > 40 && drafted > accepted + 10, "{accepted} of {drafted}");
         }
     }

