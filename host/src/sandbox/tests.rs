@@ -27,7 +27,7 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
-    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits)
+    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits, Arc::new(Team::new(1)), 0)
 }
 
 /// Runs the export `run` of a core module within the limits.
@@ -58,7 +58,8 @@ fn a_call_ends_at_its_time_limit() {
 #[test]
 fn a_call_can_be_cancelled() {
     let (result, _) = run(LOOP, NO_LIMIT, |state| {
-        let handle = CancelHandle { stopped: Arc::default(), cancelled: state.cancelled.clone() };
+        let handle =
+            CancelHandle { stopped: Arc::default(), cancelled: state.team.cancelled.clone() };
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
             handle.cancel();
@@ -120,7 +121,8 @@ fn a_fault_of_the_engine_is_named() {
 #[test]
 fn a_cancelled_call_does_not_begin() {
     let wat = r#"(module (func (export "run") (result i32) (i32.const 1)))"#;
-    let (result, _) = run(wat, NO_LIMIT, |state| state.cancelled.store(true, Ordering::Relaxed));
+    let (result, _) =
+        run(wat, NO_LIMIT, |state| state.team.cancelled.store(true, Ordering::Relaxed));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
@@ -231,9 +233,9 @@ fn reads_are_exact_and_bounded() {
     assert_eq!(read(0, u32::try_from(n).unwrap()).unwrap().len(), 1 << 20);
     assert_eq!(read(n as u64, 1).unwrap_err(), ErrorCode::InvalidRange);
     assert_eq!(read(u64::MAX, 1).unwrap_err(), ErrorCode::InvalidRange);
-    assert_eq!(state.stats.n_read, 3);
-    assert_eq!(state.stats.bytes_read, 4 + (1 << 20));
-    assert_eq!(state.weights.stats(), state.stats);
+    assert_eq!(state.team.stats().n_read, 3);
+    assert_eq!(state.team.stats().bytes_read, 4 + (1 << 20));
+    assert_eq!(state.weights.stats(), state.team.stats());
 
     let source = source(&mut state);
     let error = state.attach(source, 0, 1, 0).unwrap().unwrap_err();
