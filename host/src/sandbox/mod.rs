@@ -212,4 +212,6 @@ fn agree<T>(team: &Team, answers: Vec<Option<Answer<T>>>) -> Answer<Vec<T>> {
 }
 
 #[cfg(test)]
+mod team_tests;
+#[cfg(test)]
 mod tests;

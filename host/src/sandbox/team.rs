@@ -140,11 +140,6 @@ impl Team {
         self.lock().memory_bytes_max(memory_max)
     }
 
-    /// How much of that is left for one member, which has some of it already.
-    pub fn memory_bytes_left(&self, rank: usize, memory_max: u64) -> u64 {
-        self.lock().memory_bytes_left(rank, memory_max)
-    }
-
     /// Lets a member have a memory of `bytes` if that is within the limit.
     pub fn grow(&self, rank: usize, bytes: u64, memory_max: u64) -> bool {
         let mut inner = self.lock();
@@ -203,6 +198,7 @@ impl Inner {
             .saturating_add(2 * n_windows * memory::page_size())
     }
 
+    /// How much of that one member may have, as the others have the rest.
     fn memory_bytes_left(&self, rank: usize, memory_max: u64) -> u64 {
         let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != rank);
         let others = others.map(|(_, a)| a.memory).fold(0, u64::saturating_add);
