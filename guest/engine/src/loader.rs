@@ -223,7 +223,7 @@ impl<'a> Loader<'a> {
         let rows = |heads: &Range<usize>| heads.start * h.head_dim..heads.end * h.head_dim;
         let ffn = match h.n_expert > 0 && self.has(&format!("{name}.ffn_gate_inp.weight")) {
             true => Ffn::Mixture(Box::new(self.mixture(&name)?)),
-            false => Ffn::Dense(self.feed_forward(&name, "", h.n_ff)?),
+            false => Ffn::Dense(Box::new(self.feed_forward(&name, "", h.n_ff)?)),
         };
         let q_norm = self.head_norm(&format!("{name}.attn_q_norm.weight"), width)?;
         let k_norm = self.head_norm(&format!("{name}.attn_k_norm.weight"), kv_width)?;

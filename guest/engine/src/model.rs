@@ -94,7 +94,7 @@ pub(crate) struct Mixture {
 
 /// What a layer does after attention.
 pub(crate) enum Ffn {
-    Dense(FeedForward),
+    Dense(Box<FeedForward>),
     Mixture(Box<Mixture>),
 }
 

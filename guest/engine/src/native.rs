@@ -145,8 +145,13 @@ impl Team for Member {
             return Ok(());
         }
         let mut n = 0;
-        while team.n_met.load(Ordering::Acquire) == n_met {
-            if team.broken.load(Ordering::Relaxed) {
+        loop {
+            // A member may give up as soon as all have met.
+            let broken = team.broken.load(Ordering::Acquire);
+            if team.n_met.load(Ordering::Acquire) != n_met {
+                return Ok(());
+            }
+            if broken {
                 return Err(Error::new(ErrorKind::Team, "another thread gave up"));
             }
             match n {
@@ -155,7 +160,6 @@ impl Team for Member {
             }
             n += 1;
         }
-        Ok(())
     }
 
     fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
@@ -167,7 +171,7 @@ impl Team for Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.team.broken.store(true, Ordering::Relaxed);
+        self.team.broken.store(true, Ordering::Release);
     }
 }
 
