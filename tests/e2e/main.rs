@@ -1,5 +1,6 @@
 //! The command and the host crate, end to end, on real files.
 
+mod long_context;
 mod mistakes;
 mod reference;
 mod sandboxes;
