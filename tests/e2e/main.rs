@@ -5,3 +5,4 @@ mod mistakes;
 mod reference;
 mod sandboxes;
 mod smollm2;
+mod zz;

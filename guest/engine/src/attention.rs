@@ -5,17 +5,16 @@
 //! that the cache is read once a tile. What is computed for a query depends on
 //! its position only: it takes the same steps in the same order in any tile.
 
-use std::ops::Range;
-
 use crate::kv_cache::{CHUNK, KvCache, PANEL};
 use crate::ops::load;
 use crate::simd::V;
 
 /// Queries in a tile.
 const TILE: usize = 48;
-/// Queries that the kernel takes at a time: with a panel they fill 16 vector
-/// registers, which is what WebAssembly on x86-64 has.
-const KERNEL: usize = 6;
+/// Queries that the kernel takes at a time.
+const KERNEL: usize = 4;
+/// Rows of a panel that it takes at a time.
+const STEP: usize = 4;
 
 /// One query of a tile.
 struct Row {
@@ -149,8 +148,7 @@ fn add_scores(rows: &[Row], start: usize, queries: &[f32], keys: &[f32], scores:
         for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
             if rows.iter().any(|row| row.n_in_chunk(start) > column) {
                 let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
-                let depth = 0..panel.len() / PANEL;
-                add_products(queries, panel, PANEL, depth, rows.len(), place, scores);
+                add_products(queries, panel, PANEL, rows.len(), place, scores);
             }
         }
     }
@@ -173,11 +171,12 @@ fn add_values(
             // goes on alone.
             let common = rows[0].n_in_chunk(start);
             let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
-            add_products(weights, panel, width, 0..common, rows.len(), place, out);
+            let (panel, rest) = panel.split_at(common * width);
+            add_products(weights, panel, width, rows.len(), place, out);
             for (i, row) in rows.iter().enumerate() {
                 let (from, to) = place(i);
-                let rest = common..row.n_in_chunk(start);
-                add_products(weights, panel, width, rest, 1, |_| (from + common, to), out);
+                let rest = &rest[..(row.n_in_chunk(start) - common) * width];
+                add_products(weights, rest, width, 1, |_| (from + common, to), out);
             }
         }
     }
@@ -189,68 +188,84 @@ fn multiply_by(x: &mut [f32], factor: V) {
     }
 }
 
-/// Adds the products of `n` vectors with a part of a panel `[..][width]` to
-/// `width` numbers each. `place` says for each vector where it begins in `x`
-/// and where its results are in `out`; `depth` is the part of the panel.
+/// Adds the products of `n` vectors, at most `KERNEL`, with a panel
+/// `[..][width]` to `width` numbers each. `place` says for each vector where it
+/// begins in `x`, and where its results begin in `out`.
 #[inline(always)]
 fn add_products(
     x: &[f32],
     panel: &[f32],
     width: usize,
-    depth: Range<usize>,
     n: usize,
     place: impl Fn(usize) -> (usize, usize),
     out: &mut [f32],
 ) {
-    let panel = &panel[depth.start * width..depth.end * width];
     let (fours, _) = panel.as_chunks::<4>();
     if width == PANEL {
-        let (panel, _) = fours.as_chunks::<2>();
+        let (panel, _) = fours.as_chunks();
         match n {
-            1 => kernel::<1, 2>(x, panel, place, out),
-            2 => kernel::<2, 2>(x, panel, place, out),
-            3 => kernel::<3, 2>(x, panel, place, out),
-            4 => kernel::<4, 2>(x, panel, place, out),
-            5 => kernel::<5, 2>(x, panel, place, out),
-            _ => kernel::<KERNEL, 2>(x, panel, place, out),
+            1 => kernel::<1, 2>(x, panel, std::array::from_fn(place), out),
+            2 => kernel::<2, 2>(x, panel, std::array::from_fn(place), out),
+            3 => kernel::<3, 2>(x, panel, std::array::from_fn(place), out),
+            _ => kernel::<KERNEL, 2>(x, panel, std::array::from_fn(place), out),
         }
     } else {
-        let (panel, _) = fours.as_chunks::<1>();
-        for i in 0..n {
-            kernel::<1, 1>(x, panel, |_| place(i), out);
-        }
+        let (panel, _) = fours.as_chunks();
+        (0..n).for_each(|i| kernel::<1, 1>(x, panel, [place(i)], out));
     }
 }
 
 /// [`add_products`] of `N` vectors with a panel of `4 * W` columns. Each of
 /// the results is a sum of its own, in the order of the panel's rows.
-#[inline(always)]
+///
+/// The sums are in memory, and a step of the panel in registers: Wasmtime looks
+/// at every turn of a loop whether the guest shall stop, and puts all vectors
+/// that the next turn wants into memory meanwhile. For the same reason this is
+/// a small function.
+#[inline(never)]
 fn kernel<const N: usize, const W: usize>(
     x: &[f32],
     panel: &[[[f32; 4]; W]],
-    place: impl Fn(usize) -> (usize, usize),
+    places: [(usize, usize); N],
     out: &mut [f32],
 ) {
-    let x: [&[f32]; N] = std::array::from_fn(|i| &x[place(i).0..][..panel.len()]);
-    let mut sums: [[V; W]; N] = std::array::from_fn(|i| {
-        let (fours, _) = out[place(i).1..][..4 * W].as_chunks::<4>();
-        std::array::from_fn(|j| load(&fours[j]))
-    });
-    for (k, row) in panel.iter().enumerate() {
-        let row = row.each_ref().map(load);
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x = V::splat_f32(x[k]);
-            sums.iter_mut().zip(row).for_each(|(sum, y)| *sum = sum.madd_f32(x, y));
+    for (from, to) in places {
+        assert!(from + panel.len() <= x.len() && to + 4 * W <= out.len());
+    }
+    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+    let (steps, rest) = panel.as_chunks::<STEP>();
+    for (step, rows) in steps.iter().enumerate() {
+        let rows = rows.each_ref().map(|row| row.each_ref().map(load));
+        for (from, to) in places {
+            // SAFETY: the vector has as many numbers as the panel has rows,
+            // `STEP` for each step.
+            let x = unsafe { V::load(x.add(from + STEP * step).cast()) };
+            let x = [x.lane_f32::<0>(), x.lane_f32::<1>(), x.lane_f32::<2>(), x.lane_f32::<3>()];
+            for j in 0..W {
+                // SAFETY: there are `4 * W` numbers, and nobody else has them.
+                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
+                let sum = rows.iter().zip(x).fold(load(out), |sum, (y, x)| sum.madd_f32(x, y[j]));
+                sum.store_f32(out);
+            }
         }
     }
-    for (i, sums) in sums.iter().enumerate() {
-        let (fours, _) = out[place(i).1..][..4 * W].as_chunks_mut::<4>();
-        fours.iter_mut().zip(sums).for_each(|(four, sum)| sum.store_f32(four));
+    for (k, row) in (STEP * steps.len()..).zip(rest) {
+        for (from, to) in places {
+            // SAFETY: as above.
+            let x = V::splat_f32(unsafe { *x.add(from + k) });
+            for (j, y) in row.iter().enumerate() {
+                // SAFETY: as above.
+                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
+                load(out).madd_f32(x, load(y)).store_f32(out);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{Rng, SeedableRng};
