@@ -1,5 +1,6 @@
 //! Activations, quantised to 8 bits.
 
+use super::blocks::Blocks;
 use crate::simd::V;
 
 /// Numbers that share a scale.
@@ -22,9 +23,11 @@ pub(crate) struct Activations {
     q16: Vec<i16>,
     /// The scale of each block.
     d: Vec<f32>,
-    /// `d` times the sum of `q`, for each half block, and for each block.
-    sum16: Vec<f32>,
-    sum32: Vec<f32>,
+    /// The sum of `q` in each half block, and in each block.
+    sums16: Vec<i32>,
+    sums32: Vec<i32>,
+    /// `d` times the sum of `q` in each block.
+    sums: Vec<f32>,
 }
 
 /// One vector of the batch, as the kernels read it.
@@ -33,9 +36,62 @@ pub(super) struct Vector {
     pub x: *const f32,
     pub q8: *const u8,
     pub q16: *const u8,
-    pub d: *const f32,
-    pub sum16: *const f32,
-    pub sum32: *const f32,
+    d: *const f32,
+    sums16: *const i32,
+    sums32: *const i32,
+    sums: *const f32,
+}
+
+impl Vector {
+    /// The quantised vector from column `col` on, a multiple of 32.
+    #[inline(always)]
+    pub fn from(self, col: usize) -> Self {
+        Self {
+            x: self.x,
+            q8: self.q8.wrapping_add(col),
+            q16: self.q16.wrapping_add(2 * col),
+            d: self.d.wrapping_add(col / BLOCK),
+            sums16: self.sums16.wrapping_add(col / 16),
+            sums32: self.sums32.wrapping_add(col / BLOCK),
+            sums: self.sums.wrapping_add(col / BLOCK),
+        }
+    }
+
+    /// What the format's offset adds to the integer products of sub-block
+    /// `i`, in each lane.
+    ///
+    /// # Safety
+    /// The sub-block must lie in the vector.
+    #[inline(always)]
+    pub unsafe fn offset<B: Blocks>(self, i: usize) -> V {
+        if B::OFFSET == 0 {
+            return V::splat_i32(0);
+        }
+        let sums = if B::SUB_BLOCK < BLOCK { self.sums16 } else { self.sums32 };
+        // SAFETY: the caller vouches for the sub-block.
+        let sum = unsafe { V::load_splat_32(sums.add(i).cast()) };
+        V::splat_i32(0).sub_i32(sum.shl_i32(B::OFFSET.ilog2()))
+    }
+
+    /// The scale of sub-block `i`, in each lane.
+    ///
+    /// # Safety
+    /// As for [`Vector::offset`].
+    #[inline(always)]
+    pub unsafe fn scale<B: Blocks>(self, i: usize) -> V {
+        // SAFETY: the caller vouches for the sub-block.
+        unsafe { V::load_splat_32(self.d.add(i * B::SUB_BLOCK / BLOCK).cast()) }
+    }
+
+    /// The sum of the numbers of block `i`, in each lane.
+    ///
+    /// # Safety
+    /// The block must lie in the vector.
+    #[inline(always)]
+    pub unsafe fn sum(self, i: usize) -> V {
+        // SAFETY: the caller vouches for the block.
+        unsafe { V::load_splat_32(self.sums.add(i).cast()) }
+    }
 }
 
 impl Activations {
@@ -52,8 +108,9 @@ impl Activations {
         self.q8.resize(n, 0);
         self.q16.resize(n, 0);
         self.d.resize(n / BLOCK, 0.0);
-        self.sum32.resize(n / BLOCK, 0.0);
-        self.sum16.resize(n / 16, 0.0);
+        self.sums16.resize(n / 16, 0);
+        self.sums32.resize(n / BLOCK, 0);
+        self.sums.resize(n / BLOCK, 0.0);
         for (b, block) in x[..n].as_chunks::<BLOCK>().0.iter().enumerate() {
             self.quantize(b, block);
         }
@@ -65,35 +122,31 @@ impl Activations {
             unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
         });
         let zero = V::splat_f32(0.0);
-        if v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
-            // Infinities and NaNs have no integers; the result shall be NaN.
-            self.q8[b * BLOCK..][..BLOCK].fill(0);
-            self.q16[b * BLOCK..][..BLOCK].fill(0);
-            self.d[b] = f32::NAN;
-            self.sum16[2 * b..][..2].fill(f32::NAN);
-            self.sum32[b] = f32::NAN;
-            return;
-        }
-        let max = v.iter().fold(zero, |m, v| m.max_f32(v.abs_f32())).to_f32();
+        let max = v.iter().fold(zero, |m, v| v.abs_f32().max_f32(m)).to_f32();
         let max = max[0].max(max[1]).max(max[2].max(max[3]));
-        let d = max / 127.0;
+        // Infinities and NaNs have no integers; the result shall be NaN.
+        let finite = v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32() == 0.0;
+        let d = if finite { max / 127.0 } else { f32::NAN };
         // Numbers too small for their inverse are taken for zeros.
-        let inverse = Some(127.0 / max).filter(|x| x.is_finite());
+        let inverse = Some(127.0 / max).filter(|x| finite && x.is_finite());
         let inverse = V::splat_f32(inverse.unwrap_or(0.0));
-        let mut sums = [0i32; 2];
-        for (i, v) in v.iter().enumerate() {
-            for (j, q) in
-                v.mul_f32(inverse).nearest_f32().to_i32().to_i32_lanes().iter().enumerate()
-            {
-                self.q8[b * BLOCK + 4 * i + j] = *q as i8;
-                self.q16[b * BLOCK + 4 * i + j] = *q as i16;
-                sums[i / 4] += q;
+        let q = v.map(|v| if finite { v.mul_f32(inverse).nearest_f32().to_i32() } else { zero });
+        let halves = [[q[0], q[1], q[2], q[3]], [q[4], q[5], q[6], q[7]]];
+        for (half, q) in halves.into_iter().enumerate() {
+            let out = &mut self.q8[b * BLOCK + 16 * half..][..16];
+            let out16 = &mut self.q16[b * BLOCK + 16 * half..][..16];
+            // SAFETY: the slices hold 16 bytes and 16 i16.
+            unsafe {
+                V::narrow_to_i8(q).store(out.as_mut_ptr().cast());
+                V::narrow_to_i16(q[0], q[1]).store(out16.as_mut_ptr().cast());
+                V::narrow_to_i16(q[2], q[3]).store(out16.as_mut_ptr().add(8).cast());
             }
+            let sum = q[0].add_i32(q[1]).add_i32(q[2].add_i32(q[3])).to_i32_lanes();
+            self.sums16[2 * b + half] = sum.iter().sum();
         }
         self.d[b] = d;
-        self.sum16[2 * b] = d * sums[0] as f32;
-        self.sum16[2 * b + 1] = d * sums[1] as f32;
-        self.sum32[b] = d * (sums[0] + sums[1]) as f32;
+        self.sums32[b] = self.sums16[2 * b] + self.sums16[2 * b + 1];
+        self.sums[b] = d * self.sums32[b] as f32;
     }
 
     /// Length of a vector.
@@ -116,8 +169,9 @@ impl Activations {
             q8: self.q8[q..].as_ptr().cast(),
             q16: self.q16[q..].as_ptr().cast(),
             d: self.d[q / BLOCK..].as_ptr(),
-            sum16: self.sum16[q / 16..].as_ptr(),
-            sum32: self.sum32[q / BLOCK..].as_ptr(),
+            sums16: self.sums16[q / 16..].as_ptr(),
+            sums32: self.sums32[q / BLOCK..].as_ptr(),
+            sums: self.sums[q / BLOCK..].as_ptr(),
         }
     }
 }
@@ -136,16 +190,15 @@ mod tests {
                 activations.set(&[7.0; 2 * BLOCK], 2 * BLOCK);
                 activations.set(&x, 2 * BLOCK);
                 assert!(activations.q8[..BLOCK].iter().all(|&q| q == 0));
-                assert!(activations.d[0].is_nan() && activations.sum32[0].is_nan());
-                assert!(activations.sum16[..2].iter().all(|s| s.is_nan()));
+                assert!(activations.d[0].is_nan() && activations.sums[0].is_nan());
                 assert_eq!(activations.q8[BLOCK..], [127; BLOCK]);
             }
         }
         for tiny in [1e-45, 1e-38, -3e-37] {
             let mut activations = Activations::default();
             activations.set(&[tiny; BLOCK], BLOCK);
-            assert_eq!(activations.q16, [0; BLOCK], "{tiny}");
-            assert_eq!(activations.sum32, [0.0], "{tiny}");
+            assert_eq!(activations.q8, [0; BLOCK], "{tiny}");
+            assert_eq!(activations.sums, [0.0], "{tiny}");
         }
     }
 }

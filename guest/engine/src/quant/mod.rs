@@ -5,14 +5,22 @@
 //! multiplies the two. Layouts: ggml's `block_q4_0` to `block_q6_K`.
 
 mod activations;
+mod blocks;
 mod blocks32;
+mod bytes;
+mod dequantize;
 mod floats;
+mod gemm;
+mod gemv;
 mod k_quants;
-mod rows;
+mod matrix;
+mod narrow;
+mod raw;
 mod scalar;
 
 pub(crate) use activations::Activations;
-pub(crate) use rows::{Matrix, dequantize_row};
+pub(crate) use dequantize::dequantize_row;
+pub(crate) use matrix::Matrix;
 
 use crate::gguf::TensorType;
 

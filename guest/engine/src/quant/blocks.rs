@@ -1,0 +1,121 @@
+//! What the kernels need to know of a quantised format.
+
+use super::activations::{BLOCK, Vector};
+use crate::simd::V;
+
+/// A format whose rows are blocks of bytes. A block is made of sub-blocks,
+/// and a sub-block's numbers are `scale * (q - OFFSET) + min`, with whole
+/// numbers `q`.
+///
+/// Four rows are taken together: vectors have a lane for each.
+pub(super) trait Blocks: Quants {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Sub-blocks in a block.
+    const SUB_BLOCKS: usize;
+    /// What is stored is larger by this, zero or a power of two.
+    const OFFSET: i32 = 0;
+    /// Whether there are minima.
+    const MIN: bool = false;
+
+    /// What the sub-blocks of four rows' blocks share.
+    type Header: Copy;
+
+    /// Reads the headers of four rows' blocks.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks.
+    unsafe fn header(rows: impl Rows) -> Self::Header;
+
+    /// The scales of sub-block `i`, as f32.
+    fn scales(header: Self::Header, i: usize) -> V;
+
+    /// The minima of sub-block `i`, as f32.
+    fn mins(_header: Self::Header, _i: usize) -> V {
+        V::splat_f32(0.0)
+    }
+}
+
+/// The whole numbers of a format.
+pub(super) trait Quants {
+    /// Numbers in a sub-block: 32 or 16.
+    const SUB_BLOCK: usize = BLOCK;
+    /// Bytes that an unpacked number takes.
+    const UNPACKED: usize;
+
+    /// The products of sub-block `i` of four rows' blocks with the part of a
+    /// vector that belongs to the blocks, as i32.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks, and the vector the numbers of one.
+    unsafe fn dots(rows: [impl Block; 4], x: Vector, i: usize) -> V;
+
+    /// Writes the numbers of sub-block `i` of four rows' blocks to `out`,
+    /// interleaved for [`Quants::dots_unpacked`].
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks, and `4 * SUB_BLOCK * UNPACKED` bytes
+    /// must be writable at `out`.
+    unsafe fn unpack(rows: [impl Block; 4], i: usize, out: *mut u8);
+
+    /// The products of an unpacked sub-block of each of `N` groups of four
+    /// rows with that part of each of `T` vectors, as i32.
+    ///
+    /// # Safety
+    /// The pointers must be to what `unpack` wrote, and the vectors must hold
+    /// the numbers of a sub-block.
+    unsafe fn dots_unpacked<const N: usize, const T: usize>(
+        rows: [*const u8; N],
+        x: [Vector; T],
+    ) -> [[V; N]; T];
+}
+
+/// A block of a row, or an interleaved part of four rows' blocks.
+pub(super) trait Block: Copy {
+    /// The bytes from `offset`.
+    ///
+    /// # Safety
+    /// They must lie in the block.
+    unsafe fn bytes(self, offset: usize) -> V;
+
+    /// The eight signed bytes from `offset`, widened to i16.
+    ///
+    /// # Safety
+    /// They must lie in the block.
+    unsafe fn wide_bytes(self, offset: usize) -> V;
+
+    /// Bits `16 * i` to `16 * i + 15` of the u32 at `offset`, as 0x10 or 0 in
+    /// a byte each.
+    ///
+    /// # Safety
+    /// The u32 must lie in the block.
+    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V;
+}
+
+/// The blocks of four rows, of which one number each is read.
+pub(super) trait Rows: Copy {
+    /// The u32 at `offset` of each block.
+    ///
+    /// # Safety
+    /// They must lie in the blocks.
+    unsafe fn words(self, offset: usize) -> V;
+
+    /// The f16 at `offset` of each block, as f32.
+    ///
+    /// # Safety
+    /// They must lie in the blocks.
+    unsafe fn halves(self, offset: usize) -> V;
+}
+
+/// The f16 in the low halves of the words, as f32. See `scalar::f16_bits`.
+#[inline(always)]
+pub(super) fn low_f16(words: V) -> V {
+    high_f16(words.shl_i32(16))
+}
+
+/// The f16 in the high halves of the words, as f32.
+#[inline(always)]
+pub(super) fn high_f16(words: V) -> V {
+    let wide = words.shr_i32(3).and(V::splat_i32(0x8fff_e000_u32 as i32));
+    wide.mul_f32(V::splat_f32(f32::from_bits(0x7780_0000)))
+}

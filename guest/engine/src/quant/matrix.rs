@@ -1,0 +1,244 @@
+//! Products of matrices with activations.
+
+use super::Format;
+use super::activations::Activations;
+use super::blocks::Blocks;
+use super::blocks32::Nibbles;
+use super::bytes::Bytes;
+use super::floats::{self, Bf16, F16, F32, Float};
+use super::gemm::{self, Tile};
+use super::gemv;
+use super::k_quants::{SubBlocks16, SubBlocks32};
+use crate::simd::V;
+
+/// From so many vectors on, unpacking the rows pays.
+const UNPACK_MIN: usize = 4;
+
+/// A matrix in the bytes of a file: rows of `cols` numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix in `bytes`, which must have its size.
+    pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        assert_eq!(cols % format.block().0, 0, "rows must be whole blocks");
+        assert_eq!(bytes.len(), rows * format.row_bytes(cols), "matrix of another size");
+        Self { format, rows, cols, bytes }
+    }
+
+    /// Computes this matrix times the vectors of the given tokens, and gives
+    /// each number to `put(index in tokens, row, number)`. A number does not
+    /// depend on the other rows and tokens.
+    pub fn multiply(&self, x: &Activations, tokens: &[usize], put: impl FnMut(usize, usize, f32)) {
+        assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
+        assert!(self.format.block().0 == 1 || x.is_quantized());
+        match self.format {
+            Format::F32 => self.floats::<F32>(x, tokens, put),
+            Format::F16 => self.floats::<F16>(x, tokens, put),
+            Format::Bf16 => self.floats::<Bf16>(x, tokens, put),
+            Format::Q4_0 => self.blocks::<Nibbles<false, false>>(x, tokens, put),
+            Format::Q4_1 => self.blocks::<Nibbles<true, false>>(x, tokens, put),
+            Format::Q5_0 => self.blocks::<Nibbles<false, true>>(x, tokens, put),
+            Format::Q5_1 => self.blocks::<Nibbles<true, true>>(x, tokens, put),
+            Format::Q8_0 => self.blocks::<Bytes>(x, tokens, put),
+            Format::Q4K => self.blocks::<SubBlocks32<false>>(x, tokens, put),
+            Format::Q5K => self.blocks::<SubBlocks32<true>>(x, tokens, put),
+            Format::Q6K => self.blocks::<SubBlocks16>(x, tokens, put),
+        }
+    }
+
+    fn blocks<B: Blocks>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        put: impl FnMut(usize, usize, f32),
+    ) {
+        if tokens.len() < UNPACK_MIN {
+            self.rows::<B>(x, tokens, put);
+        } else {
+            self.tiles::<B>(x, tokens, put);
+        }
+    }
+
+    /// Four rows from `first` on; behind the end, the last one again.
+    fn four_rows(&self, first: usize) -> [*const u8; 4] {
+        std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
+    }
+
+    fn floats<F: Float>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        for first in (0..self.rows).step_by(4) {
+            let rows = self.four_rows(first);
+            for (i, &token) in tokens.iter().enumerate() {
+                // SAFETY: the rows hold `cols` numbers, and so does the vector.
+                let y = unsafe { floats::dot_rows::<F>(rows, x.vector(token), self.cols) };
+                self.put(first, i, y, &mut put);
+            }
+        }
+    }
+
+    fn rows<B: Blocks>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        for first in (0..self.rows).step_by(4) {
+            let rows = self.four_rows(first);
+            for (i, &token) in tokens.iter().enumerate() {
+                // SAFETY: the rows hold `cols` numbers, which `new` has
+                // checked to be whole blocks; so does the vector.
+                let y = unsafe { gemv::dot_rows::<B>(rows, x.vector(token), self.cols) };
+                self.put(first, i, y.to_f32(), &mut put);
+            }
+        }
+    }
+
+    fn tiles<B: Blocks>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        let mut tile = Tile::new::<B>(self.cols);
+        for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
+            for group in 0..gemm::GROUPS {
+                // SAFETY: the rows hold `cols` numbers, which `new` has
+                // checked to be whole blocks.
+                unsafe { tile.unpack::<B>(group, self.four_rows(first + 4 * group)) };
+            }
+            let mut put = |i: usize, y: [V; gemm::GROUPS]| {
+                for (group, y) in y.into_iter().enumerate() {
+                    self.put(first + 4 * group, i, y.to_f32(), &mut put);
+                }
+            };
+            let (fours, rest) = tokens.as_chunks::<{ gemm::TOKENS }>();
+            for (n, tokens) in fours.iter().enumerate() {
+                let x = tokens.map(|token| x.vector(token));
+                // SAFETY: all groups were unpacked; vectors and rows have one
+                // length.
+                let y = unsafe { tile.dot::<B, { gemm::GROUPS }, { gemm::TOKENS }>(x) };
+                for (i, y) in y.into_iter().enumerate() {
+                    put(gemm::TOKENS * n + i, y);
+                }
+            }
+            for (i, &token) in rest.iter().enumerate() {
+                // SAFETY: as above.
+                let [y] = unsafe { tile.dot::<B, { gemm::GROUPS }, 1>([x.vector(token)]) };
+                put(gemm::TOKENS * fours.len() + i, y);
+            }
+        }
+    }
+
+    /// Passes on the numbers of the rows from `first` on that exist.
+    fn put(&self, first: usize, i: usize, y: [f32; 4], put: &mut impl FnMut(usize, usize, f32)) {
+        for (r, y) in y.into_iter().enumerate().take(self.rows.saturating_sub(first)) {
+            put(i, first + r, y);
+        }
+    }
+
+    /// The bytes of a row.
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        let row_bytes = self.format.row_bytes(self.cols);
+        &self.bytes[row * row_bytes..(row + 1) * row_bytes]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dequantize_row;
+    use super::*;
+
+    const FORMATS: [Format; 11] = [
+        Format::F32,
+        Format::F16,
+        Format::Bf16,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ];
+
+    /// Bytes that look random, with sane floats where a format has floats.
+    fn matrix(format: Format, rows: usize, cols: usize) -> Vec<u8> {
+        let mut state = 12345u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let mut bytes: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| random()).collect();
+        let (_, size) = format.block();
+        for block in bytes.chunks_exact_mut(size) {
+            let positive = |b: &mut u8| *b = 0x20 | *b & 0x0f;
+            match format {
+                Format::F32 => block[3] = 0x3e | block[3] & 0x80,
+                Format::F16 => block[1] = 0x30 | block[1] & 0x83,
+                Format::Bf16 => block[1] = 0x3e | block[1] & 0x80,
+                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => positive(&mut block[1]),
+                Format::Q6K => positive(&mut block[209]),
+                _ => [1, 3].iter().for_each(|&i| positive(&mut block[i])),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn products_agree_with_dequantized_rows() {
+        let (rows, cols) = (7, 512);
+        let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 31.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in FORMATS {
+            let bytes = matrix(format, rows, cols);
+            let matrix = Matrix::new(format, rows, cols, &bytes);
+            let mut got = vec![f32::NAN; 2 * rows];
+            matrix.multiply(&activations, &[1, 0], |i, row, y| got[i * rows + row] = y);
+            let mut weights = vec![0.0; cols];
+            for row in 0..rows {
+                dequantize_row(format, matrix.row(row), &mut weights);
+                for (i, x) in [&x[cols..], &x[..cols]].into_iter().enumerate() {
+                    let products = || weights.iter().zip(x).map(|(w, x)| f64::from(w * x));
+                    let want: f64 = products().sum();
+                    let size: f64 = products().map(f64::abs).sum();
+                    let error = (f64::from(got[i * rows + row]) - want).abs();
+                    assert!(error < 2e-3 * size, "{format:?} row {row}: off by {error} of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_the_same_alone_and_among_others() {
+        let (rows, cols, n) = (13, 512, 11);
+        let x: Vec<f32> = (0..n * cols).map(|i| ((i * 29 % 97) as f32 - 48.0) / 17.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in FORMATS {
+            let bytes = matrix(format, rows, cols);
+            let all = Matrix::new(format, rows, cols, &bytes);
+            let tokens: Vec<usize> = (0..n).rev().collect();
+            let mut got = vec![];
+            all.multiply(&activations, &tokens, |i, row, y| got.push((tokens[i], row, y)));
+            assert_eq!(got.len(), n * rows);
+            for (token, row, y) in got {
+                let one = Matrix::new(format, 1, cols, all.row(row));
+                one.multiply(&activations, &[token], |_, _, alone| {
+                    assert_eq!(alone.to_bits(), y.to_bits(), "{format:?} {token} {row}");
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Rows as a GGUF file has them, one after another.
+
+use super::blocks::{Block, Rows, low_f16};
+use super::scalar::u32_at;
+use crate::simd::V;
+
+/// A block of one row.
+#[derive(Clone, Copy)]
+pub(super) struct RawBlock(pub *const u8);
+
+impl Block for RawBlock {
+    #[inline(always)]
+    unsafe fn bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load(self.0.add(offset)) }
+    }
+
+    #[inline(always)]
+    unsafe fn wide_bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_i8x8(self.0.add(offset)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V {
+        const SPREAD: u64 = 0x0101_0101_0101_0101;
+        // SAFETY: the caller vouches for the u32.
+        let bits = unsafe { u32_at(self.0.add(offset)) } >> (16 * i);
+        let select = V::from_u64(0x8040_2010_0804_0201, 0x8040_2010_0804_0201);
+        let (low, high) = (u64::from(bits & 0xff), u64::from(bits >> 8 & 0xff));
+        let bytes = V::from_u64(low * SPREAD, high * SPREAD);
+        bytes.and(select).eq_u8(select).and(V::splat_u8(0x10))
+    }
+}
+
+/// The blocks of four rows.
+#[derive(Clone, Copy)]
+pub(super) struct RawRows(pub [*const u8; 4]);
+
+impl Rows for RawRows {
+    #[inline(always)]
+    unsafe fn words(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the words.
+        V::from_i32x4(self.0.map(|p| unsafe { u32_at(p.add(offset)) } as i32))
+    }
+
+    #[inline(always)]
+    unsafe fn halves(self, offset: usize) -> V {
+        let half = |p: *const u8| {
+            // SAFETY: the caller vouches for the two bytes.
+            u16::from_le_bytes(unsafe { p.add(offset).cast::<[u8; 2]>().read() })
+        };
+        low_f16(V::from_i32x4(self.0.map(|p| i32::from(half(p)))))
+    }
+}
