@@ -159,6 +159,35 @@ impl Activations {
         self.cols.is_multiple_of(BLOCK)
     }
 
+    /// The quantised numbers of a token, as the bytes of i8.
+    pub(super) fn bytes8(&self, token: usize) -> &[u8] {
+        bytemuck::cast_slice(&self.q8[token * self.cols..][..self.cols])
+    }
+
+    /// The same as the bytes of i16.
+    pub(super) fn bytes16(&self, token: usize) -> &[u8] {
+        bytemuck::cast_slice(&self.q16[token * self.cols..][..self.cols])
+    }
+
+    /// The scales of a token's blocks.
+    pub(super) fn scales(&self, token: usize) -> &[f32] {
+        let n = self.cols / BLOCK;
+        &self.d[token * n..][..n]
+    }
+
+    /// The sums of a token's blocks.
+    pub(super) fn sums(&self, token: usize) -> &[f32] {
+        let n = self.cols / BLOCK;
+        &self.sums[token * n..][..n]
+    }
+
+    /// The sums of the whole numbers of a token's sub-blocks of 16 or 32.
+    pub(super) fn whole_sums(&self, token: usize, sub_block: usize) -> &[i32] {
+        let n = self.cols / sub_block;
+        let sums = if sub_block < BLOCK { &self.sums16 } else { &self.sums32 };
+        &sums[token * n..][..n]
+    }
+
     /// The vector of a token.
     pub(super) fn vector(&self, token: usize) -> Vector {
         assert!(token < self.n_tokens);

@@ -1,6 +1,8 @@
 //! What the kernels need to know of a quantised format.
 
 use super::activations::{BLOCK, Vector};
+use super::gemm::GROUPS;
+use super::panels::TOKENS;
 use crate::simd::V;
 
 /// A format whose rows are blocks of bytes. A block is made of sub-blocks,
@@ -50,25 +52,26 @@ pub(super) trait Quants {
     /// The rows must hold whole blocks, and the vector the numbers of one.
     unsafe fn dots(rows: [impl Block; 4], x: Vector, i: usize) -> V;
 
-    /// Writes the numbers of sub-block `i` of four rows' blocks to `out`,
-    /// interleaved for [`Quants::dots_unpacked`].
+    /// Unpacks the numbers of sub-block `i` of four rows' blocks: `put(step,
+    /// numbers)` gets 16 bytes at a time, four bytes of each row.
     ///
     /// # Safety
-    /// The rows must hold whole blocks, and `4 * SUB_BLOCK * UNPACKED` bytes
-    /// must be writable at `out`.
-    unsafe fn unpack(rows: [impl Block; 4], i: usize, out: *mut u8);
+    /// The rows must hold whole blocks.
+    unsafe fn unpack(rows: [impl Block; 4], i: usize, put: impl FnMut(usize, V));
 
-    /// The products of an unpacked sub-block of each of `N` groups of four
-    /// rows with that part of each of `T` vectors, as i32.
+    /// Bytes of a tile that can be multiplied before sums must be widened.
+    const RUN_LEN: usize;
+
+    /// The products of an unpacked sub-block of a tile with that of a panel,
+    /// as i32. `run_len` must be `RUN_LEN`.
     ///
     /// # Safety
-    /// The pointers must be to what `unpack` wrote, and the vectors must hold
-    /// the numbers of a sub-block.
-    unsafe fn dots_unpacked<const N: usize, const T: usize>(
-        rows: [*const u8; N],
-        x: [Vector; T],
-    ) -> [[V; N]; T];
+    /// The pointers must be to whole sub-blocks.
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, run_len: usize) -> WholeProducts;
 }
+
+/// Products of a tile with a panel: a lane for each row.
+pub(super) type WholeProducts = [[V; GROUPS]; TOKENS];
 
 /// A block of a row, or an interleaved part of four rows' blocks.
 pub(super) trait Block: Copy {

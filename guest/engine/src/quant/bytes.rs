@@ -1,7 +1,9 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::Vector;
-use super::blocks::{Block, Blocks, Quants, Rows};
+use super::blocks::{Block, Blocks, Quants, Rows, WholeProducts};
+use super::gemm::GROUPS;
+use super::panels::TOKENS;
 use crate::simd::V;
 
 pub(super) struct Bytes;
@@ -52,36 +54,40 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: [impl Block; 4], _: usize, out: *mut u8) {
-        for i in 0..4 {
-            // SAFETY: the caller vouches for the blocks, and for room at `out`.
-            unsafe {
-                let q = rows.map(|row| quants(row, i));
-                for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                    q.store(out.add(64 * i + 16 * j));
-                }
+    unsafe fn unpack(rows: [impl Block; 4], _: usize, mut put: impl FnMut(usize, V)) {
+        for i in 0..Self::SUB_BLOCK / 8 {
+            // SAFETY: the caller vouches for the blocks.
+            let q = rows.map(|row| unsafe { quants(row, i) });
+            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
+                put(4 * i + j, q);
             }
         }
     }
 
+    const RUN_LEN: usize = 8 * GROUPS * Self::SUB_BLOCK;
+
     #[inline(always)]
-    unsafe fn dots_unpacked<const N: usize, const T: usize>(
-        rows: [*const u8; N],
-        x: [Vector; T],
-    ) -> [[V; N]; T] {
-        let mut dots = [[V::splat_i32(0); N]; T];
-        // Two columns at a time.
-        for c in 0..Self::SUB_BLOCK / 2 {
-            // SAFETY: the caller vouches for a sub-block in the rows and in
-            // the vectors; it has column `2 * c`.
+    unsafe fn dots_unpacked(
+        mut rows: *const u8,
+        mut x: *const u8,
+        run_len: usize,
+    ) -> WholeProducts {
+        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+        let end = rows.wrapping_add(run_len);
+        while rows < end {
+            // SAFETY: the caller vouches for sub-blocks, which are whole
+            // steps.
             unsafe {
-                let rows = rows.map(|row| V::load(row.add(16 * c)));
-                for (x, dots) in x.iter().zip(&mut dots) {
-                    let x = V::load_splat_32(x.q16.add(4 * c));
-                    for (row, dot) in rows.iter().zip(dots) {
-                        *dot = dot.add_i32(row.dot_i16(x));
+                let w: [V; GROUPS] = std::array::from_fn(|g| V::load(rows.add(16 * g)));
+                let v = V::load(x);
+                for (t, dots) in dots.iter_mut().enumerate() {
+                    let v = v.splat_lane(t);
+                    for (dot, w) in dots.iter_mut().zip(w) {
+                        *dot = dot.add_i32(w.dot_i16(v));
                     }
                 }
+                rows = rows.add(16 * GROUPS);
+                x = x.add(16);
             }
         }
         dots

@@ -1,28 +1,30 @@
 //! Matrix times a batch of vectors.
 //!
-//! Rows are unpacked to bytes a tile at a time, which all vectors of the batch
-//! then use. In a tile, four rows are interleaved: a lane is a row, and there
-//! are no sums across lanes.
+//! Eight rows are unpacked to whole numbers at a time ([`Tile`]), which all
+//! vectors of the batch then use, four at a time ([`Panels`]). A lane is a
+//! row, so there are no sums across lanes.
 
-use super::activations::Vector;
+use super::activations::BLOCK;
 use super::blocks::Blocks;
+use super::panels::{Panels, TOKENS};
 use super::raw::{RawBlock, RawRows};
 use crate::simd::V;
 
 /// Groups of four rows in a tile.
 pub(super) const GROUPS: usize = 2;
-/// Vectors that the innermost loop takes at once.
-pub(super) const TOKENS: usize = 4;
+/// Products of a tile with a panel: a lane for each row.
+pub(super) type Products = [[V; GROUPS]; TOKENS];
 
 /// Unpacked rows.
-#[derive(Default)]
 pub(super) struct Tile {
-    /// Bytes of a group's numbers; of its scales or minima.
-    quants_len: usize,
-    scales_len: usize,
-    /// `[GROUPS][sub-blocks]`, each as `Quants::unpack` has written it.
+    /// Sub-blocks in a row.
+    n: usize,
+    /// See [`Quants::dots_unpacked`](super::blocks::Quants::dots_unpacked).
+    run_len: usize,
+    /// `[sub-blocks][steps][GROUPS][16 bytes]`, a step being what four rows'
+    /// columns fill 16 bytes.
     quants: Vec<u8>,
-    /// `[GROUPS][sub-blocks][4 rows]`
+    /// `[sub-blocks][GROUPS][4 rows]`
     scales: Vec<f32>,
     mins: Vec<f32>,
 }
@@ -30,13 +32,15 @@ pub(super) struct Tile {
 impl Tile {
     /// A tile for rows of `cols` numbers.
     pub fn new<B: Blocks>(cols: usize) -> Self {
-        let (quants_len, scales_len) = (4 * cols * B::UNPACKED, 4 * cols / B::SUB_BLOCK);
+        let n = cols / B::SUB_BLOCK;
         Self {
-            quants_len,
-            scales_len,
-            quants: vec![0; GROUPS * quants_len],
-            scales: vec![0.0; GROUPS * scales_len],
-            mins: vec![0.0; if B::MIN { GROUPS * scales_len } else { 0 }],
+            n,
+            // Were it known to the compiler, it would unroll the innermost
+            // loop, and need more registers than there are.
+            run_len: std::hint::black_box(B::RUN_LEN),
+            quants: vec![0; 4 * GROUPS * cols * B::UNPACKED],
+            scales: vec![0.0; 4 * GROUPS * n],
+            mins: vec![0.0; if B::MIN { 4 * GROUPS * n } else { 0 }],
         }
     }
 
@@ -45,20 +49,25 @@ impl Tile {
     /// # Safety
     /// The rows must hold as many numbers as the tile was made for, which are
     /// whole blocks.
+    #[inline(never)]
     pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: [*const u8; 4]) {
-        let quants = &mut self.quants[group * self.quants_len..][..self.quants_len];
-        let range = group * self.scales_len..(group + 1) * self.scales_len;
-        let mut scales = self.scales[range.clone()].as_chunks_mut::<4>().0.iter_mut();
-        let mut mins =
-            self.mins.get_mut(range).unwrap_or_default().as_chunks_mut::<4>().0.iter_mut();
-        let sub_block_len = 4 * B::SUB_BLOCK * B::UNPACKED;
-        for (b, quants) in quants.chunks_exact_mut(B::SUB_BLOCKS * sub_block_len).enumerate() {
+        let sub_block_len = 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
+        let blocks = self.quants.chunks_exact_mut(B::SUB_BLOCKS * sub_block_len).enumerate();
+        let mut scales = self.scales.as_chunks_mut::<4>().0[group..].iter_mut().step_by(GROUPS);
+        let (mins, _) = self.mins.as_chunks_mut::<4>();
+        let mut mins = mins.get_mut(group..).unwrap_or_default().iter_mut().step_by(GROUPS);
+        for (b, quants) in blocks {
             let blocks = rows.map(|row| row.wrapping_add(b * B::BYTES));
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
             let header = unsafe { B::header(RawRows(blocks)) };
             for (i, quants) in quants.chunks_exact_mut(sub_block_len).enumerate() {
-                // SAFETY: as above, and the chunk has the size that is written.
-                unsafe { B::unpack(blocks.map(RawBlock), i, quants.as_mut_ptr()) };
+                let put = |step: usize, q: V| {
+                    let out = &mut quants[16 * (GROUPS * step + group)..][..16];
+                    // SAFETY: the slice holds 16 bytes.
+                    unsafe { q.store(out.as_mut_ptr()) };
+                };
+                // SAFETY: the caller vouches for the rows.
+                unsafe { B::unpack(blocks.map(RawBlock), i, put) };
                 if let Some(scales) = scales.next() {
                     B::scales(header, i).store_f32(scales);
                 }
@@ -68,79 +77,78 @@ impl Tile {
             }
         }
     }
+}
 
-    /// The products of the first `N` groups' rows with `T` vectors, in the
-    /// order that `gemv::dot_rows` has: a lane for each row.
-    ///
-    /// # Safety
-    /// The groups must have been unpacked as this format, and each vector must
-    /// hold as many numbers as the tile was made for.
-    #[inline(always)]
-    pub unsafe fn dot<B: Blocks, const N: usize, const T: usize>(
-        &self,
-        x: [Vector; T],
-    ) -> [[V; N]; T] {
-        let mut sums = [[V::splat_f32(0.0); N]; T];
-        let quants: [*const u8; N] =
-            std::array::from_fn(|g| self.quants[g * self.quants_len..].as_ptr());
-        let scales: [*const f32; N] =
-            std::array::from_fn(|g| self.scales[g * self.scales_len..].as_ptr());
-        for i in 0..self.scales_len / 4 {
-            // SAFETY: the caller vouches for the vectors, and sub-block `i` is
-            // one of the tile's, whose groups have the size that `new` gave
-            // them.
-            unsafe {
-                let at = 4 * B::SUB_BLOCK * B::UNPACKED * i;
-                let part = x.map(|x| x.from(B::SUB_BLOCK * i));
-                let mut dots = B::dots_unpacked(quants.map(|quants| quants.add(at)), part);
-                if B::OFFSET != 0 {
-                    for (x, dots) in x.iter().zip(&mut dots) {
-                        let offset = x.offset::<B>(i);
-                        dots.iter_mut().for_each(|dot| *dot = dot.add_i32(offset));
-                    }
-                }
-                let scales = scales.map(|scales| V::load(scales.add(4 * i).cast()));
-                for ((x, dots), sums) in x.iter().zip(dots).zip(&mut sums) {
-                    let x = x.scale::<B>(i);
-                    for ((scale, dot), sum) in scales.iter().zip(dots).zip(sums) {
-                        *sum = sum.madd_f32(dot.to_f32x4(), scale.mul_f32(x));
-                    }
+/// The products of a tile with a panel, in the order that `gemv::dot_rows`
+/// has.
+///
+/// # Safety
+/// The tile must have been unpacked in all groups and the panels made for
+/// this format, for vectors of one length; `panel` must be one of the panels.
+#[inline(never)]
+pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) -> Products {
+    let len = 4 * B::SUB_BLOCK * B::UNPACKED;
+    let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+    let quants = panels.quants(panel).as_ptr();
+    let scales = panels.scales(panel).as_ptr();
+    let offsets = panels.offsets(panel).as_ptr();
+    for i in 0..tile.n {
+        // SAFETY: the caller vouches for tile and panel, which have sub-block
+        // `i`.
+        unsafe {
+            let rows = tile.quants.as_ptr().add(GROUPS * len * i);
+            let dots = B::dots_unpacked(rows, quants.add(len * i), tile.run_len);
+            let row_scales: [V; GROUPS] = std::array::from_fn(|g| {
+                V::load(tile.scales.as_ptr().add(4 * (GROUPS * i + g)).cast())
+            });
+            let scales = V::load(scales.add(TOKENS * (i * B::SUB_BLOCK / BLOCK)).cast());
+            let offsets = match B::OFFSET {
+                0 => V::splat_i32(0),
+                _ => V::load(offsets.add(TOKENS * i).cast()),
+            };
+            for (t, (dots, sums)) in dots.into_iter().zip(&mut sums).enumerate() {
+                let (scale, offset) = (scales.splat_lane(t), offsets.splat_lane(t));
+                for ((dot, sum), row_scale) in dots.into_iter().zip(sums).zip(row_scales) {
+                    let dot = if B::OFFSET == 0 { dot } else { dot.add_i32(offset) };
+                    *sum = sum.madd_f32(dot.to_f32x4(), row_scale.mul_f32(scale));
                 }
             }
         }
-        if B::MIN {
-            // SAFETY: as above.
-            let mins: [[V; N]; T] = unsafe { self.dot_mins(x) };
-            for (sums, mins) in sums.iter_mut().zip(mins) {
+    }
+    if B::MIN {
+        // SAFETY: as above.
+        let mins = unsafe { dot_mins(tile, panels, panel) };
+        for (sums, mins) in sums.iter_mut().zip(mins) {
+            for (sum, mins) in sums.iter_mut().zip(mins) {
+                *sum = sum.add_f32(mins);
+            }
+        }
+    }
+    sums
+}
+
+/// The minima's share of the products.
+///
+/// # Safety
+/// As for [`dot`].
+#[inline(always)]
+unsafe fn dot_mins(tile: &Tile, panels: &Panels, panel: usize) -> Products {
+    let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+    let block_sums = panels.sums(panel).as_ptr();
+    for i in 0..tile.n {
+        // SAFETY: as in `dot`.
+        unsafe {
+            let mins: [V; GROUPS] = std::array::from_fn(|g| {
+                V::load(tile.mins.as_ptr().add(4 * (GROUPS * i + g)).cast())
+            });
+            let block_sums = V::load(block_sums.add(TOKENS * i).cast());
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let block_sum = block_sums.splat_lane(t);
                 for (sum, mins) in sums.iter_mut().zip(mins) {
-                    *sum = sum.add_f32(mins);
+                    *sum = sum.madd_f32(mins, block_sum);
                 }
             }
         }
-        sums
     }
-
-    /// The minima's share of the products.
-    ///
-    /// # Safety
-    /// As for [`Tile::dot`].
-    #[inline(always)]
-    unsafe fn dot_mins<const N: usize, const T: usize>(&self, x: [Vector; T]) -> [[V; N]; T] {
-        let mut sums = [[V::splat_f32(0.0); N]; T];
-        let mins: [*const f32; N] =
-            std::array::from_fn(|g| self.mins[g * self.scales_len..].as_ptr());
-        for i in 0..self.scales_len / 4 {
-            // SAFETY: as in `dot`.
-            unsafe {
-                let mins = mins.map(|mins| V::load(mins.add(4 * i).cast()));
-                for (x, sums) in x.iter().zip(&mut sums) {
-                    let x = x.sum(i);
-                    for (mins, sum) in mins.iter().zip(sums) {
-                        *sum = sum.madd_f32(*mins, x);
-                    }
-                }
-            }
-        }
-        sums
-    }
+    sums
 }

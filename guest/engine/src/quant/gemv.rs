@@ -14,7 +14,7 @@ use crate::simd::V;
 /// # Safety
 /// `cols` must be whole blocks of the format, each row must hold `cols`
 /// numbers, and `x` must too.
-#[inline(always)]
+#[inline(never)]
 pub(super) unsafe fn dot_rows<B: Blocks>(rows: [*const u8; 4], x: Vector, cols: usize) -> V {
     let mut sum = V::splat_f32(0.0);
     let mut mins = V::splat_f32(0.0);

@@ -9,7 +9,7 @@ use super::floats::{self, Bf16, F16, F32, Float};
 use super::gemm::{self, Tile};
 use super::gemv;
 use super::k_quants::{SubBlocks16, SubBlocks32};
-use crate::simd::V;
+use super::panels::{Panels, TOKENS};
 
 /// From so many vectors on, unpacking the rows pays.
 const UNPACK_MIN: usize = 4;
@@ -110,31 +110,22 @@ impl<'a> Matrix<'a> {
         mut put: impl FnMut(usize, usize, f32),
     ) {
         let mut tile = Tile::new::<B>(self.cols);
+        let panels = Panels::new::<B>(x, tokens);
         for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
             for group in 0..gemm::GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks.
                 unsafe { tile.unpack::<B>(group, self.four_rows(first + 4 * group)) };
             }
-            let mut put = |i: usize, y: [V; gemm::GROUPS]| {
-                for (group, y) in y.into_iter().enumerate() {
-                    self.put(first + 4 * group, i, y.to_f32(), &mut put);
-                }
-            };
-            let (fours, rest) = tokens.as_chunks::<{ gemm::TOKENS }>();
-            for (n, tokens) in fours.iter().enumerate() {
-                let x = tokens.map(|token| x.vector(token));
+            for panel in 0..tokens.len().div_ceil(TOKENS) {
                 // SAFETY: all groups were unpacked; vectors and rows have one
                 // length.
-                let y = unsafe { tile.dot::<B, { gemm::GROUPS }, { gemm::TOKENS }>(x) };
-                for (i, y) in y.into_iter().enumerate() {
-                    put(gemm::TOKENS * n + i, y);
+                let y = unsafe { gemm::dot::<B>(&tile, &panels, panel) };
+                for (i, y) in (TOKENS * panel..tokens.len()).zip(y) {
+                    for (group, y) in y.into_iter().enumerate() {
+                        self.put(first + 4 * group, i, y.to_f32(), &mut put);
+                    }
                 }
-            }
-            for (i, &token) in rest.iter().enumerate() {
-                // SAFETY: as above.
-                let [y] = unsafe { tile.dot::<B, { gemm::GROUPS }, 1>([x.vector(token)]) };
-                put(gemm::TOKENS * fours.len() + i, y);
             }
         }
     }

@@ -15,6 +15,7 @@ mod gemv;
 mod k_quants;
 mod matrix;
 mod narrow;
+mod panels;
 mod raw;
 mod scalar;
 

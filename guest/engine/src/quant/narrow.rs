@@ -1,7 +1,9 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{BLOCK, Vector};
-use super::blocks::{Block, Quants};
+use super::blocks::{Block, Quants, WholeProducts};
+use super::gemm::GROUPS;
+use super::panels::TOKENS;
 use crate::simd::V;
 
 /// A format of few bits, whose numbers are not negative.
@@ -54,40 +56,44 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: [impl Block; 4], i: usize, out: *mut u8) {
+    unsafe fn unpack(rows: [impl Block; 4], i: usize, mut put: impl FnMut(usize, V)) {
         let pieces = Q::SUB_BLOCK / 16;
         for piece in 0..pieces {
-            // SAFETY: the caller vouches for the blocks, and for room at `out`.
-            unsafe {
-                let q = rows.map(|row| Q::quants(row, i * pieces + piece));
-                for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                    q.store(out.add(64 * piece + 16 * j));
-                }
+            // SAFETY: the caller vouches for the blocks.
+            let q = rows.map(|row| unsafe { Q::quants(row, i * pieces + piece) });
+            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
+                put(4 * piece + j, q);
             }
         }
     }
 
+    // A step's 16 bytes hold four columns, two of them in a lane of 16 bits.
+    const RUN_LEN: usize = 16 * GROUPS * products_max(Q::BITS) / 2;
+
     #[inline(always)]
-    unsafe fn dots_unpacked<const N: usize, const T: usize>(
-        rows: [*const u8; N],
-        x: [Vector; T],
-    ) -> [[V; N]; T] {
-        // Four columns at a time, two of them in a lane of 16 bits.
-        let steps = products_max(Q::BITS) / 2;
-        let mut dots = [[V::splat_i32(0); N]; T];
-        for first in (0..Q::SUB_BLOCK / 4).step_by(steps) {
-            let mut sums = [[V::splat_i32(0); N]; T];
-            for c in first..first + steps {
-                // SAFETY: the caller vouches for a sub-block in the rows and
-                // in the vectors; it has column `4 * c`.
+    unsafe fn dots_unpacked(
+        mut rows: *const u8,
+        mut x: *const u8,
+        run_len: usize,
+    ) -> WholeProducts {
+        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+        for _ in 0..4 * Q::SUB_BLOCK * GROUPS / Self::RUN_LEN {
+            let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];
+            let end = rows.wrapping_add(run_len);
+            while rows < end {
+                // SAFETY: the caller vouches for sub-blocks, which are whole
+                // runs of steps.
                 unsafe {
-                    let rows = rows.map(|row| V::load(row.add(16 * c)));
-                    for (x, sums) in x.iter().zip(&mut sums) {
-                        let x = V::load_splat_32(x.q8.add(4 * c));
-                        for (row, sum) in rows.iter().zip(sums) {
-                            *sum = sum.add_i16(V::dot_i8_u7(x, *row));
+                    let w: [V; GROUPS] = std::array::from_fn(|g| V::load(rows.add(16 * g)));
+                    let v = V::load(x);
+                    for (t, sums) in sums.iter_mut().enumerate() {
+                        let v = v.splat_lane(t);
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = sum.add_i16(V::dot_i8_u7(v, w));
                         }
                     }
+                    rows = rows.add(16 * GROUPS);
+                    x = x.add(16);
                 }
             }
             for (dots, sums) in dots.iter_mut().zip(sums) {

@@ -114,6 +114,12 @@ impl V {
         V::from_i32(x)
     }
 
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V::from_i32([self.to_i32_lanes()[i]; 4])
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {

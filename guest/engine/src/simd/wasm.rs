@@ -87,6 +87,17 @@ impl V {
         V(i32x4(a, b, c, d))
     }
 
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V(match i {
+            0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
+            1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
+            2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
+            _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
+        })
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {

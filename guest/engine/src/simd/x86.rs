@@ -100,6 +100,17 @@ impl V {
         V(sse!(_mm_setr_epi32(a, b, c, d)))
     }
 
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V(match i {
+            0 => sse!(_mm_shuffle_epi32::<0x00>(self.0)),
+            1 => sse!(_mm_shuffle_epi32::<0x55>(self.0)),
+            2 => sse!(_mm_shuffle_epi32::<0xaa>(self.0)),
+            _ => sse!(_mm_shuffle_epi32::<0xff>(self.0)),
+        })
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {
