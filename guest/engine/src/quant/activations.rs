@@ -44,16 +44,22 @@ pub(super) struct Vector {
 
 impl Vector {
     /// The quantised vector from column `col` on, a multiple of 32.
+    ///
+    /// # Safety
+    /// The column must lie in the vector.
     #[inline(always)]
-    pub fn from(self, col: usize) -> Self {
-        Self {
-            x: self.x,
-            q8: self.q8.wrapping_add(col),
-            q16: self.q16.wrapping_add(2 * col),
-            d: self.d.wrapping_add(col / BLOCK),
-            sums16: self.sums16.wrapping_add(col / 16),
-            sums32: self.sums32.wrapping_add(col / BLOCK),
-            sums: self.sums.wrapping_add(col / BLOCK),
+    pub unsafe fn from(self, col: usize) -> Self {
+        // SAFETY: the caller vouches for the column.
+        unsafe {
+            Self {
+                x: self.x.add(col),
+                q8: self.q8.add(col),
+                q16: self.q16.add(2 * col),
+                d: self.d.add(col / BLOCK),
+                sums16: self.sums16.add(col / 16),
+                sums32: self.sums32.add(col / BLOCK),
+                sums: self.sums.add(col / BLOCK),
+            }
         }
     }
 

@@ -57,24 +57,32 @@ impl Tile {
         let (mins, _) = self.mins.as_chunks_mut::<4>();
         let mut mins = mins.get_mut(group..).unwrap_or_default().iter_mut().step_by(GROUPS);
         for (b, quants) in blocks {
-            let blocks = rows.map(|row| row.wrapping_add(b * B::BYTES));
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
-            let header = unsafe { B::header(RawRows(blocks)) };
-            for (i, quants) in quants.chunks_exact_mut(sub_block_len).enumerate() {
-                let put = |step: usize, q: V| {
-                    let out = &mut quants[16 * (GROUPS * step + group)..][..16];
-                    // SAFETY: the slice holds 16 bytes.
-                    unsafe { q.store(out.as_mut_ptr()) };
-                };
-                // SAFETY: the caller vouches for the rows.
-                unsafe { B::unpack(blocks.map(RawBlock), i, put) };
-                if let Some(scales) = scales.next() {
-                    B::scales(header, i).store_f32(scales);
-                }
-                if let Some(mins) = mins.next() {
-                    B::mins(header, i).store_f32(mins);
-                }
+            let (blocks, header) = unsafe {
+                let blocks = rows.map(|row| row.add(b * B::BYTES));
+                (blocks, B::header(RawRows(blocks)))
+            };
+            // Each step with its constants: shifts by a variable are slow.
+            macro_rules! sub_blocks {
+                ($($i:literal)*) => { $(
+                    if $i < B::SUB_BLOCKS {
+                        let put = |step: usize, q: V| {
+                            let at = $i * sub_block_len + 16 * (GROUPS * step + group);
+                            // SAFETY: the slice holds 16 bytes.
+                            unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
+                        };
+                        // SAFETY: the caller vouches for the rows.
+                        unsafe { B::unpack(blocks.map(RawBlock), $i, put) };
+                        if let Some(scales) = scales.next() {
+                            B::scales(header, $i).store_f32(scales);
+                        }
+                        if let Some(mins) = mins.next() {
+                            B::mins(header, $i).store_f32(mins);
+                        }
+                    }
+                )* };
             }
+            sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
         }
     }
 }

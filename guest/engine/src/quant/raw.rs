@@ -23,13 +23,10 @@ impl Block for RawBlock {
 
     #[inline(always)]
     unsafe fn fifth_bits(self, offset: usize, i: usize) -> V {
-        const SPREAD: u64 = 0x0101_0101_0101_0101;
         // SAFETY: the caller vouches for the u32.
-        let bits = unsafe { u32_at(self.0.add(offset)) } >> (16 * i);
+        let bits = unsafe { V::load_splat_32(self.0.add(offset)) };
         let select = V::from_u64(0x8040_2010_0804_0201, 0x8040_2010_0804_0201);
-        let (low, high) = (u64::from(bits & 0xff), u64::from(bits >> 8 & 0xff));
-        let bytes = V::from_u64(low * SPREAD, high * SPREAD);
-        bytes.and(select).eq_u8(select).and(V::splat_u8(0x10))
+        bits.spread_u16(i).and(select).eq_u8(select).and(V::splat_u8(0x10))
     }
 }
 

@@ -120,6 +120,12 @@ impl V {
         V::from_i32([self.to_i32_lanes()[i]; 4])
     }
 
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        V(std::array::from_fn(|j| self.0[2 * i + j / 8]))
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {

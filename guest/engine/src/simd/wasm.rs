@@ -98,6 +98,16 @@ impl V {
         })
     }
 
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        V(if i == 0 {
+            i8x16_shuffle::<0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1>(self.0, self.0)
+        } else {
+            i8x16_shuffle::<2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3>(self.0, self.0)
+        })
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {

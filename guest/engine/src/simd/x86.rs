@@ -111,6 +111,13 @@ impl V {
         })
     }
 
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        let byte = 0x0202_0202_0202_0202 * i as i64;
+        V(sse!(_mm_shuffle_epi8(self.0, _mm_set_epi64x(byte + 0x0101_0101_0101_0101, byte))))
+    }
+
     /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
     #[inline(always)]
     pub fn low_32(a: V, b: V) -> V {
