@@ -1,20 +1,22 @@
 //! What the kernels need to know of a quantised format.
 
-use super::activations::{BLOCK, Vector};
+use super::activations::{ActivationBlock, BLOCK};
 use super::gemm::GROUPS;
 use super::panels::TOKENS;
 use crate::simd::V;
 
-/// A format whose rows are blocks of bytes. A block is made of sub-blocks,
-/// and a sub-block's numbers are `scale * (q - OFFSET) + min`, with whole
-/// numbers `q`.
+/// A format whose rows are blocks of bytes. A block is made of like units, a
+/// unit of sub-blocks, and a sub-block's numbers are
+/// `scale * (q - OFFSET) + min`, with whole numbers `q`.
 ///
 /// Four rows are taken together: vectors have a lane for each.
 pub(super) trait Blocks: Quants {
     /// Bytes of a block.
     const BYTES: usize;
-    /// Sub-blocks in a block.
-    const SUB_BLOCKS: usize;
+    /// Units in a block.
+    const UNITS: usize = 1;
+    /// Sub-blocks in a unit: at most 8. They are whole blocks of activations.
+    const SUB_BLOCKS: usize = 1;
     /// What is stored is larger by this, zero or a power of two.
     const OFFSET: i32 = 0;
     /// Whether there are minima.
@@ -29,10 +31,10 @@ pub(super) trait Blocks: Quants {
     /// The rows must hold whole blocks.
     unsafe fn header(rows: impl Rows) -> Self::Header;
 
-    /// The scales of sub-block `i`, as f32.
+    /// The scales of sub-block `i` of the block, as f32.
     fn scales(header: Self::Header, i: usize) -> V;
 
-    /// The minima of sub-block `i`, as f32.
+    /// The minima of sub-block `i` of the block, as f32.
     fn mins(_header: Self::Header, _i: usize) -> V {
         V::splat_f32(0.0)
     }
@@ -45,19 +47,19 @@ pub(super) trait Quants {
     /// Bytes that an unpacked number takes.
     const UNPACKED: usize;
 
-    /// The products of sub-block `i` of four rows' blocks with the part of a
-    /// vector that belongs to the blocks, as i32.
+    /// The products of sub-block `i` of a unit of four rows' blocks with the
+    /// activations that belong to the unit, as i32.
     ///
     /// # Safety
-    /// The rows must hold whole blocks, and the vector the numbers of one.
-    unsafe fn dots(rows: [impl Block; 4], x: Vector, i: usize) -> V;
+    /// The rows must hold whole blocks, and `x` the numbers of a unit.
+    unsafe fn dots(rows: [impl Block; 4], unit: usize, i: usize, x: *const ActivationBlock) -> V;
 
-    /// Unpacks the numbers of sub-block `i` of four rows' blocks: `put(step,
-    /// numbers)` gets 16 bytes at a time, four bytes of each row.
+    /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
+    /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn unpack(rows: [impl Block; 4], i: usize, put: impl FnMut(usize, V));
+    unsafe fn unpack(rows: [impl Block; 4], unit: usize, i: usize, put: impl FnMut(usize, V));
 
     /// Bytes of a tile that can be multiplied before sums must be widened.
     const RUN_LEN: usize;

@@ -21,7 +21,6 @@ impl<const MIN: bool, const FIVE: bool> Nibbles<MIN, FIVE> {
 
 impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     const BYTES: usize = Self::QUANTS + 16;
-    const SUB_BLOCKS: usize = 1;
     const MIN: bool = MIN;
     const OFFSET: i32 = match (MIN, FIVE) {
         (true, _) => 0,
@@ -60,7 +59,7 @@ impl<const MIN: bool, const FIVE: bool> Narrow for Nibbles<MIN, FIVE> {
     const BITS: u32 = if FIVE { 5 } else { 4 };
 
     #[inline(always)]
-    unsafe fn quants(block: impl Block, i: usize) -> V {
+    unsafe fn quants(block: impl Block, _unit: usize, i: usize) -> V {
         // SAFETY: 16 bytes of nibbles end the block, fifth bits stand before
         // them.
         unsafe {

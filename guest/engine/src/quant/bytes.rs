@@ -1,6 +1,6 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
-use super::activations::Vector;
+use super::activations::ActivationBlock;
 use super::blocks::{Block, Blocks, Quants, Rows, WholeProducts};
 use super::gemm::GROUPS;
 use super::panels::TOKENS;
@@ -10,7 +10,6 @@ pub(super) struct Bytes;
 
 impl Blocks for Bytes {
     const BYTES: usize = 34;
-    const SUB_BLOCKS: usize = 1;
 
     /// The scales.
     type Header = V;
@@ -41,11 +40,10 @@ impl Quants for Bytes {
     const UNPACKED: usize = 2;
 
     #[inline(always)]
-    unsafe fn dots(rows: [impl Block; 4], x: Vector, _: usize) -> V {
-        // SAFETY: the caller vouches for the blocks and their part of the
-        // vector.
+    unsafe fn dots(rows: [impl Block; 4], _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: the caller vouches for the blocks and their activations.
         unsafe {
-            let x: [V; 4] = std::array::from_fn(|i| V::load(x.q16.add(16 * i)));
+            let x: [V; 4] = std::array::from_fn(|i| V::load((*x).q16.as_ptr().add(8 * i).cast()));
             V::sums_i32(rows.map(|row| {
                 let dot = |i: usize| quants(row, i).dot_i16(x[i]);
                 dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3)))
@@ -54,7 +52,12 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: [impl Block; 4], _: usize, mut put: impl FnMut(usize, V)) {
+    unsafe fn unpack(
+        rows: [impl Block; 4],
+        _unit: usize,
+        _i: usize,
+        mut put: impl FnMut(usize, V),
+    ) {
         for i in 0..Self::SUB_BLOCK / 8 {
             // SAFETY: the caller vouches for the blocks.
             let q = rows.map(|row| unsafe { quants(row, i) });

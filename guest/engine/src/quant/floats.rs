@@ -1,6 +1,5 @@
 //! Kernels of F32, F16 and BF16, with activations as they are.
 
-use super::activations::Vector;
 use super::scalar::f16_at;
 use crate::simd::V;
 
@@ -66,25 +65,26 @@ impl Float for Bf16 {
     }
 }
 
-/// The products of four rows of `cols` numbers with `x`.
+/// The products of four rows with `x`.
 ///
 /// # Safety
-/// Each row must hold `cols` numbers, and `x` must too.
+/// Each row must hold as many numbers as `x`.
 #[inline(always)]
-pub(super) unsafe fn dot_rows<F: Float>(rows: [*const u8; 4], x: Vector, cols: usize) -> [f32; 4] {
+pub(super) unsafe fn dot_rows<F: Float>(rows: [*const u8; 4], x: &[f32]) -> [f32; 4] {
     let mut acc = [V::splat_f32(0.0); 4];
+    let cols = x.len();
     let four = cols / 4 * 4;
-    // SAFETY: the caller vouches for `cols` numbers in `x` and in each row, and
-    // every index here is below `cols`.
+    // SAFETY: the caller vouches for `cols` numbers in each row, and every index
+    // here is below `cols`.
     unsafe {
         for i in (0..four).step_by(4) {
-            let xs = V::load(x.x.add(i).cast());
+            let xs = V::load(x.as_ptr().add(i).cast());
             for (acc, row) in acc.iter_mut().zip(rows) {
                 *acc = acc.madd_f32(F::four(row.add(i * F::BYTES)), xs);
             }
         }
         std::array::from_fn(|r| {
-            let rest = (four..cols).map(|i| F::one(rows[r].add(i * F::BYTES)) * *x.x.add(i));
+            let rest = (four..cols).map(|i| F::one(rows[r].add(i * F::BYTES)) * x[i]);
             acc[r].sum_f32() + rest.sum::<f32>()
         })
     }

@@ -52,7 +52,8 @@ impl Tile {
     #[inline(never)]
     pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: [*const u8; 4]) {
         let sub_block_len = 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
-        let blocks = self.quants.chunks_exact_mut(B::SUB_BLOCKS * sub_block_len).enumerate();
+        let unit_len = B::SUB_BLOCKS * sub_block_len;
+        let blocks = self.quants.chunks_exact_mut(B::UNITS * unit_len).enumerate();
         let mut scales = self.scales.as_chunks_mut::<4>().0[group..].iter_mut().step_by(GROUPS);
         let (mins, _) = self.mins.as_chunks_mut::<4>();
         let mut mins = mins.get_mut(group..).unwrap_or_default().iter_mut().step_by(GROUPS);
@@ -65,14 +66,7 @@ impl Tile {
             // Each step with its constants: shifts by a variable are slow.
             macro_rules! sub_blocks {
                 ($($i:literal)*) => { $(
-                    if $i < B::SUB_BLOCKS {
-                        let put = |step: usize, q: V| {
-                            let at = $i * sub_block_len + 16 * (GROUPS * step + group);
-                            // SAFETY: the slice holds 16 bytes.
-                            unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
-                        };
-                        // SAFETY: the caller vouches for the rows.
-                        unsafe { B::unpack(blocks.map(RawBlock), $i, put) };
+                    if $i < B::UNITS * B::SUB_BLOCKS {
                         if let Some(scales) = scales.next() {
                             B::scales(header, $i).store_f32(scales);
                         }
@@ -83,6 +77,22 @@ impl Tile {
                 )* };
             }
             sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            for (unit, quants) in quants.chunks_exact_mut(unit_len).enumerate() {
+                macro_rules! sub_blocks {
+                    ($($i:literal)*) => { $(
+                        if $i < B::SUB_BLOCKS {
+                            let put = |step: usize, q: V| {
+                                let at = $i * sub_block_len + 16 * (GROUPS * step + group);
+                                // SAFETY: the slice holds 16 bytes.
+                                unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
+                            };
+                            // SAFETY: the caller vouches for the rows.
+                            unsafe { B::unpack(blocks.map(RawBlock), unit, $i, put) };
+                        }
+                    )* };
+                }
+                sub_blocks!(0 1 2 3 4 5 6 7);
+            }
         }
     }
 }

@@ -1,48 +1,73 @@
 //! Matrix times vector.
 
-use super::activations::Vector;
+use super::activations::{ActivationBlock, BLOCK};
 use super::blocks::Blocks;
 use super::raw::{RawBlock, RawRows};
 use crate::simd::V;
 
-/// The products of four rows of `cols` numbers with `x`.
+/// The products of four rows with the activations `x`.
 ///
 /// Each sub-block's products are summed as integers, exactly; then the scaled
 /// sums are added up from the first sub-block to the last, and the minima
 /// apart from them. All kernels keep this order, and so agree to the bit.
 ///
+/// `units` must be `B::UNITS`. Were it known to the compiler, it would unroll
+/// that loop, and need more registers than there are.
+///
 /// # Safety
-/// `cols` must be whole blocks of the format, each row must hold `cols`
-/// numbers, and `x` must too.
+/// `x` must be whole blocks of the format, and each row must hold as many
+/// numbers.
 #[inline(never)]
-pub(super) unsafe fn dot_rows<B: Blocks>(rows: [*const u8; 4], x: Vector, cols: usize) -> V {
+pub(super) unsafe fn dot_rows<B: Blocks>(
+    rows: [*const u8; 4],
+    x: &[ActivationBlock],
+    units: usize,
+) -> V {
     let mut sum = V::splat_f32(0.0);
     let mut mins = V::splat_f32(0.0);
-    let block_len = B::SUB_BLOCKS * B::SUB_BLOCK;
-    for b in 0..cols / block_len {
-        // SAFETY: the caller vouches for `cols` numbers in `x` and in each
-        // row; block `b` is one of theirs.
+    let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
+    for (b, x) in x.chunks_exact(B::UNITS * unit_len).enumerate() {
+        // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
         unsafe {
             let blocks = rows.map(|row| row.add(b * B::BYTES));
-            let x = x.from(b * block_len);
             let header = B::header(RawRows(blocks));
+            let mut scales = [V::splat_f32(0.0); 16];
             // Each step with its constants: shifts by a variable are slow.
             macro_rules! sub_blocks {
                 ($($i:literal)*) => { $(
-                    if $i < B::SUB_BLOCKS {
-                        let mut dots = B::dots(blocks.map(RawBlock), x, $i);
-                        if B::OFFSET != 0 {
-                            dots = dots.add_i32(x.offset::<B>($i));
-                        }
-                        let scales = B::scales(header, $i).mul_f32(x.scale::<B>($i));
-                        sum = sum.madd_f32(dots.to_f32x4(), scales);
+                    if $i < B::UNITS * B::SUB_BLOCKS {
+                        scales[$i] = B::scales(header, $i);
                         if B::MIN {
-                            mins = mins.madd_f32(B::mins(header, $i), x.sum($i));
+                            let x = V::splat_f32(x[$i].sum);
+                            mins = mins.madd_f32(B::mins(header, $i), x);
                         }
                     }
                 )* };
             }
             sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            let units = if B::UNITS == 1 { 1 } else { units };
+            for unit in 0..units {
+                let x = &x[unit * unit_len..][..unit_len];
+                let scales = &scales[unit * B::SUB_BLOCKS..][..B::SUB_BLOCKS];
+                macro_rules! sub_blocks {
+                    ($($i:literal)*) => { $(
+                        if $i < B::SUB_BLOCKS {
+                            let mut dots = B::dots(blocks.map(RawBlock), unit, $i, x.as_ptr());
+                            let xs = &x[$i * B::SUB_BLOCK / BLOCK];
+                            if B::OFFSET != 0 {
+                                let whole = match B::SUB_BLOCK {
+                                    BLOCK => xs.whole_sum,
+                                    _ => xs.whole_half_sums[$i % 2],
+                                };
+                                dots = dots.sub_i32(V::splat_i32(B::OFFSET * whole));
+                            }
+                            let scales = scales[$i].mul_f32(V::splat_f32(xs.scale));
+                            sum = sum.madd_f32(dots.to_f32x4(), scales);
+                        }
+                    )* };
+                }
+                sub_blocks!(0 1 2 3 4 5 6 7);
+            }
         }
     }
     if B::MIN { sum.add_f32(mins) } else { sum }

@@ -25,7 +25,8 @@ impl<const FIVE: bool> SubBlocks32<FIVE> {
 
 impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     const BYTES: usize = Self::QUANTS + 128;
-    const SUB_BLOCKS: usize = 8;
+    const UNITS: usize = 4;
+    const SUB_BLOCKS: usize = 2;
     const MIN: bool = true;
 
     type Header = Header32;
@@ -62,17 +63,16 @@ impl<const FIVE: bool> Narrow for SubBlocks32<FIVE> {
     const BITS: u32 = if FIVE { 5 } else { 4 };
 
     #[inline(always)]
-    unsafe fn quants(block: impl Block, i: usize) -> V {
+    unsafe fn quants(block: impl Block, unit: usize, i: usize) -> V {
         let (sub_block, half) = (i / 2, i % 2);
         // SAFETY: 32 bytes of fifth bits stand before the 128 of nibbles, if
         // the block has them.
         unsafe {
-            let q = block.bytes(Self::QUANTS + 32 * (sub_block / 2) + 16 * half);
-            let q = nibbles(q, sub_block % 2);
+            let q = nibbles(block.bytes(Self::QUANTS + 32 * unit + 16 * half), sub_block);
             if !FIVE {
                 return q;
             }
-            let fifth = block.bytes(16 + 16 * half).shr_u16(sub_block as u32);
+            let fifth = block.bytes(16 + 16 * half).shr_u16((2 * unit + sub_block) as u32);
             q.or(fifth.and(V::splat_u8(1)).shl_u16(4))
         }
     }
@@ -97,7 +97,8 @@ pub(super) struct Header16 {
 
 impl Blocks for SubBlocks16 {
     const BYTES: usize = 210;
-    const SUB_BLOCKS: usize = 16;
+    const UNITS: usize = 2;
+    const SUB_BLOCKS: usize = 8;
     const OFFSET: i32 = 32;
 
     type Header = Header16;
@@ -123,9 +124,8 @@ impl Narrow for SubBlocks16 {
     const SUB_BLOCK: usize = 16;
 
     #[inline(always)]
-    unsafe fn quants(block: impl Block, i: usize) -> V {
-        // Half a block at a time: 64 bytes of low bits, 32 of high bits.
-        let (half, i) = (i / 8, i % 8);
+    unsafe fn quants(block: impl Block, half: usize, i: usize) -> V {
+        // A unit is half a block: 64 bytes of low bits, 32 of high bits.
         // SAFETY: a block begins with 128 bytes of low bits and 64 of high bits.
         unsafe {
             let low = nibbles(block.bytes(64 * half + 16 * (i % 4)), i / 4);

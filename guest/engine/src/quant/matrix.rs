@@ -80,7 +80,7 @@ impl<'a> Matrix<'a> {
             let rows = self.four_rows(first);
             for (i, &token) in tokens.iter().enumerate() {
                 // SAFETY: the rows hold `cols` numbers, and so does the vector.
-                let y = unsafe { floats::dot_rows::<F>(rows, x.vector(token), self.cols) };
+                let y = unsafe { floats::dot_rows::<F>(rows, x.vector(token)) };
                 self.put(first, i, y, &mut put);
             }
         }
@@ -92,12 +92,13 @@ impl<'a> Matrix<'a> {
         tokens: &[usize],
         mut put: impl FnMut(usize, usize, f32),
     ) {
+        let units = std::hint::black_box(B::UNITS);
         for first in (0..self.rows).step_by(4) {
             let rows = self.four_rows(first);
             for (i, &token) in tokens.iter().enumerate() {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks; so does the vector.
-                let y = unsafe { gemv::dot_rows::<B>(rows, x.vector(token), self.cols) };
+                let y = unsafe { gemv::dot_rows::<B>(rows, x.blocks(token), units) };
                 self.put(first, i, y.to_f32(), &mut put);
             }
         }

@@ -1,6 +1,6 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
-use super::activations::{BLOCK, Vector};
+use super::activations::{ActivationBlock, BLOCK};
 use super::blocks::{Block, Quants, WholeProducts};
 use super::gemm::GROUPS;
 use super::panels::TOKENS;
@@ -13,11 +13,11 @@ pub(super) trait Narrow {
     /// Numbers in a sub-block: 32 or 16.
     const SUB_BLOCK: usize = BLOCK;
 
-    /// Columns `16 * i` to `16 * i + 15` of a block, as bytes.
+    /// Columns `16 * i` to `16 * i + 15` of a unit of a block, as bytes.
     ///
     /// # Safety
     /// The block must be whole.
-    unsafe fn quants(block: impl Block, i: usize) -> V;
+    unsafe fn quants(block: impl Block, unit: usize, i: usize) -> V;
 }
 
 /// How many products of a byte from -127 to 127 with a number of so many bits
@@ -35,15 +35,16 @@ impl<Q: Narrow> Quants for Q {
     const UNPACKED: usize = 1;
 
     #[inline(always)]
-    unsafe fn dots(rows: [impl Block; 4], x: Vector, i: usize) -> V {
+    unsafe fn dots(rows: [impl Block; 4], unit: usize, i: usize, x: *const ActivationBlock) -> V {
         let pieces = Q::SUB_BLOCK / 16;
         let mut sums = [V::splat_i32(0); 4];
         for piece in i * pieces..(i + 1) * pieces {
-            // SAFETY: the caller vouches for the blocks' part of the vector.
-            let x = unsafe { V::load(x.q8.add(16 * piece)) };
+            // SAFETY: the caller vouches for the unit's part of the vector.
+            let x =
+                unsafe { V::load((*x.add(piece / 2)).q8.as_ptr().add(16 * (piece % 2)).cast()) };
             for (sums, row) in sums.iter_mut().zip(rows) {
                 // SAFETY: the caller vouches for the block.
-                let q = unsafe { Q::quants(row, piece) };
+                let q = unsafe { Q::quants(row, unit, piece) };
                 *sums = sums.add_i16(V::dot_i8_u7(x, q));
             }
         }
@@ -56,11 +57,11 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: [impl Block; 4], i: usize, mut put: impl FnMut(usize, V)) {
+    unsafe fn unpack(rows: [impl Block; 4], unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
         let pieces = Q::SUB_BLOCK / 16;
         for piece in 0..pieces {
             // SAFETY: the caller vouches for the blocks.
-            let q = rows.map(|row| unsafe { Q::quants(row, i * pieces + piece) });
+            let q = rows.map(|row| unsafe { Q::quants(row, unit, i * pieces + piece) });
             for (j, q) in V::transpose_32(q).into_iter().enumerate() {
                 put(4 * piece + j, q);
             }

@@ -1,6 +1,6 @@
 //! Activations, rearranged for products with many rows.
 
-use super::activations::{Activations, BLOCK};
+use super::activations::{ActivationBlock, Activations, BLOCK};
 use super::blocks::Blocks;
 use crate::simd::V;
 
@@ -34,17 +34,26 @@ impl Panels {
             offsets: vec![0; if B::OFFSET == 0 { 0 } else { numbers / B::SUB_BLOCK }],
         };
         for (i, panel) in tokens.chunks(TOKENS).enumerate() {
-            let four = std::array::from_fn(|t| panel[t.min(panel.len() - 1)]);
-            let quants = four.map(|t| if B::UNPACKED == 2 { x.bytes16(t) } else { x.bytes8(t) });
-            interleave_pieces(quants, part_mut(&mut panels.quants, n, i));
-            interleave(four.map(|t| x.scales(t)), part_mut(&mut panels.scales, n, i));
-            if B::MIN {
-                interleave(four.map(|t| x.sums(t)), part_mut(&mut panels.sums, n, i));
+            let four = std::array::from_fn(|t| x.blocks(panel[t.min(panel.len() - 1)]));
+            let quants = part_mut(&mut panels.quants, n, i).as_chunks_mut::<64>().0;
+            let per_block = BLOCK * B::UNPACKED / 16;
+            for (i, to) in quants.iter_mut().enumerate() {
+                let (block, piece) = (i / per_block, i % per_block);
+                interleave(four.map(|blocks| blocks[block].piece(B::UNPACKED == 2, piece)), to);
             }
-            if B::OFFSET != 0 {
-                let offsets = part_mut(&mut panels.offsets, n, i);
-                interleave(four.map(|t| x.whole_sums(t, B::SUB_BLOCK)), offsets);
-                offsets.iter_mut().for_each(|x| *x *= -B::OFFSET);
+            let put = |to: &mut [f32], f: fn(&ActivationBlock) -> f32| {
+                for (i, to) in to.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
+                    *to = four.map(|blocks| f(&blocks[i]));
+                }
+            };
+            put(part_mut(&mut panels.scales, n, i), |block| block.scale);
+            put(part_mut(&mut panels.sums, n, i), |block| block.sum);
+            let offsets = part_mut(&mut panels.offsets, n, i).as_chunks_mut::<TOKENS>().0;
+            for (i, to) in offsets.iter_mut().enumerate() {
+                *to = four.map(|blocks| match B::SUB_BLOCK {
+                    BLOCK => -B::OFFSET * blocks[i].whole_sum,
+                    _ => -B::OFFSET * blocks[i / 2].whole_half_sums[i % 2],
+                });
             }
         }
         panels
@@ -78,23 +87,12 @@ fn part_mut<T>(all: &mut [T], n: usize, i: usize) -> &mut [T] {
     &mut all[i * len..(i + 1) * len]
 }
 
-fn interleave<T: Copy>(from: [&[T]; TOKENS], to: &mut [T]) {
-    for (i, to) in to.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
-        *to = from.map(|from| from[i]);
-    }
-}
-
 /// Interleaves 4 bytes at a time.
-fn interleave_pieces(from: [&[u8]; TOKENS], to: &mut [u8]) {
-    for (i, to) in to.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-        let pieces = from.map(|from| {
-            let piece: &[u8; 16] = &from.as_chunks().0[i];
-            // SAFETY: the piece holds 16 bytes.
-            unsafe { V::load(piece.as_ptr()) }
-        });
-        for (v, to) in V::transpose_32(pieces).into_iter().zip(to.as_chunks_mut::<16>().0) {
-            // SAFETY: the chunk holds 16 bytes.
-            unsafe { v.store(to.as_mut_ptr()) };
-        }
+fn interleave(pieces: [&[u8; 16]; TOKENS], to: &mut [u8; 64]) {
+    // SAFETY: each piece holds 16 bytes.
+    let pieces = pieces.map(|piece| unsafe { V::load(piece.as_ptr()) });
+    for (v, to) in V::transpose_32(pieces).into_iter().zip(to.as_chunks_mut::<16>().0) {
+        // SAFETY: the chunk holds 16 bytes.
+        unsafe { v.store(to.as_mut_ptr()) };
     }
 }
