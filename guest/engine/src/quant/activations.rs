@@ -21,6 +21,20 @@ pub(super) struct ActivationBlock {
 }
 
 impl ActivationBlock {
+    /// 16 numbers from `16 * i`, as i8.
+    #[inline(always)]
+    pub fn load_q8(&self, i: usize) -> V {
+        // SAFETY: `piece` has 16 bytes.
+        unsafe { V::load(self.piece(false, i).as_ptr()) }
+    }
+
+    /// 8 numbers from `8 * i`, as i16.
+    #[inline(always)]
+    pub fn load_q16(&self, i: usize) -> V {
+        // SAFETY: `piece` has 16 bytes.
+        unsafe { V::load(self.piece(true, i).as_ptr()) }
+    }
+
     /// Bytes `16 * i` to `16 * i + 15` of the numbers, as i8 or as i16.
     #[inline(always)]
     pub fn piece(&self, wide: bool, i: usize) -> &[u8; 16] {

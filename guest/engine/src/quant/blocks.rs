@@ -2,6 +2,7 @@
 
 use super::activations::{ActivationBlock, BLOCK};
 use super::gemm::GROUPS;
+use super::narrow::Narrow;
 use super::panels::TOKENS;
 use crate::simd::V;
 
@@ -29,7 +30,7 @@ pub(super) trait Blocks: Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn header(rows: impl Rows) -> Self::Header;
+    unsafe fn header(rows: impl FourRows) -> Self::Header;
 
     /// The scales of sub-block `i` of the block, as f32.
     fn scales(header: Self::Header, i: usize) -> V;
@@ -52,14 +53,14 @@ pub(super) trait Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
-    unsafe fn dots(rows: [impl Block; 4], unit: usize, i: usize, x: *const ActivationBlock) -> V;
+    unsafe fn dots(rows: impl FourRows, unit: usize, i: usize, x: *const ActivationBlock) -> V;
 
     /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
     /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn unpack(rows: [impl Block; 4], unit: usize, i: usize, put: impl FnMut(usize, V));
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
 
     /// Bytes of a tile that can be multiplied before sums must be widened.
     const RUN_LEN: usize;
@@ -75,30 +76,14 @@ pub(super) trait Quants {
 /// Products of a tile with a panel: a lane for each row.
 pub(super) type WholeProducts = [[V; GROUPS]; TOKENS];
 
-/// A block of a row, or an interleaved part of four rows' blocks.
-pub(super) trait Block: Copy {
-    /// The bytes from `offset`.
+/// Blocks of four rows, as they lie in memory.
+pub(super) trait FourRows: Copy {
+    /// The blocks that lie `offset` bytes behind these in each row.
     ///
     /// # Safety
-    /// They must lie in the block.
-    unsafe fn bytes(self, offset: usize) -> V;
+    /// They must lie in the rows.
+    unsafe fn behind(self, offset: usize) -> Self;
 
-    /// The eight signed bytes from `offset`, widened to i16.
-    ///
-    /// # Safety
-    /// They must lie in the block.
-    unsafe fn wide_bytes(self, offset: usize) -> V;
-
-    /// Bits `16 * i` to `16 * i + 15` of the u32 at `offset`, as 0x10 or 0 in
-    /// a byte each.
-    ///
-    /// # Safety
-    /// The u32 must lie in the block.
-    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V;
-}
-
-/// The blocks of four rows, of which one number each is read.
-pub(super) trait Rows: Copy {
     /// The u32 at `offset` of each block.
     ///
     /// # Safety
@@ -110,6 +95,47 @@ pub(super) trait Rows: Copy {
     /// # Safety
     /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
+
+    /// [`Quants::dots`] of a format of few bits.
+    ///
+    /// # Safety
+    /// As for that.
+    unsafe fn dots<Q: Narrow>(self, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+
+    /// [`Quants::unpack`] of a format of few bits.
+    ///
+    /// # Safety
+    /// As for that.
+    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, put: impl FnMut(usize, V));
+
+    /// The products of the 32 signed bytes at `offset` of each block with a
+    /// block of activations, as i32.
+    ///
+    /// # Safety
+    /// The bytes must lie in the blocks, and `x` must be readable.
+    unsafe fn dots_bytes(self, offset: usize, x: *const ActivationBlock) -> V;
+
+    /// Unpacks these bytes, as i16.
+    ///
+    /// # Safety
+    /// The bytes must lie in the blocks.
+    unsafe fn unpack_bytes(self, offset: usize, put: impl FnMut(usize, V));
+}
+
+/// Part of a block, as [`Narrow::quants`] reads it.
+pub(super) trait Block: Copy {
+    /// 16 bytes: those from `offset`, or four from there of each of four rows.
+    ///
+    /// # Safety
+    /// They must lie in the block.
+    unsafe fn bytes(self, offset: usize) -> V;
+
+    /// As many bits of the u32 at `offset`, from bit `16 * i`, as 0x10 or 0 in
+    /// a byte each.
+    ///
+    /// # Safety
+    /// The u32 must lie in the block.
+    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V;
 }
 
 /// The f16 in the low halves of the words, as f32. See `scalar::f16_bits`.

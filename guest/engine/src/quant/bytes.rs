@@ -1,7 +1,7 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Block, Blocks, Quants, Rows, WholeProducts};
+use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
 use super::gemm::GROUPS;
 use super::panels::TOKENS;
 use crate::simd::V;
@@ -15,7 +15,7 @@ impl Blocks for Bytes {
     type Header = V;
 
     #[inline(always)]
-    unsafe fn header(rows: impl Rows) -> V {
+    unsafe fn header(rows: impl FourRows) -> V {
         // SAFETY: a block begins with an f16.
         unsafe { rows.halves(0) }
     }
@@ -26,45 +26,19 @@ impl Blocks for Bytes {
     }
 }
 
-/// Columns `8 * i` to `8 * i + 7` of a block, as i16.
-///
-/// # Safety
-/// The block must be whole.
-#[inline(always)]
-unsafe fn quants(block: impl Block, i: usize) -> V {
-    // SAFETY: 32 bytes follow the scale.
-    unsafe { block.wide_bytes(2 + 8 * i) }
-}
-
 impl Quants for Bytes {
     const UNPACKED: usize = 2;
 
     #[inline(always)]
-    unsafe fn dots(rows: [impl Block; 4], _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
-        // SAFETY: the caller vouches for the blocks and their activations.
-        unsafe {
-            let x: [V; 4] = std::array::from_fn(|i| V::load((*x).q16.as_ptr().add(8 * i).cast()));
-            V::sums_i32(rows.map(|row| {
-                let dot = |i: usize| quants(row, i).dot_i16(x[i]);
-                dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3)))
-            }))
-        }
+    unsafe fn dots(rows: impl FourRows, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: 32 bytes follow the scale; the caller vouches for the rest.
+        unsafe { rows.dots_bytes(2, x) }
     }
 
     #[inline(always)]
-    unsafe fn unpack(
-        rows: [impl Block; 4],
-        _unit: usize,
-        _i: usize,
-        mut put: impl FnMut(usize, V),
-    ) {
-        for i in 0..Self::SUB_BLOCK / 8 {
-            // SAFETY: the caller vouches for the blocks.
-            let q = rows.map(|row| unsafe { quants(row, i) });
-            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                put(4 * i + j, q);
-            }
-        }
+    unsafe fn unpack(rows: impl FourRows, _unit: usize, _i: usize, put: impl FnMut(usize, V)) {
+        // SAFETY: as above.
+        unsafe { rows.unpack_bytes(2, put) }
     }
 
     const RUN_LEN: usize = 8 * GROUPS * Self::SUB_BLOCK;

@@ -1,47 +1,48 @@
 //! Rows as floats.
 
-use super::Format;
 use super::floats::{Bf16, F16, F32, Float};
 use super::scalar::{f16_at, u32_at};
+use super::{Encoding, Format};
 
 /// Writes a row as floats.
 pub(crate) fn dequantize_row(format: Format, row: &[u8], out: &mut [f32]) {
+    assert_eq!(format.group_rows(), 1, "rows that lie together");
     let (len, bytes) = format.block();
     assert_eq!(row.len(), format.row_bytes(out.len()));
     for (block, out) in row.chunks_exact(bytes).zip(out.chunks_exact_mut(len)) {
         // SAFETY: a block holds the bytes that its format has.
-        unsafe { dequantize_block(format, block, out) }
+        unsafe { dequantize_block(format.encoding, block, out) }
     }
 }
 
 /// # Safety
 /// `block` must hold a whole block of the format.
-unsafe fn dequantize_block(format: Format, block: &[u8], out: &mut [f32]) {
+unsafe fn dequantize_block(encoding: Encoding, block: &[u8], out: &mut [f32]) {
     let p = block.as_ptr();
     // SAFETY: the caller vouches for a whole block, and all reads through `p`
     // stay within the fixed layout of one.
     unsafe {
-        match format {
-            Format::F32 => out[0] = F32::one(p),
-            Format::F16 => out[0] = F16::one(p),
-            Format::Bf16 => out[0] = Bf16::one(p),
-            Format::Q4_0 => nibbles_32(f16_at(p), -8.0 * f16_at(p), 0, &block[2..], out),
-            Format::Q4_1 => nibbles_32(f16_at(p), f16_at(p.add(2)), 0, &block[4..], out),
-            Format::Q5_0 => {
+        match encoding {
+            Encoding::F32 => out[0] = F32::one(p),
+            Encoding::F16 => out[0] = F16::one(p),
+            Encoding::Bf16 => out[0] = Bf16::one(p),
+            Encoding::Q4_0 => nibbles_32(f16_at(p), -8.0 * f16_at(p), 0, &block[2..], out),
+            Encoding::Q4_1 => nibbles_32(f16_at(p), f16_at(p.add(2)), 0, &block[4..], out),
+            Encoding::Q5_0 => {
                 nibbles_32(f16_at(p), -16.0 * f16_at(p), u32_at(p.add(2)), &block[6..], out);
             }
-            Format::Q5_1 => {
+            Encoding::Q5_1 => {
                 nibbles_32(f16_at(p), f16_at(p.add(2)), u32_at(p.add(4)), &block[8..], out);
             }
-            Format::Q8_0 => {
+            Encoding::Q8_0 => {
                 let d = f16_at(p);
                 out.iter_mut().zip(&block[2..]).for_each(|(o, &q)| *o = d * f32::from(q as i8));
             }
-            Format::Q4K | Format::Q5K => {
+            Encoding::Q4K | Encoding::Q5K => {
                 let (d, dmin) = (f16_at(p), f16_at(p.add(2)));
                 let packed = scales_and_mins(p.add(4));
                 let byte = |words: &[u32], i: usize| f32::from(words[i / 4].to_le_bytes()[i % 4]);
-                let five = format == Format::Q5K;
+                let five = encoding == Encoding::Q5K;
                 let quants = &block[if five { 48 } else { 16 }..];
                 for (i, out) in out.chunks_exact_mut(32).enumerate() {
                     let scale = d * byte(&packed[..2], i);
@@ -53,7 +54,7 @@ unsafe fn dequantize_block(format: Format, block: &[u8], out: &mut [f32]) {
                     }
                 }
             }
-            Format::Q6K => {
+            Encoding::Q6K => {
                 let d = f16_at(p.add(208));
                 for (i, out) in out.iter_mut().enumerate() {
                     let (half, i) = (i / 128, i % 128);

@@ -5,9 +5,8 @@
 //! row, so there are no sums across lanes.
 
 use super::activations::BLOCK;
-use super::blocks::Blocks;
+use super::blocks::{Blocks, FourRows};
 use super::panels::{Panels, TOKENS};
-use super::raw::{RawBlock, RawRows};
 use crate::simd::V;
 
 /// Groups of four rows in a tile.
@@ -50,7 +49,7 @@ impl Tile {
     /// The rows must hold as many numbers as the tile was made for, which are
     /// whole blocks.
     #[inline(never)]
-    pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: [*const u8; 4]) {
+    pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: impl FourRows) {
         let sub_block_len = 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
         let unit_len = B::SUB_BLOCKS * sub_block_len;
         let blocks = self.quants.chunks_exact_mut(B::UNITS * unit_len).enumerate();
@@ -60,8 +59,8 @@ impl Tile {
         for (b, quants) in blocks {
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
             let (blocks, header) = unsafe {
-                let blocks = rows.map(|row| row.add(b * B::BYTES));
-                (blocks, B::header(RawRows(blocks)))
+                let blocks = rows.behind(b * B::BYTES);
+                (blocks, B::header(blocks))
             };
             // Each step with its constants: shifts by a variable are slow.
             macro_rules! sub_blocks {
@@ -87,7 +86,7 @@ impl Tile {
                                 unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
                             };
                             // SAFETY: the caller vouches for the rows.
-                            unsafe { B::unpack(blocks.map(RawBlock), unit, $i, put) };
+                            unsafe { B::unpack(blocks, unit, $i, put) };
                         }
                     )* };
                 }

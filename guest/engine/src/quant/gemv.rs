@@ -1,8 +1,7 @@
 //! Matrix times vector.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::Blocks;
-use super::raw::{RawBlock, RawRows};
+use super::blocks::{Blocks, FourRows};
 use crate::simd::V;
 
 /// The products of four rows with the activations `x`.
@@ -18,8 +17,8 @@ use crate::simd::V;
 /// `x` must be whole blocks of the format, and each row must hold as many
 /// numbers.
 #[inline(never)]
-pub(super) unsafe fn dot_rows<B: Blocks>(
-    rows: [*const u8; 4],
+pub(super) unsafe fn dot_rows<B: Blocks, R: FourRows>(
+    rows: R,
     x: &[ActivationBlock],
     units: usize,
 ) -> V {
@@ -29,8 +28,8 @@ pub(super) unsafe fn dot_rows<B: Blocks>(
     for (b, x) in x.chunks_exact(B::UNITS * unit_len).enumerate() {
         // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
         unsafe {
-            let blocks = rows.map(|row| row.add(b * B::BYTES));
-            let header = B::header(RawRows(blocks));
+            let blocks = rows.behind(b * B::BYTES);
+            let header = B::header(blocks);
             let mut scales = [V::splat_f32(0.0); 16];
             // Each step with its constants: shifts by a variable are slow.
             macro_rules! sub_blocks {
@@ -52,7 +51,7 @@ pub(super) unsafe fn dot_rows<B: Blocks>(
                 macro_rules! sub_blocks {
                     ($($i:literal)*) => { $(
                         if $i < B::SUB_BLOCKS {
-                            let mut dots = B::dots(blocks.map(RawBlock), unit, $i, x.as_ptr());
+                            let mut dots = B::dots(blocks, unit, $i, x.as_ptr());
                             let xs = &x[$i * B::SUB_BLOCK / BLOCK];
                             if B::OFFSET != 0 {
                                 let whole = match B::SUB_BLOCK {

@@ -1,6 +1,6 @@
 //! The formats with blocks of 256: Q4_K, Q5_K, Q6_K.
 
-use super::blocks::{Block, Blocks, Rows, high_f16, low_f16};
+use super::blocks::{Block, Blocks, FourRows, high_f16, low_f16};
 use super::blocks32::nibbles;
 use super::narrow::Narrow;
 use crate::simd::V;
@@ -32,7 +32,7 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     type Header = Header32;
 
     #[inline(always)]
-    unsafe fn header(rows: impl Rows) -> Header32 {
+    unsafe fn header(rows: impl FourRows) -> Header32 {
         // SAFETY: a block begins with two f16 and 12 bytes of scales and
         // minima.
         let (d, a, b, c) = unsafe { (rows.words(0), rows.words(4), rows.words(8), rows.words(12)) };
@@ -104,7 +104,7 @@ impl Blocks for SubBlocks16 {
     type Header = Header16;
 
     #[inline(always)]
-    unsafe fn header(rows: impl Rows) -> Header16 {
+    unsafe fn header(rows: impl FourRows) -> Header16 {
         // SAFETY: 16 bytes of scales and an f16 end a block.
         unsafe {
             let scales = std::array::from_fn(|i| rows.words(192 + 4 * i));

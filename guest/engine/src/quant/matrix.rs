@@ -1,15 +1,17 @@
 //! Products of matrices with activations.
 
-use super::Format;
 use super::activations::Activations;
-use super::blocks::Blocks;
+use super::blocks::{Blocks, FourRows};
 use super::blocks32::Nibbles;
 use super::bytes::Bytes;
 use super::floats::{self, Bf16, F16, F32, Float};
 use super::gemm::{self, Tile};
 use super::gemv;
 use super::k_quants::{SubBlocks16, SubBlocks32};
+use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
+use super::raw::RawRows;
+use super::{Encoding, Format};
 
 /// From so many vectors on, unpacking the rows pays.
 const UNPACK_MIN: usize = 4;
@@ -27,6 +29,7 @@ impl<'a> Matrix<'a> {
     /// The matrix in `bytes`, which must have its size.
     pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
         assert_eq!(cols % format.block().0, 0, "rows must be whole blocks");
+        assert_eq!(rows % format.group_rows(), 0, "rows must be whole groups");
         assert_eq!(bytes.len(), rows * format.row_bytes(cols), "matrix of another size");
         Self { format, rows, cols, bytes }
     }
@@ -37,18 +40,18 @@ impl<'a> Matrix<'a> {
     pub fn multiply(&self, x: &Activations, tokens: &[usize], put: impl FnMut(usize, usize, f32)) {
         assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
         assert!(self.format.block().0 == 1 || x.is_quantized());
-        match self.format {
-            Format::F32 => self.floats::<F32>(x, tokens, put),
-            Format::F16 => self.floats::<F16>(x, tokens, put),
-            Format::Bf16 => self.floats::<Bf16>(x, tokens, put),
-            Format::Q4_0 => self.blocks::<Nibbles<false, false>>(x, tokens, put),
-            Format::Q4_1 => self.blocks::<Nibbles<true, false>>(x, tokens, put),
-            Format::Q5_0 => self.blocks::<Nibbles<false, true>>(x, tokens, put),
-            Format::Q5_1 => self.blocks::<Nibbles<true, true>>(x, tokens, put),
-            Format::Q8_0 => self.blocks::<Bytes>(x, tokens, put),
-            Format::Q4K => self.blocks::<SubBlocks32<false>>(x, tokens, put),
-            Format::Q5K => self.blocks::<SubBlocks32<true>>(x, tokens, put),
-            Format::Q6K => self.blocks::<SubBlocks16>(x, tokens, put),
+        match self.format.encoding {
+            Encoding::F32 => self.floats::<F32>(x, tokens, put),
+            Encoding::F16 => self.floats::<F16>(x, tokens, put),
+            Encoding::Bf16 => self.floats::<Bf16>(x, tokens, put),
+            Encoding::Q4_0 => self.blocks::<Nibbles<false, false>>(x, tokens, put),
+            Encoding::Q4_1 => self.blocks::<Nibbles<true, false>>(x, tokens, put),
+            Encoding::Q5_0 => self.blocks::<Nibbles<false, true>>(x, tokens, put),
+            Encoding::Q5_1 => self.blocks::<Nibbles<true, true>>(x, tokens, put),
+            Encoding::Q8_0 => self.blocks::<Bytes>(x, tokens, put),
+            Encoding::Q4K => self.blocks::<SubBlocks32<false>>(x, tokens, put),
+            Encoding::Q5K => self.blocks::<SubBlocks32<true>>(x, tokens, put),
+            Encoding::Q6K => self.blocks::<SubBlocks16>(x, tokens, put),
         }
     }
 
@@ -58,16 +61,23 @@ impl<'a> Matrix<'a> {
         tokens: &[usize],
         put: impl FnMut(usize, usize, f32),
     ) {
-        if tokens.len() < UNPACK_MIN {
-            self.rows::<B>(x, tokens, put);
+        if self.format.packed {
+            self.four_by_four::<B, _>(|first| self.packed_rows(first), x, tokens, put);
         } else {
-            self.tiles::<B>(x, tokens, put);
+            self.four_by_four::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
         }
     }
 
     /// Four rows from `first` on; behind the end, the last one again.
     fn four_rows(&self, first: usize) -> [*const u8; 4] {
         std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
+    }
+
+    /// Four interleaved rows; behind the end, the last four again.
+    fn packed_rows(&self, first: usize) -> PackedRows {
+        let group = first.min(self.rows - packed::ROWS) / packed::ROWS;
+        let group_bytes = packed::ROWS * self.format.row_bytes(self.cols);
+        PackedRows(self.bytes[group * group_bytes..][..group_bytes].as_ptr())
     }
 
     fn floats<F: Float>(
@@ -86,37 +96,34 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    fn rows<B: Blocks>(
+    /// `rows` gives four rows of this matrix.
+    fn four_by_four<B: Blocks, R: FourRows>(
         &self,
+        rows: impl Fn(usize) -> R,
         x: &Activations,
         tokens: &[usize],
         mut put: impl FnMut(usize, usize, f32),
     ) {
-        let units = std::hint::black_box(B::UNITS);
-        for first in (0..self.rows).step_by(4) {
-            let rows = self.four_rows(first);
-            for (i, &token) in tokens.iter().enumerate() {
-                // SAFETY: the rows hold `cols` numbers, which `new` has
-                // checked to be whole blocks; so does the vector.
-                let y = unsafe { gemv::dot_rows::<B>(rows, x.blocks(token), units) };
-                self.put(first, i, y.to_f32(), &mut put);
+        if tokens.len() < UNPACK_MIN {
+            let units = std::hint::black_box(B::UNITS);
+            for first in (0..self.rows).step_by(4) {
+                let rows = rows(first);
+                for (i, &token) in tokens.iter().enumerate() {
+                    // SAFETY: the rows hold `cols` numbers, which `new` has
+                    // checked to be whole blocks; so does the vector.
+                    let y = unsafe { gemv::dot_rows::<B, R>(rows, x.blocks(token), units) };
+                    self.put(first, i, y.to_f32(), &mut put);
+                }
             }
+            return;
         }
-    }
-
-    fn tiles<B: Blocks>(
-        &self,
-        x: &Activations,
-        tokens: &[usize],
-        mut put: impl FnMut(usize, usize, f32),
-    ) {
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
         for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
             for group in 0..gemm::GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks.
-                unsafe { tile.unpack::<B>(group, self.four_rows(first + 4 * group)) };
+                unsafe { tile.unpack::<B>(group, rows(first + 4 * group)) };
             }
             for panel in 0..tokens.len().div_ceil(TOKENS) {
                 // SAFETY: all groups were unpacked; vectors and rows have one
@@ -138,7 +145,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The bytes of a row.
+    /// The bytes of a row, which must lie apart from the others.
     pub fn row(&self, row: usize) -> &'a [u8] {
         let row_bytes = self.format.row_bytes(self.cols);
         &self.bytes[row * row_bytes..(row + 1) * row_bytes]
@@ -150,19 +157,23 @@ mod tests {
     use super::super::dequantize_row;
     use super::*;
 
-    const FORMATS: [Format; 11] = [
-        Format::F32,
-        Format::F16,
-        Format::Bf16,
-        Format::Q4_0,
-        Format::Q4_1,
-        Format::Q5_0,
-        Format::Q5_1,
-        Format::Q8_0,
-        Format::Q4K,
-        Format::Q5K,
-        Format::Q6K,
+    const ENCODINGS: [Encoding; 11] = [
+        Encoding::F32,
+        Encoding::F16,
+        Encoding::Bf16,
+        Encoding::Q4_0,
+        Encoding::Q4_1,
+        Encoding::Q5_0,
+        Encoding::Q5_1,
+        Encoding::Q8_0,
+        Encoding::Q4K,
+        Encoding::Q5K,
+        Encoding::Q6K,
     ];
+
+    fn formats() -> impl Iterator<Item = Format> {
+        ENCODINGS.into_iter().map(|encoding| Format { encoding, packed: false })
+    }
 
     /// Bytes that look random, with sane floats where a format has floats.
     fn matrix(format: Format, rows: usize, cols: usize) -> Vec<u8> {
@@ -175,12 +186,12 @@ mod tests {
         let (_, size) = format.block();
         for block in bytes.chunks_exact_mut(size) {
             let positive = |b: &mut u8| *b = 0x20 | *b & 0x0f;
-            match format {
-                Format::F32 => block[3] = 0x3e | block[3] & 0x80,
-                Format::F16 => block[1] = 0x30 | block[1] & 0x83,
-                Format::Bf16 => block[1] = 0x3e | block[1] & 0x80,
-                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => positive(&mut block[1]),
-                Format::Q6K => positive(&mut block[209]),
+            match format.encoding {
+                Encoding::F32 => block[3] = 0x3e | block[3] & 0x80,
+                Encoding::F16 => block[1] = 0x30 | block[1] & 0x83,
+                Encoding::Bf16 => block[1] = 0x3e | block[1] & 0x80,
+                Encoding::Q4_0 | Encoding::Q5_0 | Encoding::Q8_0 => positive(&mut block[1]),
+                Encoding::Q6K => positive(&mut block[209]),
                 _ => [1, 3].iter().for_each(|&i| positive(&mut block[i])),
             }
         }
@@ -193,7 +204,7 @@ mod tests {
         let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 31.0).collect();
         let mut activations = Activations::default();
         activations.set(&x, cols);
-        for format in FORMATS {
+        for format in formats() {
             let bytes = matrix(format, rows, cols);
             let matrix = Matrix::new(format, rows, cols, &bytes);
             let mut got = vec![f32::NAN; 2 * rows];
@@ -218,7 +229,7 @@ mod tests {
         let x: Vec<f32> = (0..n * cols).map(|i| ((i * 29 % 97) as f32 - 48.0) / 17.0).collect();
         let mut activations = Activations::default();
         activations.set(&x, cols);
-        for format in FORMATS {
+        for format in formats() {
             let bytes = matrix(format, rows, cols);
             let all = Matrix::new(format, rows, cols, &bytes);
             let tokens: Vec<usize> = (0..n).rev().collect();
@@ -230,6 +241,28 @@ mod tests {
                 one.multiply(&activations, &[token], |_, _, alone| {
                     assert_eq!(alone.to_bits(), y.to_bits(), "{format:?} {token} {row}");
                 });
+            }
+        }
+    }
+
+    #[test]
+    fn packed_rows_give_the_same_numbers() {
+        let (rows, cols) = (12, 512);
+        let x: Vec<f32> = (0..6 * cols).map(|i| ((i * 41 % 83) as f32 - 40.0) / 19.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in formats().filter(|format| format.block().0 > 1) {
+            let bytes = matrix(format, rows, cols);
+            let mut packed = vec![0; bytes.len()];
+            packed::pack(format, format.row_bytes(cols), &bytes, &mut packed);
+            let plain = Matrix::new(format, rows, cols, &bytes);
+            let format = Format { packed: true, ..format };
+            let packed = Matrix::new(format, rows, cols, &packed);
+            for tokens in [&[1][..], &[0, 1, 2, 3, 4, 5]] {
+                let [mut want, mut got] = [vec![], vec![]];
+                plain.multiply(&activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
+                packed.multiply(&activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
+                assert_eq!(got, want, "{format:?}");
             }
         }
     }

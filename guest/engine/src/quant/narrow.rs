@@ -1,7 +1,7 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Block, Quants, WholeProducts};
+use super::blocks::{Block, FourRows, Quants, WholeProducts};
 use super::gemm::GROUPS;
 use super::panels::TOKENS;
 use crate::simd::V;
@@ -13,7 +13,8 @@ pub(super) trait Narrow {
     /// Numbers in a sub-block: 32 or 16.
     const SUB_BLOCK: usize = BLOCK;
 
-    /// Columns `16 * i` to `16 * i + 15` of a unit of a block, as bytes.
+    /// Columns `16 * i` to `16 * i + 15` of a unit of a block, as bytes, or
+    /// what the block gives of them.
     ///
     /// # Safety
     /// The block must be whole.
@@ -22,7 +23,7 @@ pub(super) trait Narrow {
 
 /// How many products of a byte from -127 to 127 with a number of so many bits
 /// can be summed in 16 bits.
-const fn products_max(bits: u32) -> usize {
+pub(super) const fn products_max(bits: u32) -> usize {
     match bits {
         4 => 16,
         5 => 8,
@@ -35,37 +36,15 @@ impl<Q: Narrow> Quants for Q {
     const UNPACKED: usize = 1;
 
     #[inline(always)]
-    unsafe fn dots(rows: [impl Block; 4], unit: usize, i: usize, x: *const ActivationBlock) -> V {
-        let pieces = Q::SUB_BLOCK / 16;
-        let mut sums = [V::splat_i32(0); 4];
-        for piece in i * pieces..(i + 1) * pieces {
-            // SAFETY: the caller vouches for the unit's part of the vector.
-            let x =
-                unsafe { V::load((*x.add(piece / 2)).q8.as_ptr().add(16 * (piece % 2)).cast()) };
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                // SAFETY: the caller vouches for the block.
-                let q = unsafe { Q::quants(row, unit, piece) };
-                *sums = sums.add_i16(V::dot_i8_u7(x, q));
-            }
-        }
-        // A lane holds two products for each piece.
-        if products_max(Q::BITS) / (2 * pieces) >= 4 {
-            V::sums_i16::<4>(sums)
-        } else {
-            V::sums_i16::<2>(sums)
-        }
+    unsafe fn dots(rows: impl FourRows, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: the caller vouches for the same.
+        unsafe { rows.dots::<Q>(unit, i, x) }
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: [impl Block; 4], unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
-        let pieces = Q::SUB_BLOCK / 16;
-        for piece in 0..pieces {
-            // SAFETY: the caller vouches for the blocks.
-            let q = rows.map(|row| unsafe { Q::quants(row, unit, i * pieces + piece) });
-            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                put(4 * piece + j, q);
-            }
-        }
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V)) {
+        // SAFETY: the caller vouches for the same.
+        unsafe { rows.unpack::<Q>(unit, i, put) }
     }
 
     // A step's 16 bytes hold four columns, two of them in a lane of 16 bits.
