@@ -22,7 +22,7 @@ pub enum ErrorKind {
     ContextFull,
     /// The sandbox may not have, or could not get, the memory it needs.
     OutOfMemory,
-    /// Another member of the team failed.
+    /// The threads of a session lost one another.
     Team,
     /// A call took longer than [`ModelOptions::time_max`](crate::ModelOptions::time_max).
     TimeLimit,

@@ -12,8 +12,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::CancelHandle;
 use crate::session::{Session, Step, StopReason};
 
-/// Tokens of a prompt that are fed at a time, so that it can be stopped.
-const FEED_LEN: usize = 256;
 /// Steps that a stream computes ahead of its reader.
 const STREAM_LEN: usize = 32;
 
@@ -60,7 +58,7 @@ impl Progress {
             if stopped() {
                 return Ok(Step::end(StopReason::Cancelled));
             }
-            let n = self.prompt.len().min(FEED_LEN);
+            let n = self.prompt.len().min(Session::FEED_LEN);
             let part: Vec<u32> = self.prompt.drain(..n).collect();
             session.feed(&part)?;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::{Limits, Sandbox};
 use crate::session::{Session, SessionOptions};
 use crate::weights::{WeightStats, WeightStore, WeightsMode};
@@ -17,22 +17,35 @@ use crate::weights::{WeightStats, WeightStore, WeightsMode};
 pub struct ModelOptions {
     /// How the weights reach a session.
     pub weights: WeightsMode,
+    /// How many threads a session computes with, from 1, the default, to
+    /// [`THREADS_MAX`](Self::THREADS_MAX). Each has a guest of its own, with
+    /// its share of the heads and of the rows of every matrix, and its share of
+    /// the KV cache. The results are the same to the bit.
+    ///
+    /// More than one needs Linux.
+    pub threads: usize,
     /// Bytes of memory that a session may use beside the weights, for its KV
-    /// cache above all; 2 GiB by default. All together is never more than the
-    /// 4 GiB that a 32-bit guest can address.
+    /// cache above all, all threads together; 2 GiB by default. A thread never
+    /// has more than the 4 GiB that a 32-bit guest can address.
     ///
     /// The engine never writes to the weights. A guest that somebody took over
     /// could, and so make private copies of them: the bytes that a session can
-    /// take from the machine are this limit and the size of the model's files.
+    /// take from the machine are this limit and, for each thread, the size of
+    /// the model's files.
     pub memory_max: u64,
     /// The longest time that one call may take; any time by default. A call
     /// that exceeds it ends the session.
     pub time_max: Option<Duration>,
 }
 
+impl ModelOptions {
+    /// The most threads of a session.
+    pub const THREADS_MAX: usize = 64;
+}
+
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { weights: WeightsMode::default(), memory_max: 2 << 30, time_max: None }
+        Self { weights: WeightsMode::default(), threads: 1, memory_max: 2 << 30, time_max: None }
     }
 }
 
@@ -93,6 +106,7 @@ pub struct Model {
     engine: Engine,
     weights: Arc<WeightStore>,
     limits: Limits,
+    n_threads: usize,
     info: Arc<ModelInfo>,
     /// The sandbox that `open` made, until a session takes it.
     spare: Mutex<Option<Sandbox>>,
@@ -105,15 +119,23 @@ impl Model {
     ///
     /// `Weights` if the file cannot be read, `InvalidModel` if it is damaged or
     /// something else than a GGUF file, `Unsupported` if the engine lacks what
-    /// it asks for, `OutOfMemory` if it does not fit the sandbox.
+    /// it asks for, `OutOfMemory` if it does not fit the sandbox,
+    /// `InvalidInput` if there cannot be so many threads.
     pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
+        let n_threads = options.threads;
+        if !(1..=ModelOptions::THREADS_MAX).contains(&n_threads) {
+            let max = ModelOptions::THREADS_MAX;
+            let message = format!("{n_threads} threads cannot compute together; use 1 to {max}");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let weights = Arc::new(WeightStore::open(path.as_ref(), options.weights)?);
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
-        let sandbox = Sandbox::load(engine, &weights, limits)?;
+        let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;
         Ok(Self {
             engine: engine.clone(),
             weights,
             limits,
+            n_threads,
             info: Arc::new(sandbox.info().into()),
             spare: Mutex::new(Some(sandbox)),
         })
@@ -134,10 +156,10 @@ impl Model {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut sandbox = match spare {
             Some(sandbox) => sandbox,
-            None => Sandbox::load(&self.engine, &self.weights, self.limits)?,
+            None => Sandbox::load(&self.engine, &self.weights, self.limits, self.n_threads)?,
         };
         match Session::start(&mut sandbox, &options) {
-            Ok(session) => Ok(Session::new(sandbox, session, self.info.clone())),
+            Ok(()) => Ok(Session::new(sandbox, self.info.clone())),
             Err(error) => {
                 // The next session need not load the model again.
                 if !sandbox.has_ended() {

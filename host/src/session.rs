@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::ResourceAny;
-
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{Generation, Progress, TokenStream};
@@ -130,7 +128,7 @@ pub struct Usage {
     pub context_tokens: u32,
     /// The most tokens that the context may hold.
     pub n_ctx: u32,
-    /// Bytes of the KV cache.
+    /// Bytes of the KV cache, of all threads together.
     pub kv_bytes: u64,
 }
 
@@ -145,13 +143,16 @@ pub struct Usage {
 /// the sandbox broke, after which every call answers `Ended`.
 pub struct Session {
     sandbox: Sandbox,
-    session: ResourceAny,
     info: Arc<ModelInfo>,
 }
 
 impl Session {
+    /// Tokens that the engine computes together. A long prompt that is fed in
+    /// parts of this size can be stopped in between, and takes no longer.
+    pub const FEED_LEN: usize = 512;
+
     /// Starts a session in a sandbox.
-    pub(crate) fn start(sandbox: &mut Sandbox, options: &SessionOptions) -> Result<ResourceAny> {
+    pub(crate) fn start(sandbox: &mut Sandbox, options: &SessionOptions) -> Result<()> {
         let sampling = &options.sampling;
         let options = wit::SessionOptions {
             n_ctx: options.n_ctx,
@@ -165,13 +166,12 @@ impl Session {
                 seed: sampling.seed,
             },
         };
-        Ok(sandbox
-            .call(|store, guest, model| guest.model().call_start(store, model, options))??)
+        sandbox.start(options)
     }
 
     /// The session that was started in a sandbox.
-    pub(crate) fn new(sandbox: Sandbox, session: ResourceAny, info: Arc<ModelInfo>) -> Self {
-        Self { sandbox, session, info }
+    pub(crate) fn new(sandbox: Sandbox, info: Arc<ModelInfo>) -> Self {
+        Self { sandbox, info }
     }
 
     /// What the model is.
@@ -195,9 +195,9 @@ impl Session {
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>> {
-        Ok(self.sandbox.call(|store, guest, model| {
+        self.sandbox.ask(|store, guest, model| {
             guest.model().call_tokenize(store, model, text, add_special, parse_special)
-        })??)
+        })
     }
 
     /// Turns tokens into text. Bytes that are not UTF-8 become U+FFFD. `special`
@@ -207,9 +207,8 @@ impl Session {
     ///
     /// See [`Session`].
     pub fn detokenize(&mut self, tokens: &[u32], special: bool) -> Result<String> {
-        Ok(self.sandbox.call(|store, guest, model| {
-            guest.model().call_detokenize(store, model, tokens, special)
-        })??)
+        self.sandbox
+            .ask(|store, guest, model| guest.model().call_detokenize(store, model, tokens, special))
     }
 
     /// Writes a conversation as the model expects it. With
@@ -228,10 +227,10 @@ impl Session {
             .iter()
             .map(|m| wit::Message { role: m.role.clone(), content: m.content.clone() })
             .collect();
-        Ok(self.sandbox.call(|store, guest, model| {
+        self.sandbox.ask(|store, guest, model| {
             let model_type = guest.model();
             model_type.call_apply_chat_template(store, model, &messages, add_generation_prompt)
-        })??)
+        })
     }
 
     /// Adds tokens to the context (prefill). Nothing is added if it fails.
@@ -241,10 +240,9 @@ impl Session {
     /// `InvalidInput` if a token is outside the vocabulary, `ContextFull` if
     /// the tokens do not fit; see also [`Session`].
     pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
-        let session = self.session;
-        Ok(self
-            .sandbox
-            .call(|store, guest, _| guest.session().call_feed(store, session, tokens))??)
+        let tokens = tokens.to_vec();
+        self.sandbox
+            .call(move |store, guest, session| guest.session().call_feed(store, session, &tokens))
     }
 
     /// Chooses the next token from the logits and adds it to the context
@@ -256,9 +254,13 @@ impl Session {
     /// `InvalidInput` if nothing was fed yet; see also [`Session`].
     #[expect(clippy::should_implement_trait, reason = "the interface of the guest calls it so")]
     pub fn next(&mut self) -> Result<Step> {
-        let session = self.session;
-        let step =
-            self.sandbox.call(|store, guest, _| guest.session().call_next(store, session))??;
+        let mut steps =
+            self.sandbox.each(|store, guest, session| guest.session().call_next(store, session))?;
+        // Whoever chose another token is lost for what follows.
+        if steps.iter().any(|step| step.token != steps[0].token) {
+            return self.sandbox.end("the threads of the session chose different tokens");
+        }
+        let step = steps.swap_remove(0);
         Ok(Step {
             token: step.token,
             text: step.text,
@@ -275,8 +277,7 @@ impl Session {
     ///
     /// `InvalidInput` if nothing was fed yet; see also [`Session`].
     pub fn logits(&mut self) -> Result<Vec<f32>> {
-        let session = self.session;
-        Ok(self.sandbox.call(|store, guest, _| guest.session().call_logits(store, session))??)
+        self.sandbox.call(|store, guest, session| guest.session().call_logits(store, session))
     }
 
     /// Forgets all but the first `n_tokens` tokens. At least one token must be
@@ -286,10 +287,9 @@ impl Session {
     ///
     /// `InvalidInput` if there are fewer tokens; see also [`Session`].
     pub fn rewind(&mut self, n_tokens: u32) -> Result<()> {
-        let session = self.session;
-        Ok(self
-            .sandbox
-            .call(|store, guest, _| guest.session().call_rewind(store, session, n_tokens))??)
+        self.sandbox.call(move |store, guest, session| {
+            guest.session().call_rewind(store, session, n_tokens)
+        })
     }
 
     /// What the session used so far.
@@ -298,15 +298,17 @@ impl Session {
     ///
     /// See [`Session`].
     pub fn usage(&mut self) -> Result<Usage> {
-        let session = self.session;
-        let usage =
-            self.sandbox.call(|store, guest, _| guest.session().call_usage(store, session))?;
+        let mut usages = self
+            .sandbox
+            .each(|store, guest, session| guest.session().call_usage(store, session).map(Ok))?;
+        let kv_bytes = usages.iter().fold(0_u64, |sum, u| sum.saturating_add(u.kv_bytes));
+        let usage = usages.swap_remove(0);
         Ok(Usage {
             prompt_tokens: usage.prompt_tokens,
             generated_tokens: usage.generated_tokens,
             context_tokens: usage.context_tokens,
             n_ctx: usage.n_ctx,
-            kv_bytes: usage.kv_bytes,
+            kv_bytes,
         })
     }
 

@@ -14,8 +14,12 @@ const PROMPT: [u32; 5] = [504, 275, 337, 302, 273];
 
 /// A small mixture-of-experts model, unless the reference models are absent.
 fn model_path() -> Option<PathBuf> {
+    golden("qwen3moe-q8_0.gguf")
+}
+
+fn golden(name: &str) -> Option<PathBuf> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
-    let path = golden.join("qwen3moe-q8_0.gguf");
+    let path = golden.join(name);
     if !path.is_file() {
         eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
         return None;
@@ -220,4 +224,152 @@ fn a_stream_that_is_left_ends_its_prefill() {
     assert!((n_fed as usize) < prompt.len(), "{n_fed} tokens were fed");
     session.rewind(0).unwrap();
     assert_eq!(generate(&mut session, 2).len(), 2);
+}
+
+fn threads(n: usize) -> ModelOptions {
+    let mut options = ModelOptions::default();
+    options.threads = n;
+    options
+}
+
+#[test]
+fn the_engine_takes_as_many_tokens_as_a_part_has() {
+    assert_eq!(Session::FEED_LEN, moewe_engine::BATCH_MAX);
+}
+
+#[test]
+fn the_number_of_threads_is_limited() {
+    let Some(path) = model_path() else { return };
+    for n in [0, ModelOptions::THREADS_MAX + 1] {
+        let error = Model::open(&Engine::new().unwrap(), &path, threads(n)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod teams {
+    use super::*;
+
+    #[test]
+    fn any_number_of_threads_computes_the_same() {
+        let engine = Engine::new().unwrap();
+        for name in ["qwen2moe-q4_k_m.gguf", "olmoe-q8_0.gguf", "mixtral-f16.gguf"] {
+            let Some(path) = golden(name) else { return };
+            let run = |n, weights| {
+                let mut options = threads(n);
+                options.weights = weights;
+                let model = Model::open(&engine, &path, options).unwrap();
+                let mut session = model.session(greedy()).unwrap();
+                let steps = generate(&mut session, 6);
+                let logits = session.logits().unwrap();
+                session.rewind(3).unwrap();
+                session.feed(&[7; 20]).unwrap();
+                (steps, logits, session.logits().unwrap())
+            };
+            let alone = run(1, WeightsMode::Attach);
+            for n in 2..=4 {
+                assert!(run(n, WeightsMode::Attach) == alone, "{name}: {n} threads differ");
+            }
+            assert!(run(3, WeightsMode::Read) == alone, "{name}: copied weights differ");
+        }
+    }
+
+    #[test]
+    fn usage_and_stats_are_sums() {
+        let Some(path) = golden("olmoe-q8_0.gguf") else { return };
+        let engine = Engine::new().unwrap();
+        let run = |n| {
+            let model = Model::open(&engine, &path, threads(n)).unwrap();
+            let mut session = model.session(greedy()).unwrap();
+            generate(&mut session, 3);
+            (session.usage().unwrap(), session.stats(), model.stats())
+        };
+        let (one, one_stats, _) = run(1);
+        let (two, two_stats, two_all) = run(2);
+        assert_eq!(one, two, "as many KV heads as heads: no thread has one twice");
+        assert!(one.kv_bytes > 0);
+        assert_eq!(two_stats, two_all);
+        assert!(two_stats.n_attach > one_stats.n_attach);
+        // Each thread has the embedding, the router and the vectors.
+        let larger = two_stats.bytes_attached as f64 / one_stats.bytes_attached as f64;
+        assert!((1.0..1.5).contains(&larger), "{larger} times the bytes are attached");
+    }
+
+    #[test]
+    fn an_error_of_all_threads_ends_nothing() {
+        let Some(model) = open(threads(2)) else { return };
+        let mut session = model.session(greedy()).unwrap();
+        assert_eq!(session.next().unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(session.feed(&[1 << 30]).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(session.rewind(1).unwrap_err().kind(), ErrorKind::InvalidInput);
+        let mut options = greedy();
+        options.n_ctx = Some(0);
+        assert_eq!(model.session(options).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(generate(&mut session, 2).len(), 2);
+    }
+
+    #[test]
+    fn a_cancelled_team_is_gone_and_the_next_one_works() {
+        let Some(model) = open(threads(3)) else { return };
+        let expected = generate(&mut model.session(greedy()).unwrap(), 2);
+        for milliseconds in [3, 10, 20, 40] {
+            let mut session = model.session(greedy()).unwrap();
+            let handle = session.cancel_handle();
+            let canceller = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(milliseconds));
+                handle.cancel();
+            });
+            let error = loop {
+                if let Err(error) = session.rewind(0).and_then(|()| session.feed(&[7; 256])) {
+                    break error;
+                }
+            };
+            canceller.join().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+            assert_eq!(session.usage().unwrap_err().kind(), ErrorKind::Ended);
+        }
+        assert_eq!(generate(&mut model.session(greedy()).unwrap(), 2), expected);
+    }
+
+    #[test]
+    fn a_team_keeps_its_time_limit() {
+        let Some(path) = model_path() else { return };
+        let engine = Engine::new().unwrap();
+        let mut options = threads(3);
+        options.time_max = Some(Duration::ZERO);
+        let opened = Model::open(&engine, &path, options);
+        let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
+        assert_eq!(fed.unwrap_err().kind(), ErrorKind::TimeLimit);
+    }
+
+    /// Somewhere in between, one of the threads is refused memory and the
+    /// others are not.
+    #[test]
+    fn a_team_that_is_too_small_says_so() {
+        let Some(path) = model_path() else { return };
+        let engine = Engine::new().unwrap();
+        let run = |mib: u64| {
+            let mut options = threads(2);
+            options.memory_max = mib << 20;
+            let model = Model::open(&engine, &path, options)?;
+            let mut session = model.session(greedy())?;
+            let fed = session.feed(&[7; 2000]);
+            if fed.is_err() {
+                let mut next = model.session(greedy())?;
+                assert_eq!(generate(&mut next, 2).len(), 2, "{mib} MiB");
+            }
+            fed
+        };
+        let mut enough = 0;
+        for mib in [0, 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 64, 128] {
+            match run(mib) {
+                Ok(()) => enough += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{mib} MiB: {error}");
+                    assert_eq!(enough, 0, "{mib} MiB are too little, and less was enough");
+                }
+            }
+        }
+        assert!((1..12).contains(&enough), "{enough} limits were enough");
+    }
 }

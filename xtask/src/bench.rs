@@ -20,6 +20,9 @@ pub struct Options {
     /// Rounds; in each, both are measured once
     #[arg(short, long, default_value_t = 5)]
     rounds: u32,
+    /// Threads that compute together
+    #[arg(short, long, default_value_t = 1)]
+    threads: u32,
 }
 
 /// Builds the engine's own benchmark for this machine's processor, with the
@@ -35,6 +38,7 @@ pub fn build_native() -> Result<PathBuf> {
 /// Measures both in turn and prints medians and the ratio.
 pub fn compare(moewe: &Path, native: &Path, model: &Path, options: &Options) -> Result<()> {
     let (n_prompt, n_gen) = (options.n_prompt.to_string(), options.n_gen.to_string());
+    let n_threads = options.threads.to_string();
     let mut samples: [[Vec<f64>; 2]; 2] = Default::default();
     let mut instructions = String::new();
     for round in 1..=options.rounds {
@@ -43,20 +47,25 @@ pub fn compare(moewe: &Path, native: &Path, model: &Path, options: &Options) -> 
             Command::new(moewe)
                 .arg("bench")
                 .arg(model)
-                .args(["-p", &n_prompt, "-n", &n_gen, "-r", "1", "--json"]),
+                .args(["-p", &n_prompt, "-n", &n_gen, "-r", "1", "--json", "-t", &n_threads]),
         )?;
         for row in guest.as_array().context("`moewe bench` printed no array")? {
             let decode = row["n_gen"].as_u64() > Some(0);
             samples[usize::from(decode)][0].push(row["avg_ts"].as_f64().context("no avg_ts")?);
         }
-        let native = json(Command::new(native).arg(model).args([&n_prompt, &n_gen, "1"]))?;
+        let native =
+            json(Command::new(native).arg(model).args([&n_prompt, &n_gen, "1", &n_threads]))?;
         for (i, phase) in ["prefill", "decode"].into_iter().enumerate() {
             samples[i][1]
                 .extend(native[phase].as_array().into_iter().flatten().flat_map(Value::as_f64));
         }
         instructions = native["instructions"].as_str().unwrap_or_default().to_owned();
     }
-    println!("tok/s on one core, medians of {} rounds; native: {instructions}", options.rounds);
+    let plural = if options.threads == 1 { "" } else { "s" };
+    println!(
+        "tok/s with {n_threads} thread{plural}, medians of {} rounds; native: {instructions}",
+        options.rounds
+    );
     println!("| test    | component |  native | ratio |");
     println!("| ------- | --------: | ------: | ----: |");
     for (name, n, [guest, native]) in

@@ -13,6 +13,7 @@ use crate::bindings::exports::moewe::inference::inference::{
     SessionOptions, Step, StopReason, Usage,
 };
 use crate::bindings::moewe::inference::team;
+use crate::team::Imported;
 use crate::weights::Imports;
 
 /// The most bytes of weights that are addressable at a time: of the 4 GiB
@@ -29,16 +30,9 @@ impl Guest for Component {
 
 impl GuestModel for LoadedModel {
     fn load(name: String) -> Result<Model, Error> {
-        if team::size() != 1 {
-            return Err(Error {
-                code: ErrorCode::Unsupported,
-                message: format!(
-                    "this engine computes alone, and its team has {} members; use a team of one",
-                    team::size()
-                ),
-            });
-        }
-        let loaded = LanguageModel::load(&Imports::new()?, &name, WINDOW_BYTES_MAX)?;
+        let imports = Imports::new()?;
+        let team = Box::new(Imported::new(imports.page_size()));
+        let loaded = LanguageModel::load_in_team(&imports, &name, WINDOW_BYTES_MAX, team)?;
         Ok(Model::new(Self(loaded)))
     }
 
@@ -120,7 +114,9 @@ impl GuestSession for OpenSession {
     }
 
     fn logits(&self) -> Result<Vec<f32>, Error> {
-        Ok(self.0.borrow_mut().logits()?.to_vec())
+        let mut session = self.0.borrow_mut();
+        let logits = session.logits()?;
+        Ok(if team::rank() == 0 { logits.to_vec() } else { Vec::new() })
     }
 
     fn rewind(&self, n_tokens: u32) -> Result<(), Error> {

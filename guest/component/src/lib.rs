@@ -6,6 +6,7 @@ mod bindings {
     wit_bindgen::generate!({ world: "engine", path: "../../wit" });
 }
 mod inference;
+mod team;
 mod weights;
 
 struct Component;

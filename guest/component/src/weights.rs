@@ -27,6 +27,11 @@ impl Imports {
         }
         Ok(Self { capabilities })
     }
+
+    /// The unit, in bytes, of attaching.
+    pub fn page_size(&self) -> usize {
+        self.capabilities.page_size as usize
+    }
 }
 
 impl Weights for Imports {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::{BATCH_MAX, forward};
+use crate::forward::{BATCH_MAX, Batch, Scratch, forward};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 
@@ -18,6 +18,7 @@ pub struct Context {
     computed: usize,
     /// The logits behind the last computed token; empty if there are none.
     logits: Vec<f32>,
+    scratch: Scratch,
 }
 
 impl Context {
@@ -31,8 +32,16 @@ impl Context {
                 "a context of {n_ctx} tokens is not possible; the model was trained for 1 to {trained}"
             )));
         }
-        let cache = KvCache::new(model.h.n_layer, model.h.kv_heads, model.h.head_dim);
-        Ok(Self { model, cache, n_ctx, tokens: Vec::new(), computed: 0, logits: Vec::new() })
+        let cache = KvCache::new(model.h.n_layer, model.kv_heads.len(), model.h.head_dim);
+        Ok(Self {
+            model,
+            cache,
+            n_ctx,
+            tokens: Vec::new(),
+            computed: 0,
+            logits: Vec::new(),
+            scratch: Scratch::default(),
+        })
     }
 
     /// The model.
@@ -55,7 +64,7 @@ impl Context {
         self.tokens.len() == self.n_ctx
     }
 
-    /// Bytes of the KV cache.
+    /// Bytes of this member's KV cache.
     pub fn kv_bytes(&self) -> u64 {
         self.cache.bytes()
     }
@@ -134,8 +143,14 @@ impl Context {
         self.cache.reserve(self.tokens.len())?;
         while self.computed < self.tokens.len() {
             let end = self.tokens.len().min(self.computed + BATCH_MAX);
-            let batch = &self.tokens[self.computed..end];
-            self.logits = forward(&self.model, &mut self.cache, self.computed, batch)?;
+            let batch = Batch {
+                position: self.computed,
+                tokens: &self.tokens[self.computed..end],
+                n_logits: usize::from(end == self.tokens.len()),
+            };
+            let logits = forward(&self.model, &mut self.cache, &mut self.scratch, &batch)?;
+            self.logits.clear();
+            self.logits.extend_from_slice(logits);
             self.computed = end;
         }
         Ok(())

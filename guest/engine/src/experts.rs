@@ -1,6 +1,7 @@
 //! The experts of all layers, made addressable when the router wants them.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use lru::LruCache;
@@ -12,41 +13,62 @@ use crate::weights::{Source, Window};
 /// One of the three matrices of every expert in a layer.
 pub(crate) struct ExpertTensor {
     pub format: Format,
-    pub rows: usize,
     pub cols: usize,
+    /// The rows that this member of the team computes.
+    pub rows: Range<usize>,
     /// For each expert, the file and the offset of its matrix.
     pub places: Vec<(usize, u64)>,
 }
 
 impl ExpertTensor {
-    /// Size of the matrix; it can be addressed.
+    /// Size of this member's rows; they can be addressed.
     pub fn bytes(&self) -> usize {
-        self.rows * self.format.row_bytes(self.cols)
+        self.rows.len() * self.format.row_bytes(self.cols)
+    }
+
+    /// This member's rows in a window on them.
+    pub fn matrix<'a>(&self, window: &'a dyn Window) -> Matrix<'a> {
+        Matrix::new(self.format, self.rows.len(), self.cols, window.bytes())
     }
 
     fn window(&self, sources: &[Box<dyn Source>], expert: usize) -> Result<Box<dyn Window>> {
         let (file, offset) = self.places[expert];
-        sources[file].window(offset, self.bytes())
+        let skipped = self.rows.start * self.format.row_bytes(self.cols);
+        sources[file].window(offset + skipped as u64, self.bytes())
     }
 }
 
-/// A layer's experts: gate, up and down projections.
-pub(crate) type ExpertLayer = [ExpertTensor; 3];
+/// Which of an expert's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Projection {
+    Gate,
+    Up,
+    Down,
+}
 
-/// One expert's windows.
-pub(crate) struct Expert([Box<dyn Window>; 3]);
+/// A layer's experts.
+pub(crate) struct ExpertLayer {
+    pub gate: ExpertTensor,
+    pub up: ExpertTensor,
+    pub down: ExpertTensor,
+}
 
-impl Expert {
-    /// Gate, up and down projection of this expert of `layer`.
-    pub fn matrices(&self, layer: &ExpertLayer) -> [Matrix<'_>; 3] {
-        std::array::from_fn(|i| {
-            let t = &layer[i];
-            Matrix::new(t.format, t.rows, t.cols, self.0[i].bytes())
-        })
+impl ExpertLayer {
+    /// Bytes of one expert.
+    pub fn expert_bytes(&self) -> u64 {
+        [&self.gate, &self.up, &self.down].iter().map(|t| t.bytes() as u64).sum()
+    }
+
+    pub fn tensor(&self, projection: Projection) -> &ExpertTensor {
+        match projection {
+            Projection::Gate => &self.gate,
+            Projection::Up => &self.up,
+            Projection::Down => &self.down,
+        }
     }
 }
 
-/// Windows on the experts used last. A model's experts may be larger than the
+/// Windows on the matrices used last. A model's experts may be larger than the
 /// address space: windows take at most `bytes_max`.
 pub(crate) struct ExpertWindows {
     bytes_max: u64,
@@ -55,8 +77,8 @@ pub(crate) struct ExpertWindows {
 
 struct State {
     bytes: u64,
-    /// By layer and expert.
-    windows: LruCache<(usize, usize), Rc<Expert>>,
+    /// By layer, expert and projection.
+    windows: LruCache<(usize, usize, Projection), Rc<dyn Window>>,
 }
 
 impl ExpertWindows {
@@ -65,32 +87,30 @@ impl ExpertWindows {
         Self { bytes_max, state: RefCell::new(state) }
     }
 
-    /// Makes an expert addressable.
+    /// Makes a matrix of the expert `expert` of layer `index` addressable;
+    /// this member has rows of it.
     pub fn get(
         &self,
         sources: &[Box<dyn Source>],
-        layers: &ExpertLayer,
-        layer: usize,
+        layer: &ExpertLayer,
+        projection: Projection,
+        index: usize,
         expert: usize,
-    ) -> Result<Rc<Expert>> {
+    ) -> Result<Rc<dyn Window>> {
         let state = &mut *self.state.borrow_mut();
-        if let Some(found) = state.windows.get(&(layer, expert)) {
+        let key = (index, expert, projection);
+        if let Some(found) = state.windows.get(&key) {
             return Ok(found.clone());
         }
-        let bytes: u64 = layers.iter().map(|t| t.bytes() as u64).sum();
+        let tensor = layer.tensor(projection);
+        let bytes = tensor.bytes() as u64;
         while state.bytes + bytes > self.bytes_max {
             let Some((_, evicted)) = state.windows.pop_lru() else { break };
-            state.bytes -= evicted.0.iter().map(|w| w.bytes().len() as u64).sum::<u64>();
+            state.bytes -= evicted.bytes().len() as u64;
         }
-        let [gate, up, down] = layers;
-        let windows = [
-            gate.window(sources, expert)?,
-            up.window(sources, expert)?,
-            down.window(sources, expert)?,
-        ];
+        let opened: Rc<dyn Window> = tensor.window(sources, expert)?.into();
         state.bytes += bytes;
-        let opened = Rc::new(Expert(windows));
-        state.windows.put((layer, expert), opened.clone());
+        state.windows.put(key, opened.clone());
         Ok(opened)
     }
 }

@@ -213,4 +213,25 @@ impl Hyperparameters {
         };
         Ok((hyperparameters, keys))
     }
+
+    /// The longest vector on the way through a layer.
+    pub fn width_max(&self) -> usize {
+        let widths = [
+            self.n_embd,
+            self.n_head * self.head_dim,
+            self.kv_heads * self.head_dim,
+            self.n_ff,
+            self.n_ff_expert,
+            self.n_ff_shared,
+        ];
+        widths.into_iter().max().unwrap_or_default()
+    }
+
+    /// The most numbers that are exchanged for a token at once.
+    pub fn token_len_max(&self) -> usize {
+        let mixture =
+            self.n_expert_used.saturating_mul(self.n_ff_expert).saturating_add(self.n_ff_shared);
+        let heads = (self.n_head + self.kv_heads) * self.head_dim;
+        self.width_max().max(mixture).max(heads)
+    }
 }

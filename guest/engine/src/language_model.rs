@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Model, ModelInfo};
 use crate::sampler::{Sampler, Sampling};
+use crate::team::{Alone, Team};
 use crate::tokenizer::{TextStream, Tokenizer};
 use crate::weights::Weights;
 
@@ -52,13 +53,23 @@ pub struct Session {
 impl LanguageModel {
     /// Opens the model in the file `name`; see [`Model::load`].
     pub fn load(weights: &dyn Weights, name: &str, window_bytes_max: u64) -> Result<Self> {
+        Self::load_in_team(weights, name, window_bytes_max, Box::new(Alone))
+    }
+
+    /// The same for a member of a team; see [`Model::load_in_team`].
+    pub fn load_in_team(
+        weights: &dyn Weights,
+        name: &str,
+        window_bytes_max: u64,
+        team: Box<dyn Team>,
+    ) -> Result<Self> {
         let gguf = Gguf::open(weights, name)?;
         let in_file = |e: Error| Error::new(e.kind(), format!("{name}: {e}"));
         let metadata = &gguf.header.metadata;
         let tokenizer = Tokenizer::from_metadata(metadata).map_err(in_file)?;
         let template = ChatTemplate::from_metadata(metadata).map_err(in_file);
-        let model = Rc::new(Model::from_gguf(gguf, window_bytes_max).map_err(in_file)?);
-        Ok(Self { model, tokenizer: Rc::new(tokenizer), template })
+        let model = Model::from_gguf(gguf, window_bytes_max, team).map_err(in_file)?;
+        Ok(Self { model: Rc::new(model), tokenizer: Rc::new(tokenizer), template })
     }
 
     /// What the model is.

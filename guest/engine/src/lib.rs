@@ -13,6 +13,7 @@ pub mod gguf;
 mod hyperparameters;
 mod kv_cache;
 pub mod language_model;
+mod loader;
 pub mod model;
 #[cfg(not(target_family = "wasm"))]
 pub mod native;
@@ -21,10 +22,12 @@ mod quant;
 mod rope;
 pub mod sampler;
 mod simd;
+pub mod team;
 pub mod tokenizer;
 pub mod weights;
 
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
+pub use forward::BATCH_MAX;
 pub use model::Model;
 pub use simd::INSTRUCTIONS;

@@ -1,13 +1,20 @@
-//! Weights from the file system of a native program, for tests, tools and
-//! measurements.
+//! Weights from the file system of a native program, and teams of its threads,
+//! for tests, tools and measurements.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::team::{SharedMemory, Team};
 use crate::weights::{Source, Weights, Window};
+
+/// How often a thread looks whether the others have come before it lets other
+/// threads run.
+const N_SPINS: usize = 1000;
 
 /// The files of one folder.
 pub struct Folder {
@@ -85,5 +92,105 @@ struct MapWindow(Mmap);
 impl Window for MapWindow {
     fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// A thread in a team. The team is broken when a member is dropped while
+/// another one waits for it.
+pub struct Member {
+    rank: usize,
+    team: Arc<Threads>,
+}
+
+struct Threads {
+    size: usize,
+    /// Members that wait at the barrier.
+    n_waiting: AtomicUsize,
+    /// How often all members have met.
+    n_met: AtomicUsize,
+    broken: AtomicBool,
+    /// The bits of numbers.
+    memory: OnceLock<Box<[AtomicU32]>>,
+}
+
+impl Member {
+    /// The members of a team, one for each of `size` threads.
+    pub fn team(size: usize) -> Vec<Self> {
+        let team = Arc::new(Threads {
+            size,
+            n_waiting: AtomicUsize::new(0),
+            n_met: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+            memory: OnceLock::new(),
+        });
+        (0..size).map(|rank| Self { rank, team: team.clone() }).collect()
+    }
+}
+
+impl Team for Member {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.team.size
+    }
+
+    fn barrier(&self) -> Result<()> {
+        let team = &*self.team;
+        let n_met = team.n_met.load(Ordering::Acquire);
+        if team.n_waiting.fetch_add(1, Ordering::AcqRel) + 1 == team.size {
+            team.n_waiting.store(0, Ordering::Relaxed);
+            team.n_met.store(n_met.wrapping_add(1), Ordering::Release);
+            return Ok(());
+        }
+        let mut n = 0;
+        loop {
+            // A member may give up as soon as all have met.
+            let broken = team.broken.load(Ordering::Acquire);
+            if team.n_met.load(Ordering::Acquire) != n_met {
+                return Ok(());
+            }
+            if broken {
+                return Err(Error::new(ErrorKind::Team, "another thread gave up"));
+            }
+            match n {
+                N_SPINS.. => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+            n += 1;
+        }
+    }
+
+    fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
+        let zeros = || (0..len).map(|_| AtomicU32::new(0)).collect();
+        assert_eq!(self.team.memory.get_or_init(zeros).len(), len);
+        Ok(Box::new(Bits(self.team.clone())))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.team.broken.store(true, Ordering::Release);
+    }
+}
+
+struct Bits(Arc<Threads>);
+
+impl Bits {
+    fn at(&self, at: usize, n: usize) -> &[AtomicU32] {
+        &self.0.memory.get().expect("shared before")[at..at + n]
+    }
+}
+
+impl SharedMemory for Bits {
+    fn write(&self, at: usize, x: &[f32]) {
+        let memory = self.at(at, x.len()).iter().zip(x);
+        memory.for_each(|(bits, x)| bits.store(x.to_bits(), Ordering::Relaxed));
+    }
+
+    fn read(&self, at: usize, out: &mut [f32]) {
+        let memory = self.at(at, out.len()).iter().zip(out);
+        memory.for_each(|(bits, x)| *x = f32::from_bits(bits.load(Ordering::Relaxed)));
     }
 }

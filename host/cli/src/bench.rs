@@ -41,7 +41,7 @@ struct Row {
     model_type: String,
     model_size: u64,
     model_n_params: u64,
-    n_threads: u32,
+    n_threads: usize,
     n_prompt: u32,
     n_gen: u32,
     avg_ns: u64,
@@ -69,7 +69,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             continue;
         }
         let times = bench.measure(n_prompt, n_gen, args.repetitions)?;
-        rows.push(Row::new(path.clone(), model.info(), n_prompt, n_gen, &times));
+        let test = Test { n_threads: args.model.threads(), n_prompt, n_gen };
+        rows.push(Row::new(path.clone(), model.info(), test, &times));
     }
     let mut out = io::stdout().lock();
     if args.json {
@@ -79,6 +80,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         print(&mut out, &rows)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was measured.
+struct Test {
+    n_threads: usize,
+    n_prompt: u32,
+    n_gen: u32,
 }
 
 struct Bench {
@@ -146,7 +154,8 @@ impl Bench {
 }
 
 impl Row {
-    fn new(path: String, info: &ModelInfo, n_prompt: u32, n_gen: u32, times: &[Duration]) -> Self {
+    fn new(path: String, info: &ModelInfo, test: Test, times: &[Duration]) -> Self {
+        let Test { n_threads, n_prompt, n_gen } = test;
         let n_tokens = f64::from(n_prompt + n_gen);
         let ns: Vec<f64> = times.iter().map(|t| (t.as_nanos() as f64).max(1.0)).collect();
         let ts: Vec<f64> = ns.iter().map(|ns| 1e9 * n_tokens / ns).collect();
@@ -161,7 +170,7 @@ impl Row {
             ),
             model_size: info.weight_bytes,
             model_n_params: info.n_params,
-            n_threads: 1,
+            n_threads,
             n_prompt,
             n_gen,
             avg_ns: mean(&ns) as u64,

@@ -10,9 +10,6 @@ use moewe::{Sampling, Session, SessionOptions, StopReason};
 
 use crate::interrupt::Interrupt;
 
-/// Tokens of a prompt that are fed at a time.
-const FEED_LEN: usize = 256;
-
 /// How text is generated.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -157,7 +154,7 @@ fn prefill(session: &mut Session, prompt: &[u32], interrupt: &Interrupt) -> Resu
     session.ensure_room(prompt.len())?;
     let bar = token_bar("reading the prompt", prompt.len());
     let mut n_fed = 0;
-    for part in prompt.chunks(FEED_LEN) {
+    for part in prompt.chunks(Session::FEED_LEN) {
         if interrupt.is_pressed() {
             break;
         }
@@ -172,7 +169,7 @@ fn prefill(session: &mut Session, prompt: &[u32], interrupt: &Interrupt) -> Resu
 /// A bar on stderr for work that is counted in tokens; none is drawn if the
 /// work is short or stderr is no terminal.
 pub fn token_bar(what: &'static str, n_tokens: usize) -> ProgressBar {
-    if n_tokens <= FEED_LEN {
+    if n_tokens <= Session::FEED_LEN {
         return ProgressBar::hidden();
     }
     let style =

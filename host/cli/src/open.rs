@@ -1,11 +1,15 @@
 //! Finding and opening the model that a command works with.
 
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{ValueEnum, value_parser};
 use moewe::{Engine, Model, ModelOptions, WeightsMode};
 use moewe_models::Store;
+
+/// Threads beyond this many seldom help: memory is not faster for them.
+const THREADS_DEFAULT_MAX: usize = 8;
 
 /// Which model, and how its weights get into the sandbox.
 #[derive(clap::Args)]
@@ -17,6 +21,22 @@ pub struct ModelArgs {
     /// proof against files that change while they are in use
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Weights::Attach)]
     pub weights: Weights,
+    /// Compute with N threads; the result is the same to the bit [default: one
+    /// for each processor, at most 8]
+    #[arg(short = 't', long, value_name = "N", value_parser = value_parser!(u8).range(1..=64))]
+    pub threads: Option<u8>,
+}
+
+impl ModelArgs {
+    /// How many threads compute.
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            Some(n) => n.into(),
+            // Elsewhere threads cannot share memory.
+            None if cfg!(not(target_os = "linux")) => 1,
+            None => thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_DEFAULT_MAX)),
+        }
+    }
 }
 
 /// How the weights get into the sandbox.
@@ -44,6 +64,7 @@ pub fn open(args: &ModelArgs) -> Result<Model> {
         Weights::Attach => WeightsMode::Attach,
         Weights::Read => WeightsMode::Read,
     };
+    options.threads = args.threads();
     // One user, one model: the KV cache may have all that can be addressed.
     options.memory_max = 4 << 30;
     Ok(Model::open(&Engine::new()?, path, options)?)

@@ -55,7 +55,11 @@ pub(crate) fn configure(config: &mut wasmtime::Config) {
 /// Ranges that were given back count as well: the kernel does not always join
 /// their pages with those around them again, and so keeps a mapping for each.
 #[derive(Default)]
-struct Mappings(BTreeMap<usize, Mapping>);
+struct Mappings {
+    ranges: BTreeMap<usize, Mapping>,
+    n_attached: usize,
+    bytes_attached: usize,
+}
 
 #[derive(Clone, Copy)]
 struct Mapping {
@@ -66,8 +70,8 @@ struct Mapping {
 impl Mappings {
     /// What has bytes in common with the range.
     fn touched(&self, start: usize, end: usize) -> impl Iterator<Item = (usize, Mapping)> {
-        let first = self.0.range(..start).next_back().map_or(start, |(&s, _)| s);
-        self.0.range(first..end).map(|(&s, &m)| (s, m)).filter(move |(_, m)| m.end > start)
+        let first = self.ranges.range(..start).next_back().map_or(start, |(&s, _)| s);
+        self.ranges.range(first..end).map(|(&s, &m)| (s, m)).filter(move |(_, m)| m.end > start)
     }
 
     /// Whether all of the range is attached.
@@ -84,7 +88,7 @@ impl Mappings {
 
     /// How many mappings there would be if the range was replaced.
     fn len_replaced(&self, start: usize, end: usize) -> usize {
-        let mut n = self.0.len() + 1;
+        let mut n = self.ranges.len() + 1;
         for (s, m) in self.touched(start, end) {
             n += usize::from(s < start) + usize::from(m.end > end);
             n -= 1;
@@ -95,19 +99,30 @@ impl Mappings {
     fn replace(&mut self, start: usize, end: usize, attached: bool) {
         let touched: Vec<_> = self.touched(start, end).collect();
         for (s, m) in touched {
-            self.0.remove(&s);
+            self.remove(s);
             if s < start {
-                self.0.insert(s, Mapping { end: start, ..m });
+                self.insert(s, Mapping { end: start, ..m });
             }
             if m.end > end {
-                self.0.insert(end, m);
+                self.insert(end, m);
             }
         }
-        self.0.insert(start, Mapping { end, attached });
+        self.insert(start, Mapping { end, attached });
     }
 
-    fn n_attached(&self) -> usize {
-        self.0.values().filter(|m| m.attached).count()
+    fn insert(&mut self, start: usize, mapping: Mapping) {
+        self.ranges.insert(start, mapping);
+        if mapping.attached {
+            self.n_attached += 1;
+            self.bytes_attached += mapping.end - start;
+        }
+    }
+
+    fn remove(&mut self, start: usize) {
+        if let Some(Mapping { end, attached: true }) = self.ranges.remove(&start) {
+            self.n_attached -= 1;
+            self.bytes_attached -= end - start;
+        }
     }
 }
 
@@ -237,13 +252,14 @@ impl Region {
     }
 
     /// Bytes that the guest may use, windows included.
-    pub(crate) fn byte_size(&self) -> u64 {
+    fn byte_size(&self) -> u64 {
         self.accessible.load(Ordering::Relaxed) as u64
     }
 
-    /// How many windows are attached.
-    pub(crate) fn n_windows(&self) -> usize {
-        self.lock().n_attached()
+    /// How many windows are attached, and the bytes of their pages.
+    pub(crate) fn windows(&self) -> (usize, u64) {
+        let mappings = self.lock();
+        (mappings.n_attached, mappings.bytes_attached as u64)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Mappings> {
@@ -261,7 +277,7 @@ impl Region {
     ) -> Result<(), MapError> {
         let mut mappings = self.lock();
         let n = mappings.len_replaced(start, end);
-        if n > N_WINDOWS_MAX && n > mappings.0.len() {
+        if n > N_WINDOWS_MAX && n > mappings.ranges.len() {
             return Err(MapError::TooMany);
         }
         let (at, length) = (self.at(start), end - start);

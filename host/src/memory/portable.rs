@@ -31,11 +31,7 @@ impl Region {
         match *self {}
     }
 
-    pub(crate) fn byte_size(&self) -> u64 {
-        match *self {}
-    }
-
-    pub(crate) fn n_windows(&self) -> usize {
+    pub(crate) fn windows(&self) -> (usize, u64) {
         match *self {}
     }
 }

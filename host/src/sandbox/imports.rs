@@ -1,15 +1,17 @@
-//! What a guest imports: weights, and a team of one.
+//! What a guest imports: weights, and a team.
 
 use wasmtime::component::{Resource, ResourceTableError};
 
-use super::{N_SOURCES_MAX, State};
+use super::State;
+use super::member::N_SOURCES_MAX;
+use super::team::{Broken, NotShared};
 use crate::bindings::moewe::inference::{team, weights};
 use crate::memory::{self, MapError};
 use crate::weights::{WeightFileHandle, WeightStats, WeightsMode};
 
 impl State {
     fn count(&mut self, add: impl Fn(&mut WeightStats)) {
-        add(&mut self.stats);
+        self.team.count(&add);
         self.weights.count(add);
     }
 
@@ -46,6 +48,7 @@ impl weights::Host for State {
             .detach(address, length)
             .map_err(|e| weights::Error { code: map_code(&e), message: e.to_string() });
         if detached.is_ok() {
+            self.account_windows();
             self.count(|s| s.n_detach += 1);
         }
         Ok(detached)
@@ -65,6 +68,8 @@ impl weights::HostSource for State {
         match self.sources.push(file) {
             Ok(source) => {
                 self.opened.insert(name, size);
+                let files = self.opened.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+                self.team.account(self.rank, |account| account.files = files);
                 Ok(Ok(source))
             }
             Err(ResourceTableError::Full) => Ok(Err(weights::Error {
@@ -115,6 +120,7 @@ impl weights::HostSource for State {
                     .map_err(|e| file.error(map_code(&e), e))
             });
         if attached.is_ok() {
+            self.account_windows();
             self.count(|s| {
                 s.n_attach += 1;
                 s.bytes_attached += length;
@@ -141,18 +147,18 @@ impl weights::HostSource for State {
     }
 }
 
-/// A team of one.
 impl team::Host for State {
     fn rank(&mut self) -> wasmtime::Result<u32> {
-        Ok(0)
+        Ok(u32::try_from(self.rank)?)
     }
 
     fn size(&mut self) -> wasmtime::Result<u32> {
-        Ok(1)
+        Ok(u32::try_from(self.team.size())?)
     }
 
     fn barrier(&mut self) -> wasmtime::Result<Result<(), team::ErrorCode>> {
-        Ok(Ok(()))
+        let met = self.team.barrier(|| self.interrupt())?;
+        Ok(met.map_err(|Broken| team::ErrorCode::Broken))
     }
 
     fn share(
@@ -161,28 +167,22 @@ impl team::Host for State {
         length: u64,
     ) -> wasmtime::Result<Result<(), team::ErrorCode>> {
         let Some(region) = &self.region else { return Ok(Err(team::ErrorCode::Unsupported)) };
-        if self.shared.is_none() {
-            // Checked before a file of that size is made.
-            if let Err(e) = region.check(address, length) {
-                return Ok(Err(team_code(&e)));
-            }
-            // The guest can map something else over it, and fill both.
-            let all = length.saturating_add(region.byte_size());
-            if all > self.memory_bytes_max() {
-                self.memory_refused = true;
-                return Ok(Err(team::ErrorCode::Unsupported));
-            }
-            match memory::shared_memory(length) {
-                Ok(file) => self.shared = Some((file, length)),
-                Err(_) => return Ok(Err(team::ErrorCode::Unsupported)),
-            }
+        // Checked before a file of that size is made.
+        if let Err(e) = region.check(address, length) {
+            return Ok(Err(team_code(&e)));
         }
-        Ok(match &self.shared {
-            Some((file, size)) if *size == length => {
-                region.share(file, length, address).map_err(|e| team_code(&e))
+        let file = match self.team.share(self.rank, length, self.limits.memory_max) {
+            Ok(file) => file,
+            Err(NotShared::Length) => return Ok(Err(team::ErrorCode::InvalidRange)),
+            Err(NotShared::Unsupported) => return Ok(Err(team::ErrorCode::Unsupported)),
+            Err(NotShared::TooLarge) => {
+                self.memory_refused = true;
+                return Ok(Err(team::ErrorCode::OutOfMemory));
             }
-            _ => Err(team::ErrorCode::InvalidRange),
-        })
+        };
+        let shared = region.share(&file, length, address).map_err(|e| team_code(&e));
+        self.account_windows();
+        Ok(shared)
     }
 }
 

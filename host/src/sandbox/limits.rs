@@ -9,7 +9,6 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
 use super::State;
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory;
 
 /// The most entries of a table of functions.
 const TABLE_LEN_MAX: usize = 1 << 16;
@@ -19,10 +18,10 @@ const N_PARTS_MAX: usize = 16;
 /// the host's memory.
 pub(super) const CALL_BYTES_MAX: usize = 128 << 20;
 
-/// What a guest may use.
+/// What a team of guests may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Bytes of memory beside the weights.
+    /// Bytes of memory beside the weights, all guests together.
     pub memory_max: u64,
     /// Time that one call may take.
     pub time_max: Option<Duration>,
@@ -30,7 +29,7 @@ pub(crate) struct Limits {
 
 /// Why a running guest was interrupted.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Interrupt {
+pub(super) enum Interrupt {
     #[error("cancelled")]
     Cancelled,
     #[error("time limit")]
@@ -59,21 +58,6 @@ impl CancelHandle {
     }
 }
 
-impl State {
-    /// The most bytes that the guest's memory may have now: its own less what
-    /// the team shares, and windows for the files that it opened, each with a
-    /// page on both sides.
-    pub(super) fn memory_bytes_max(&self) -> u64 {
-        let n_windows = self.region.as_ref().map_or(0, |r| r.n_windows() as u64);
-        let windows: u64 = self.opened.values().fold(0, |sum, n| sum.saturating_add(*n));
-        let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
-        (self.limits.memory_max.saturating_sub(shared))
-            .saturating_add(windows)
-            .saturating_add(2 * n_windows * memory::page_size())
-            .min(MEMORY_BYTES_MAX)
-    }
-}
-
 impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
@@ -81,8 +65,10 @@ impl ResourceLimiter for State {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = desired as u64 <= self.memory_bytes_max()
-            && maximum.is_none_or(|maximum| desired <= maximum);
+        let desired = desired as u64;
+        let allowed = desired <= MEMORY_BYTES_MAX
+            && maximum.is_none_or(|maximum| desired <= maximum as u64)
+            && self.team.grow(self.rank, desired, self.limits.memory_max);
         self.memory_refused |= !allowed;
         Ok(allowed)
     }
@@ -120,13 +106,9 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, state: State) -> Store<State>
     store.limiter(|state| state);
     store.set_hostcall_fuel(CALL_BYTES_MAX);
     store.epoch_deadline_callback(|store: StoreContextMut<'_, State>| {
-        let state = store.data();
-        if state.cancelled.load(Ordering::Relaxed) {
-            Err(Interrupt::Cancelled.into())
-        } else if state.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Err(Interrupt::TimeLimit.into())
-        } else {
-            Ok(UpdateDeadline::Continue(1))
+        match store.data().interrupt() {
+            Some(interrupt) => Err(interrupt.into()),
+            None => Ok(UpdateDeadline::Continue(1)),
         }
     });
     store
@@ -142,7 +124,7 @@ pub(crate) fn call<T>(
     state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
     store.set_epoch_deadline(1);
     // A call that is shorter than a tick would not notice.
-    let result = if store.data().cancelled.load(Ordering::Relaxed) {
+    let result = if store.data().team.cancelled.load(Ordering::Relaxed) {
         Err(Interrupt::Cancelled.into())
     } else {
         f(store)
@@ -171,7 +153,7 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             let message = format!(
                 "{name}: needs more memory than the sandbox may have ({} MiB with the weights); \
                  use a smaller context or a smaller model",
-                state.memory_bytes_max() >> 20
+                state.team.memory_bytes_max(state.limits.memory_max) >> 20
             );
             new(ErrorKind::OutOfMemory, message)
         }

@@ -1,77 +1,42 @@
-//! One guest with a model: its store, and the calls into it. What it imports,
-//! and what limits it, are modules of their own.
+//! A team of guests with a model, and the calls into it. What a guest imports,
+//! and what limits it, are modules of their own; so are the threads.
 
+mod crew;
 mod imports;
 mod limits;
+mod member;
+mod team;
+mod wait;
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use wasmtime::Store;
-use wasmtime::component::{ResourceAny, ResourceTable};
+use wasmtime::component::ResourceAny;
 
-use self::limits::{call, new_store};
-use crate::bindings::Engine as Bindings;
+use self::crew::Crew;
+use self::member::Member;
+use self::team::Team;
 use crate::bindings::exports::moewe::inference::inference::{self as wit, Guest};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{self, Region};
 use crate::weights::{WeightStats, WeightStore};
 
 pub use self::limits::CancelHandle;
 pub(crate) use self::limits::Limits;
+pub(crate) use self::member::State;
 
-/// The most open sources: as many as a split model has files.
-const N_SOURCES_MAX: usize = 1 << 10;
+/// What a member answered, unless its sandbox broke.
+type Answer<T> = Result<Result<T>>;
 
-/// The data of a store.
-pub(crate) struct State {
-    weights: Arc<WeightStore>,
-    limits: Limits,
-    /// Open files; the guest knows them by number.
-    sources: ResourceTable,
-    /// Sizes of the files that were opened so far, each counted once.
-    opened: BTreeMap<String, u64>,
-    /// The memory that files can be attached to.
-    region: Option<Arc<Region>>,
-    /// The region that the team shares, and its size.
-    shared: Option<(File, u64)>,
-    stats: WeightStats,
-    cancelled: Arc<AtomicBool>,
-    deadline: Option<Instant>,
-    /// Whether the guest was refused memory during this call.
-    memory_refused: bool,
-}
-
-impl State {
-    pub(crate) fn new(weights: Arc<WeightStore>, limits: Limits) -> Self {
-        let mut sources = ResourceTable::new();
-        sources.set_max_capacity(N_SOURCES_MAX);
-        Self {
-            weights,
-            limits,
-            sources,
-            opened: BTreeMap::new(),
-            region: None,
-            shared: None,
-            stats: WeightStats::default(),
-            cancelled: Arc::default(),
-            deadline: None,
-            memory_refused: false,
-        }
-    }
-}
-
-/// A guest with a model loaded.
+/// Guests with a model loaded, which compute together: a team.
+///
+/// Calls that compute or change something are made on all members, with equal
+/// arguments; a call that asks something goes to the first one alone.
 pub(crate) struct Sandbox {
-    store: Store<State>,
+    crew: Crew<Member>,
+    team: Arc<Team>,
     /// Its clock drives the limits: it must not stop before the sandbox.
     _engine: Engine,
-    bindings: Bindings,
-    model: ResourceAny,
     info: wit::ModelInfo,
     /// The error that ended the sandbox.
     ended: Option<Error>,
@@ -79,45 +44,124 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Makes a sandbox and loads the model in it.
+    /// Makes a sandbox of `n_threads` members and loads the model in it.
     pub(crate) fn load(
         engine: &Engine,
         weights: &Arc<WeightStore>,
         limits: Limits,
+        n_threads: usize,
     ) -> Result<Self> {
-        let mut store = new_store(engine.wasmtime(), State::new(weights.clone(), limits));
-        let cancel =
-            CancelHandle { stopped: Arc::default(), cancelled: store.data().cancelled.clone() };
-        let (bindings, region) =
-            memory::capture(|| call(&mut store, |store| engine.guest().instantiate(store)));
-        let bindings = bindings?;
-        store.data_mut().region = region;
-        let guest = bindings.moewe_inference_inference();
-        let model = guest.model();
-        let handle = call(&mut store, |store| model.call_load(store, weights.name()))??;
-        let info = call(&mut store, |store| model.call_info(store, handle))?;
-        let _engine = engine.clone();
-        Ok(Self { store, _engine, bindings, model: handle, info, ended: None, cancel })
+        let team = Arc::new(Team::new(n_threads));
+        let cancel = CancelHandle { stopped: Arc::default(), cancelled: team.cancelled.clone() };
+        let mut crew = Crew::start(&team).map_err(|e| {
+            let message = format!("no {n_threads} threads for a session ({e}); use fewer");
+            Error::new(ErrorKind::Internal, message)
+        })?;
+        let answers = {
+            let (engine, weights, team) = (engine.clone(), weights.clone(), team.clone());
+            crew.all(move |rank, member| {
+                let state = State::new(weights.clone(), limits, team.clone(), rank);
+                let (loaded, info) = match Member::load(&engine, state)? {
+                    Ok(loaded) => loaded,
+                    Err(error) => return Ok(Err(error)),
+                };
+                *member = Some(loaded);
+                Ok(Ok(info))
+            })
+        };
+        let info = agree(&team, answers)??.swap_remove(0);
+        Ok(Self { crew, team, _engine: engine.clone(), info, ended: None, cancel })
     }
 
-    /// Calls the guest. An error that is not the guest's own answer ends the
-    /// sandbox: its memory may be in any state.
-    pub(crate) fn call<T>(
+    /// Starts the session of this sandbox, in place of an earlier one.
+    pub(crate) fn start(&mut self, options: wit::SessionOptions) -> Result<()> {
+        self.all(move |member| {
+            let session = member
+                .call(|store, guest, model, _| guest.model().call_start(store, model, options))?;
+            Ok(session.map(|session| member.session = Some(session)))
+        })?;
+        Ok(())
+    }
+
+    /// Asks the first member. An error that is not the guest's own answer ends
+    /// the sandbox: its memory may be in any state.
+    pub(crate) fn ask<T>(
         &mut self,
-        f: impl FnOnce(&mut Store<State>, &Guest, ResourceAny) -> wasmtime::Result<T>,
+        f: impl FnOnce(
+            &mut Store<State>,
+            &Guest,
+            ResourceAny,
+        ) -> wasmtime::Result<Result<T, wit::Error>>,
     ) -> Result<T> {
-        if let Some(error) = &self.ended {
-            return Err(Error::new(
+        self.check_alive()?;
+        let answer = self.crew.first(|member| match member {
+            Some(member) => member.call(|store, guest, model, _| f(store, guest, model)),
+            None => Err(gone()),
+        });
+        self.end_unless_answered(answer)
+    }
+
+    /// Has all members call a function of the session, which was started, and
+    /// answers what the first one says.
+    pub(crate) fn call<T: Send + 'static>(
+        &mut self,
+        f: impl Fn(&mut Store<State>, &Guest, ResourceAny) -> wasmtime::Result<Result<T, wit::Error>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<T> {
+        Ok(self.each(f)?.swap_remove(0))
+    }
+
+    /// The same, with the answers of all members.
+    pub(crate) fn each<T: Send + 'static>(
+        &mut self,
+        f: impl Fn(&mut Store<State>, &Guest, ResourceAny) -> wasmtime::Result<Result<T, wit::Error>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Vec<T>> {
+        self.all(move |member| {
+            member.call(|store, guest, _, session| match session {
+                Some(session) => f(store, guest, session),
+                None => Err(wasmtime::format_err!("there is no session yet")),
+            })
+        })
+    }
+
+    /// Ends the sandbox because members answered differently.
+    pub(crate) fn end<T>(&mut self, message: &str) -> Result<T> {
+        self.end_unless_answered(Err(Error::new(ErrorKind::Team, message)))
+    }
+
+    fn all<T: Send + 'static>(
+        &mut self,
+        f: impl Fn(&mut Member) -> Answer<T> + Send + Sync + 'static,
+    ) -> Result<Vec<T>> {
+        self.check_alive()?;
+        let answers = self.crew.all(move |_, member| match member {
+            Some(member) => f(member),
+            None => Err(gone()),
+        });
+        let answer = agree(&self.team, answers);
+        self.end_unless_answered(answer)
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        match &self.ended {
+            None => Ok(()),
+            Some(error) => Err(Error::new(
                 ErrorKind::Ended,
                 format!("this session has ended ({error}); start a new one"),
-            ));
+            )),
         }
-        let guest = self.bindings.moewe_inference_inference();
-        let result = call(&mut self.store, |store| f(store, guest, self.model));
-        if let Err(error) = &result {
+    }
+
+    fn end_unless_answered<T>(&mut self, answer: Answer<T>) -> Result<T> {
+        if let Err(error) = &answer {
             self.ended = Some(error.clone());
         }
-        result
+        answer?
     }
 
     pub(crate) fn info(&self) -> &wit::ModelInfo {
@@ -125,7 +169,7 @@ impl Sandbox {
     }
 
     pub(crate) fn stats(&self) -> WeightStats {
-        self.store.data().stats
+        self.team.stats()
     }
 
     pub(crate) fn cancel_handle(&self) -> &CancelHandle {
@@ -137,5 +181,37 @@ impl Sandbox {
     }
 }
 
+/// A member whose thread panicked.
+fn gone() -> Error {
+    Error::new(ErrorKind::Internal, "a thread of the session broke, please report it")
+}
+
+/// What a team answers. Members that answer differently have lost one another:
+/// the sandbox ends with the error that came first, not with those of members
+/// that waited in vain.
+fn agree<T>(team: &Team, answers: Vec<Option<Answer<T>>>) -> Answer<Vec<T>> {
+    let n = answers.len();
+    let (mut values, mut refusals, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    for answer in answers {
+        match answer.unwrap_or_else(|| Err(gone())) {
+            Ok(Ok(value)) => values.push(value),
+            Ok(Err(error)) => refusals.push(error),
+            Err(error) => faults.push(error),
+        }
+    }
+    if values.len() == n && !team.is_broken() {
+        return Ok(Ok(values));
+    }
+    let alike = refusals.iter().all(|error| error.kind() == refusals[0].kind());
+    if refusals.len() == n && alike && !team.is_broken() {
+        return Ok(Err(refusals.swap_remove(0)));
+    }
+    let errors = faults.into_iter().chain(refusals);
+    let root = errors.min_by_key(|error| error.kind() == ErrorKind::Team);
+    Err(root.unwrap_or_else(|| Error::new(ErrorKind::Team, "the threads of the session disagree")))
+}
+
+#[cfg(test)]
+mod team_tests;
 #[cfg(test)]
 mod tests;

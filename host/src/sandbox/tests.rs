@@ -9,11 +9,13 @@ use std::time::Duration;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Instance, Module};
 
-use super::limits::CALL_BYTES_MAX;
+use super::limits::{CALL_BYTES_MAX, call, new_store};
+use super::member::N_SOURCES_MAX;
 use super::*;
 use crate::bindings::moewe::inference::team;
 use crate::bindings::moewe::inference::weights::{ErrorCode, Host as _, HostSource as _};
 use crate::engine::{config, start_clock};
+use crate::memory;
 use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
@@ -27,7 +29,7 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
-    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits)
+    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits, Arc::new(Team::new(1)), 0)
 }
 
 /// Runs the export `run` of a core module within the limits.
@@ -58,7 +60,8 @@ fn a_call_ends_at_its_time_limit() {
 #[test]
 fn a_call_can_be_cancelled() {
     let (result, _) = run(LOOP, NO_LIMIT, |state| {
-        let handle = CancelHandle { stopped: Arc::default(), cancelled: state.cancelled.clone() };
+        let handle =
+            CancelHandle { stopped: Arc::default(), cancelled: state.team.cancelled.clone() };
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
             handle.cancel();
@@ -94,16 +97,15 @@ fn a_module_that_starts_too_large_is_refused() {
 #[test]
 fn weights_do_not_count_as_the_guests_own_memory() {
     let (_folder, path) = model(100_000);
-    let limits = Limits { memory_max: 1 << 20, ..NO_LIMIT };
-    let mut state = state(&path, WeightsMode::Attach, limits);
-    assert_eq!(state.memory_bytes_max(), 1 << 20);
+    let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
+    let team = state.team.clone();
+    assert_eq!(team.memory_bytes_max(1 << 20), 1 << 20);
     let rounded = 100_000_u64.next_multiple_of(memory::page_size());
     for _ in 0..3 {
         state.open("model.gguf".to_owned()).unwrap().unwrap();
-        assert_eq!(state.memory_bytes_max(), (1 << 20) + rounded, "a file counts once");
+        assert_eq!(team.memory_bytes_max(1 << 20), (1 << 20) + rounded, "a file counts once");
     }
-    let huge = Limits { memory_max: u64::MAX, ..NO_LIMIT };
-    assert_eq!(super::State { limits: huge, ..state }.memory_bytes_max(), 1 << 32);
+    assert_eq!(team.memory_bytes_max(u64::MAX), u64::MAX);
 }
 
 #[test]
@@ -120,7 +122,8 @@ fn a_fault_of_the_engine_is_named() {
 #[test]
 fn a_cancelled_call_does_not_begin() {
     let wat = r#"(module (func (export "run") (result i32) (i32.const 1)))"#;
-    let (result, _) = run(wat, NO_LIMIT, |state| state.cancelled.store(true, Ordering::Relaxed));
+    let (result, _) =
+        run(wat, NO_LIMIT, |state| state.team.cancelled.store(true, Ordering::Relaxed));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
@@ -167,10 +170,10 @@ fn shared_memory_counts_too() {
     state.region = region;
     let share =
         |state: &mut State, address, length| team::Host::share(state, address, length).unwrap();
-    assert_eq!(share(state, 0, 3 << 16), Err(team::ErrorCode::Unsupported));
+    assert_eq!(share(state, 0, 3 << 16), Err(team::ErrorCode::OutOfMemory));
     assert_eq!(share(state, 0, 2 << 16), Ok(()));
     let around = 2 * memory::page_size();
-    assert_eq!(state.memory_bytes_max(), (8 << 16) + around);
+    assert_eq!(state.team.memory_bytes_max(10 << 16), (8 << 16) + around);
     assert_eq!(share(state, 2 << 16, 2 << 16), Ok(()), "the same region again");
 }
 
@@ -231,9 +234,9 @@ fn reads_are_exact_and_bounded() {
     assert_eq!(read(0, u32::try_from(n).unwrap()).unwrap().len(), 1 << 20);
     assert_eq!(read(n as u64, 1).unwrap_err(), ErrorCode::InvalidRange);
     assert_eq!(read(u64::MAX, 1).unwrap_err(), ErrorCode::InvalidRange);
-    assert_eq!(state.stats.n_read, 3);
-    assert_eq!(state.stats.bytes_read, 4 + (1 << 20));
-    assert_eq!(state.weights.stats(), state.stats);
+    assert_eq!(state.team.stats().n_read, 3);
+    assert_eq!(state.team.stats().bytes_read, 4 + (1 << 20));
+    assert_eq!(state.weights.stats(), state.team.stats());
 
     let source = source(&mut state);
     let error = state.attach(source, 0, 1, 0).unwrap().unwrap_err();

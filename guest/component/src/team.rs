@@ -1,0 +1,106 @@
+//! The engine's team, over the component's imports.
+
+use std::alloc::{Layout, alloc, dealloc};
+
+use moewe_engine::team::{SharedMemory, Team};
+use moewe_engine::{Error, ErrorKind, Result};
+
+use crate::bindings::moewe::inference::team as host;
+
+/// This instance's place in the team that the host made.
+pub(crate) struct Imported {
+    rank: usize,
+    size: usize,
+    page_size: usize,
+}
+
+impl Imported {
+    pub fn new(page_size: usize) -> Self {
+        Self { rank: host::rank() as usize, size: host::size() as usize, page_size }
+    }
+}
+
+impl Team for Imported {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn barrier(&self) -> Result<()> {
+        host::barrier().map_err(from_host)
+    }
+
+    fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
+        let layout = (len.checked_mul(size_of::<f32>()))
+            .and_then(|n| n.checked_next_multiple_of(self.page_size))
+            .and_then(|n| Layout::from_size_align(n, self.page_size).ok())
+            .filter(|layout| layout.size() > 0)
+            .ok_or_else(no_memory)?;
+        // SAFETY: the layout's size is not zero.
+        let pages = unsafe { alloc(layout) };
+        if pages.is_null() {
+            return Err(no_memory());
+        }
+        if let Err(error) = host::share(pages.addr() as u64, layout.size() as u64) {
+            // SAFETY: allocated above with this layout, and nothing is mapped
+            // there.
+            unsafe { dealloc(pages, layout) };
+            return Err(from_host(error));
+        }
+        Ok(Box::new(Shared { numbers: pages.cast(), len }))
+    }
+}
+
+fn no_memory() -> Error {
+    Error::new(
+        ErrorKind::OutOfMemory,
+        "no memory for what the threads exchange; use fewer threads or raise the memory limit",
+    )
+}
+
+fn from_host(error: host::ErrorCode) -> Error {
+    match error {
+        host::ErrorCode::Broken => Error::new(ErrorKind::Team, "another thread gave up"),
+        host::ErrorCode::OutOfMemory => no_memory(),
+        host::ErrorCode::Unsupported => Error::new(
+            ErrorKind::Unsupported,
+            "this host shares no memory between threads; use one thread",
+        ),
+        host::ErrorCode::InvalidRange => {
+            Error::new(ErrorKind::Team, "the threads do not agree on what they share")
+        }
+    }
+}
+
+/// The region that the host mapped over pages of this guest's heap. The pages
+/// stay the region's for good: the host knows no way back.
+struct Shared {
+    numbers: *mut f32,
+    len: usize,
+}
+
+impl Shared {
+    /// Where `n` numbers from index `at` on are, which exist.
+    fn at(&self, at: usize, n: usize) -> *mut f32 {
+        assert!(at.checked_add(n).is_some_and(|end| end <= self.len), "outside the shared region");
+        self.numbers.wrapping_add(at)
+    }
+}
+
+impl SharedMemory for Shared {
+    fn write(&self, at: usize, x: &[f32]) {
+        // SAFETY: the numbers lie within the region, to which no references
+        // exist. Other members write elsewhere, and read behind the next
+        // barrier only.
+        unsafe { self.at(at, x.len()).copy_from_nonoverlapping(x.as_ptr(), x.len()) }
+    }
+
+    fn read(&self, at: usize, out: &mut [f32]) {
+        // SAFETY: as above; other members write here behind the next barrier
+        // only.
+        unsafe { out.as_mut_ptr().copy_from_nonoverlapping(self.at(at, out.len()), out.len()) }
+    }
+}

@@ -1,0 +1,196 @@
+//! The forward pass: tokens in, hidden states and logits out.
+//!
+//! Members of a team make the same pass. What each of them computes a part of
+//! is gathered before anybody needs the whole ([`Exchange`](crate::team)).
+
+mod attention;
+mod ffn;
+
+use crate::error::Result;
+use crate::kv_cache::KvCache;
+use crate::model::{Linear, Model};
+use crate::ops;
+use crate::quant::{Activations, Matrix};
+use crate::rope::Angles;
+use crate::team::{Parts, Split};
+
+use self::ffn::Choice;
+
+/// Tokens that go through the layers together.
+pub const BATCH_MAX: usize = 512;
+
+/// Tokens that are computed together.
+pub(crate) struct Batch<'a> {
+    /// Position of the first token.
+    pub position: usize,
+    /// 1 to [`BATCH_MAX`] tokens, all inside the vocabulary.
+    pub tokens: &'a [u32],
+    /// Of how many tokens, from the last one backwards, the logits are wanted.
+    pub n_logits: usize,
+}
+
+/// What passes leave behind for the next one: room, but no numbers.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Index of each token in the batch.
+    all: Vec<usize>,
+    /// RoPE at each token's position.
+    angles: Vec<Angles>,
+    /// The residual stream: `[n_tokens][n_embd]`.
+    hidden: Vec<f32>,
+    /// The hidden states, normalised.
+    x: Vec<f32>,
+    activations: Activations,
+    /// What a block adds to the residual stream.
+    out: Vec<f32>,
+    /// This member's heads: `[n_tokens][heads][head_dim]`.
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mixed: Vec<f32>,
+    scores: Vec<f32>,
+    /// Inner numbers of a feed-forward network, and of experts.
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    expert_gate: Vec<f32>,
+    expert_up: Vec<f32>,
+    /// Quantised input of the second matrix of a block.
+    inner: Activations,
+    router: Vec<f32>,
+    order: Vec<usize>,
+    choices: Vec<Choice>,
+    tokens: Vec<usize>,
+    logits: Vec<f32>,
+}
+
+/// Computes a batch, fills the cache, which has room for it, and returns the
+/// logits that are wanted: `[n_logits][n_vocab]`.
+pub(crate) fn forward<'a>(
+    model: &Model,
+    cache: &mut KvCache,
+    scratch: &'a mut Scratch,
+    batch: &Batch<'_>,
+) -> Result<&'a [f32]> {
+    let n_tokens = batch.tokens.len();
+    assert!((1..=BATCH_MAX).contains(&n_tokens) && batch.n_logits <= n_tokens);
+    let n_embd = model.h.n_embd;
+    scratch.all.clear();
+    scratch.all.extend(0..n_tokens);
+    scratch.angles.clear();
+    scratch.angles.extend((0..n_tokens).map(|i| model.rope.angles(batch.position + i)));
+    scratch.hidden.resize(n_tokens * n_embd, 0.0);
+    for (&token, row) in batch.tokens.iter().zip(scratch.hidden.chunks_exact_mut(n_embd)) {
+        model.embedding.dequantize_row(token as usize, row);
+    }
+    let mut pass = Pass { model, position: batch.position, n_tokens, s: scratch };
+    for (i, layer) in model.layers.iter().enumerate() {
+        pass.attention(cache, i, layer)?;
+        pass.ffn(i, layer)?;
+    }
+    pass.logits(batch.n_logits)?;
+    Ok(&scratch.logits)
+}
+
+/// A batch on its way through the layers.
+struct Pass<'a> {
+    model: &'a Model,
+    /// Position of the first token.
+    position: usize,
+    n_tokens: usize,
+    s: &'a mut Scratch,
+}
+
+impl Pass<'_> {
+    /// Normalises the hidden states from token `first` on, and takes them as
+    /// activations.
+    fn normalize(&mut self, first: usize, weight: &[f32]) {
+        let (h, s) = (&self.model.h, &mut *self.s);
+        s.x.clear();
+        s.x.extend_from_slice(&s.hidden[first * h.n_embd..]);
+        for row in s.x.chunks_exact_mut(h.n_embd) {
+            ops::rms_norm(row, weight, h.rms_epsilon);
+        }
+        s.activations.set(&s.x, h.n_embd);
+    }
+
+    /// Gathers what a block computed, and adds it to the hidden states.
+    fn add_to_hidden(&mut self) -> Result<()> {
+        let split = self.model.exchange.rows(self.model.h.n_embd);
+        self.model.exchange.gather(&mut [Parts { split, n: self.n_tokens, x: &mut self.s.out }])?;
+        ops::add(&mut self.s.hidden, &self.s.out);
+        Ok(())
+    }
+
+    /// The logits behind the last `n` tokens.
+    fn logits(&mut self, n: usize) -> Result<()> {
+        self.s.logits.clear();
+        if n == 0 {
+            return Ok(());
+        }
+        self.normalize(self.n_tokens - n, &self.model.output_norm);
+        let s = &mut *self.s;
+        let (matrix, bias) = self.model.output();
+        let split: Split = self.model.exchange.rows(self.model.embedding.rows.len());
+        multiply(matrix, bias, split.mine().len(), &s.activations, &s.all[..n], &mut s.logits);
+        self.model.exchange.gather(&mut [Parts { split, n, x: &mut s.logits }])
+    }
+}
+
+/// The products of this member's rows of a matrix with the vectors of some
+/// tokens, plus their bias: `[tokens.len()][rows]`.
+fn linear(linear: &Linear, x: &Activations, tokens: &[usize], out: &mut Vec<f32>) {
+    multiply(linear.matrix(), linear.bias.as_deref(), linear.rows.len(), x, tokens, out);
+}
+
+fn multiply(
+    matrix: Matrix<'_>,
+    bias: Option<&[f32]>,
+    rows: usize,
+    x: &Activations,
+    tokens: &[usize],
+    out: &mut Vec<f32>,
+) {
+    out.resize(tokens.len() * rows, 0.0);
+    if rows == 0 {
+        return;
+    }
+    matrix.multiply(x, tokens, |i, row, y| out[i * rows + row] = y);
+    if let Some(bias) = bias {
+        out.chunks_exact_mut(rows).for_each(|row| ops::add(row, bias));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::native::Folder;
+
+    #[test]
+    fn logits_of_several_tokens_are_those_of_each() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+        let path = golden.join("qwen2moe-q4_k_m.gguf");
+        if !path.is_file() {
+            eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
+            return;
+        }
+        let (folder, name) = Folder::of(&path).unwrap();
+        let model = Model::load(&folder, &name, u64::MAX).unwrap();
+        let tokens = [3, 141, 59, 26, 5];
+        let run = |batches: &[Batch<'_>]| -> Vec<f32> {
+            let mut cache = KvCache::new(model.h.n_layer, model.h.kv_heads, model.h.head_dim);
+            cache.reserve(tokens.len()).unwrap();
+            let mut scratch = Scratch::default();
+            let logits = |batch| forward(&model, &mut cache, &mut scratch, batch).unwrap().to_vec();
+            batches.iter().flat_map(logits).collect()
+        };
+        let single = |position: usize| {
+            let tokens = &tokens[position..=position];
+            Batch { position, tokens, n_logits: usize::from(position >= 2) }
+        };
+        let all = run(&[Batch { position: 0, tokens: &tokens, n_logits: 3 }]);
+        assert_eq!(all.len(), 3 * model.info().n_vocab as usize);
+        assert_eq!(all, run(&[0, 1, 2, 3, 4].map(single)));
+    }
+}

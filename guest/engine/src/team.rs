@@ -1,0 +1,224 @@
+//! Several instances of the engine that compute together, one per core.
+//!
+//! Every member runs the same forward pass and keeps a full copy of the hidden
+//! state. It computes some heads of the attention, and some rows of every
+//! matrix, and the members exchange what they computed through memory that all
+//! of them see. A row's result does not depend on who computes it, so that any
+//! number of members gives the same bits.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::forward::BATCH_MAX;
+
+/// The most members.
+const SIZE_MAX: usize = 1 << 10;
+/// Numbers that are exchanged at a time, unless a single vector has more.
+const EXCHANGE_LEN: usize = 1 << 20;
+/// Rows that the kernels like to have together.
+const ROW_GROUP: usize = 16;
+
+/// A team, as one of its members sees it.
+pub trait Team {
+    /// This member's number, from 0 to `size` - 1.
+    fn rank(&self) -> usize;
+
+    /// How many members the team has, at least 1.
+    fn size(&self) -> usize;
+
+    /// Waits until every member has called it as often as this one. What a
+    /// member wrote to the shared memory before, all read after.
+    fn barrier(&self) -> Result<()>;
+
+    /// Memory for `len` numbers that all members see. Every member asks for the
+    /// same length, each at its own time.
+    fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>>;
+}
+
+/// Memory that all members of a team see.
+///
+/// Between two barriers, no member reads what another one writes.
+pub trait SharedMemory {
+    /// Writes numbers from index `at` on.
+    fn write(&self, at: usize, x: &[f32]);
+
+    /// Reads numbers from index `at` on.
+    fn read(&self, at: usize, out: &mut [f32]);
+}
+
+/// A team of one.
+pub struct Alone;
+
+impl Team for Alone {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn share(&self, _len: usize) -> Result<Box<dyn SharedMemory>> {
+        Err(Error::unsupported("a team of one has nobody to share memory with"))
+    }
+}
+
+/// How the numbers of a vector, or the rows of a matrix, are dealt out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Split {
+    len: usize,
+    /// Numbers that stay together.
+    unit: usize,
+    rank: usize,
+    size: usize,
+}
+
+impl Split {
+    /// All of the numbers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// This member's numbers; there may be none.
+    pub fn mine(&self) -> Range<usize> {
+        let n_units = self.len / self.unit;
+        let bound = |rank: usize| match rank == self.size {
+            true => self.len,
+            false => n_units * rank / self.size * self.unit,
+        };
+        bound(self.rank)..bound(self.rank + 1)
+    }
+}
+
+/// Vectors of which each member computed a part.
+pub(crate) struct Parts<'a> {
+    pub split: Split,
+    pub n: usize,
+    /// `[n][split.mine().len()]`, and once it is gathered `[n][split.len()]`.
+    pub x: &'a mut Vec<f32>,
+}
+
+/// A member's place in its team, and the memory that it exchanges vectors
+/// through: two buffers that take turns. A buffer that is written was read
+/// before the last barrier.
+pub(crate) struct Exchange {
+    team: Box<dyn Team>,
+    /// Absent in a team of one.
+    shared: Option<Box<dyn SharedMemory>>,
+    /// Numbers in a buffer.
+    len: usize,
+    second: Cell<bool>,
+    spare: RefCell<Vec<f32>>,
+}
+
+impl Exchange {
+    /// Exchanges vectors of at most `width_max` numbers, and `token_len_max`
+    /// numbers for each token of a batch, in as many steps as that takes.
+    pub fn new(team: Box<dyn Team>, width_max: usize, token_len_max: usize) -> Result<Self> {
+        if !(1..=SIZE_MAX).contains(&team.size()) || team.rank() >= team.size() {
+            return Err(Error::unsupported(format!(
+                "member {} of a team of {}; 1 to {SIZE_MAX} can compute together",
+                team.rank(),
+                team.size()
+            )));
+        }
+        let len = token_len_max.saturating_mul(BATCH_MAX).min(EXCHANGE_LEN).max(width_max);
+        let shared = match team.size() {
+            1 => None,
+            _ => Some(team.share(2 * len)?),
+        };
+        Ok(Self { team, shared, len, second: Cell::new(false), spare: RefCell::default() })
+    }
+
+    /// Numbers that are exchanged at a time.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Deals out the rows of a matrix, in groups if there are enough.
+    pub fn rows(&self, len: usize) -> Split {
+        let (rank, size) = (self.team.rank(), self.team.size());
+        let unit = if len / ROW_GROUP >= size { ROW_GROUP } else { 1 };
+        Split { len, unit, rank, size }
+    }
+
+    /// Deals out whole heads.
+    pub fn heads(&self, n_head: usize, head_dim: usize) -> Split {
+        let (rank, size) = (self.team.rank(), self.team.size());
+        Split { len: n_head * head_dim, unit: head_dim, rank, size }
+    }
+
+    /// Gives every member the whole vectors. All members call it with vectors
+    /// of the same lengths.
+    pub fn gather(&self, parts: &mut [Parts<'_>]) -> Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let mut whole = self.spare.take();
+        whole.resize(parts.iter().map(|p| p.n * p.split.len()).sum(), 0.0);
+        let vectors: Vec<(usize, usize, usize)> = (parts.iter().enumerate())
+            .flat_map(|(part, p)| (0..p.n).map(move |i| (part, i, p.split.len())))
+            .collect();
+        let (mut rest, mut done) = (&vectors[..], 0);
+        while !rest.is_empty() {
+            let mut n_step = 0;
+            let fit = rest.iter().take_while(|(.., len)| {
+                n_step += len;
+                n_step <= self.len
+            });
+            let (step, later) = rest.split_at(fit.count());
+            assert!(!step.is_empty(), "a vector longer than the exchange");
+            rest = later;
+            let start = if self.second.replace(!self.second.get()) { self.len } else { 0 };
+            let mut at = start;
+            for &(part, i, len) in step {
+                let mine = parts[part].split.mine();
+                let x = &parts[part].x[i * mine.len()..][..mine.len()];
+                shared.write(at + mine.start, x);
+                at += len;
+            }
+            self.team.barrier()?;
+            let n_step = at - start;
+            shared.read(start, &mut whole[done..done + n_step]);
+            done += n_step;
+        }
+        match parts {
+            [one] => std::mem::swap(one.x, &mut whole),
+            parts => {
+                let mut whole = &whole[..];
+                for p in parts {
+                    let (x, rest) = whole.split_at(p.n * p.split.len());
+                    p.x.clear();
+                    p.x.extend_from_slice(x);
+                    whole = rest;
+                }
+            }
+        }
+        self.spare.replace(whole);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_belongs_to_one_member() {
+        for (len, unit) in [(0, 1), (1, 1), (5, 1), (576, 16), (577, 16), (12, 4), (49_152, 16)] {
+            for size in 1..9 {
+                let mut end = 0;
+                for rank in 0..size {
+                    let mine = Split { len, unit, rank, size }.mine();
+                    assert_eq!(mine.start, end, "{len} in units of {unit}, rank {rank} of {size}");
+                    assert!(mine.start.is_multiple_of(unit));
+                    end = mine.end;
+                }
+                assert_eq!(end, len);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Any number of threads computes the same bits.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+
+use moewe_engine::native::{Folder, Member};
+use moewe_engine::team::Team;
+use moewe_engine::{Context, ErrorKind, Model};
+
+/// The reference models, unless they are absent.
+fn golden() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+    if !path.is_dir() {
+        eprintln!("SKIPPED: the reference models are not there: {}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn tokens(golden: &Path) -> Vec<u32> {
+    let text = std::fs::read_to_string(golden.join("tokens.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Runs `f` in a thread for each member, with its model.
+fn run<T: Send>(
+    path: &Path,
+    size: usize,
+    window_bytes_max: u64,
+    f: impl Fn(Rc<Model>) -> T + Sync,
+) -> Vec<T> {
+    let (folder, name) = Folder::of(path).unwrap();
+    thread::scope(|scope| {
+        let member = |member: Member| {
+            let (folder, name, f) = (&folder, &name, &f);
+            scope.spawn(move || {
+                let model =
+                    Model::load_in_team(folder, name, window_bytes_max, Box::new(member)).unwrap();
+                f(Rc::new(model))
+            })
+        };
+        let threads: Vec<_> = Member::team(size).into_iter().map(member).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// The bits of the logits behind a batch, and behind each of the tokens that
+/// follow it one by one.
+fn logits(model: Rc<Model>, tokens: &[u32], n_batch: usize) -> Vec<Vec<u32>> {
+    let mut context = Context::new(model, None).unwrap();
+    let (batch, single) = tokens.split_at(n_batch);
+    let mut feed = |tokens: &[u32]| {
+        context.feed(tokens).unwrap();
+        context.logits().unwrap().iter().map(|x| x.to_bits()).collect()
+    };
+    let first = feed(batch);
+    std::iter::once(first).chain(single.iter().map(|&t| feed(&[t]))).collect()
+}
+
+fn check(name: &str) {
+    let Some(golden) = golden() else { return };
+    let tokens = &tokens(&golden)[..12];
+    for quant in ["q4_k_m", "q8_0", "f16"] {
+        let path = golden.join(format!("{name}-{quant}.gguf"));
+        for n_batch in [1, tokens.len()] {
+            let alone = &run(&path, 1, u64::MAX, |model| logits(model, tokens, n_batch))[0];
+            assert!(alone.iter().flatten().any(|&x| x != alone[0][0]));
+            // Eleven are more than any of these models has heads.
+            for size in [2, 3, 4, 11] {
+                let all = run(&path, size, u64::MAX, |model| logits(model, tokens, n_batch));
+                for (rank, got) in all.iter().enumerate() {
+                    assert!(got == alone, "{name} {quant}: rank {rank} of {size} differs");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mixtral() {
+    check("mixtral");
+}
+
+#[test]
+fn qwen2moe() {
+    check("qwen2moe");
+}
+
+#[test]
+fn qwen3moe() {
+    check("qwen3moe");
+}
+
+#[test]
+fn olmoe() {
+    check("olmoe");
+}
+
+#[test]
+fn a_batch_that_is_exchanged_in_steps() {
+    let Some(golden) = golden() else { return };
+    let path = golden.join("mixtral-q8_0.gguf");
+    let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
+    let [one, two] = [1, 2]
+        .map(|size| run(&path, size, u64::MAX, |model| logits(model, &tokens, 699)).remove(0));
+    assert!(one == two);
+}
+
+#[test]
+fn members_address_the_weights_about_once() {
+    let Some(golden) = golden() else { return };
+    let tokens = tokens(&golden);
+    let path = golden.join("mixtral-q8_0.gguf");
+    let alone = run(&path, 1, u64::MAX, |model| logits(model, &tokens, 1));
+    // As little as this is too little for one member, and enough for four.
+    let (folder, name) = Folder::of(&path).unwrap();
+    let error = Model::load(&folder, &name, 600_000).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let four = run(&path, 4, 600_000, |model| logits(model, &tokens, 1));
+    assert!(four.iter().all(|got| *got == alone[0]));
+}
+
+#[test]
+fn a_member_that_gives_up_breaks_the_team() {
+    let mut members = Member::team(2);
+    let (last, first) = (members.pop().unwrap(), members.pop().unwrap());
+    let waiting = thread::spawn(move || first.barrier());
+    drop(last);
+    assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Team);
+}

@@ -1,0 +1,207 @@
+//! What the members of a team share: the barrier, the limit on memory, and a
+//! region of memory.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::wait::Wait;
+use crate::memory;
+use crate::weights::WeightStats;
+
+/// How often a member that waits looks whether it shall stop.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Members that compute together.
+#[derive(Debug)]
+pub(crate) struct Team {
+    size: usize,
+    /// Members at the barrier.
+    n_waiting: AtomicUsize,
+    /// How often all have met there.
+    n_met: AtomicUsize,
+    /// Whether a member has left the call that is under way, so that it will
+    /// not come to the barrier any more.
+    left: AtomicBool,
+    broken: AtomicBool,
+    wait: Wait,
+    /// Ends what all members do.
+    pub(super) cancelled: Arc<AtomicBool>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    accounts: Vec<Account>,
+    /// The region that all map, and its size.
+    shared: Option<(Arc<File>, u64)>,
+    stats: WeightStats,
+}
+
+/// What a member has, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Account {
+    /// Its memory, windows included.
+    pub memory: u64,
+    /// The files that it opened.
+    pub files: u64,
+    /// Windows on files and on the shared region.
+    pub attached: u64,
+    pub n_windows: u64,
+}
+
+/// Another member has left: the computation is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// Why there is no shared region for a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotShared {
+    /// The members want regions of different lengths.
+    Length,
+    TooLarge,
+    Unsupported,
+}
+
+impl Team {
+    pub fn new(size: usize) -> Self {
+        Self {
+            size,
+            n_waiting: AtomicUsize::new(0),
+            n_met: AtomicUsize::new(0),
+            left: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            wait: Wait::new(size),
+            cancelled: Arc::default(),
+            inner: Mutex::new(Inner {
+                accounts: vec![Account::default(); size],
+                shared: None,
+                stats: WeightStats::default(),
+            }),
+        }
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Begins a call of all members, or of one of them alone. No member is in
+    /// a call.
+    pub fn begin(&self, alone: bool) {
+        self.left.store(alone && self.size > 1, Ordering::SeqCst);
+    }
+
+    /// A member's call has ended: nobody can wait for it any more.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+        self.wait.wake();
+    }
+
+    /// Whether a member waited in vain; it cannot be repaired.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// Waits until all members have called this as often as this one, or one
+    /// of them has left, or `interrupted` answers.
+    pub fn barrier<E>(&self, interrupted: impl Fn() -> Option<E>) -> Result<Result<(), Broken>, E> {
+        if self.is_broken() {
+            return Ok(Err(Broken));
+        }
+        let n_met = self.n_met.load(Ordering::SeqCst);
+        if self.n_waiting.fetch_add(1, Ordering::SeqCst) + 1 == self.size {
+            self.n_waiting.store(0, Ordering::SeqCst);
+            self.n_met.store(n_met.wrapping_add(1), Ordering::SeqCst);
+            self.wait.wake();
+            return Ok(Ok(()));
+        }
+        self.wait.until(Some(TICK), || {
+            // A member may leave as soon as all have met.
+            let left = self.left.load(Ordering::SeqCst) || self.is_broken();
+            if self.n_met.load(Ordering::SeqCst) != n_met {
+                Some(Ok(Ok(())))
+            } else if left {
+                self.broken.store(true, Ordering::SeqCst);
+                Some(Ok(Err(Broken)))
+            } else {
+                let interrupt = interrupted()?;
+                self.broken.store(true, Ordering::SeqCst);
+                Some(Err(interrupt))
+            }
+        })
+    }
+
+    /// The most bytes that all members together may have, if they may have
+    /// `memory_max` beside the weights. Weights count as much as is attached,
+    /// and as the files at least, but no more than the files for each member;
+    /// a window has a page on both sides.
+    pub fn memory_bytes_max(&self, memory_max: u64) -> u64 {
+        self.lock().memory_bytes_max(memory_max)
+    }
+
+    /// Lets a member have a memory of `bytes` if that is within the limit.
+    pub fn grow(&self, rank: usize, bytes: u64, memory_max: u64) -> bool {
+        let mut inner = self.lock();
+        let allowed = bytes <= inner.memory_bytes_left(rank, memory_max);
+        if allowed {
+            inner.accounts[rank].memory = bytes;
+        }
+        allowed
+    }
+
+    /// Changes what a member is known to have.
+    pub fn account(&self, rank: usize, change: impl FnOnce(&mut Account)) {
+        change(&mut self.lock().accounts[rank]);
+    }
+
+    /// The shared region, which the first to ask creates.
+    pub fn share(&self, rank: usize, length: u64, memory_max: u64) -> Result<Arc<File>, NotShared> {
+        let mut inner = self.lock();
+        if inner.shared.is_none() {
+            // The guest can map something else over it, and fill both.
+            let all = inner.accounts[rank].memory.saturating_add(length);
+            if all > inner.memory_bytes_left(rank, memory_max) {
+                return Err(NotShared::TooLarge);
+            }
+            let file = memory::shared_memory(length).map_err(|_| NotShared::Unsupported)?;
+            inner.shared = Some((Arc::new(file), length));
+        }
+        match &inner.shared {
+            Some((file, size)) if *size == length => Ok(file.clone()),
+            _ => Err(NotShared::Length),
+        }
+    }
+
+    pub fn count(&self, add: impl FnOnce(&mut WeightStats)) {
+        add(&mut self.lock().stats);
+    }
+
+    pub fn stats(&self) -> WeightStats {
+        self.lock().stats
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn memory_bytes_max(&self, memory_max: u64) -> u64 {
+        let files = self.accounts.iter().map(|a| a.files).max().unwrap_or(0);
+        let attached = self.accounts.iter().map(|a| a.attached.min(files));
+        let attached = attached.fold(0, u64::saturating_add);
+        let n_windows: u64 = self.accounts.iter().map(|a| a.n_windows).sum();
+        let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
+        (memory_max.saturating_sub(shared))
+            .saturating_add(files.max(attached))
+            .saturating_add(2 * n_windows * memory::page_size())
+    }
+
+    /// How much of that one member may have, as the others have the rest.
+    fn memory_bytes_left(&self, rank: usize, memory_max: u64) -> u64 {
+        let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != rank);
+        let others = others.map(|(_, a)| a.memory).fold(0, u64::saturating_add);
+        self.memory_bytes_max(memory_max).saturating_sub(others)
+    }
+}
