@@ -46,6 +46,9 @@ pub enum Error {
     /// A recipe that cannot be used.
     #[error("bad recipe: {0}")]
     BadRecipe(String),
+    /// A shape that no model can have.
+    #[error("no model can have this shape: {0}")]
+    BadShape(String),
     /// The system does not say where a user's data belongs.
     #[error("no home folder: set $MOEWE_MODELS to the folder that models shall live in")]
     NoDataFolder,

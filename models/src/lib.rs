@@ -39,6 +39,7 @@
 //! | `SSL_CERT_FILE`, `SSL_CERT_DIR` | certificate authorities in place of the system's; not on Windows and macOS |
 
 mod error;
+pub mod generate;
 mod http;
 mod index;
 mod progress;
