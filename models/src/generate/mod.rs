@@ -42,7 +42,7 @@ pub struct Shape {
     pub n_expert_used: u32,
     /// Inner width of an expert; a multiple of 256.
     pub n_ff_expert: u32,
-    /// Size of the vocabulary: 260 to 2960 tokens.
+    /// Size of the vocabulary: 260 to 2963 tokens.
     pub n_vocab: u32,
     /// The longest context in tokens.
     pub n_ctx: u32,
@@ -115,9 +115,10 @@ impl Shape {
                 .map(u64::from);
         let width = u64::from(self.n_head) * head_dim;
         let kv_width = u64::from(self.kv_heads) * head_dim;
-        // The gains keep the hidden state at a magnitude of 1 to 5, let the
-        // layers decide what comes out, and make the logits as spread as those
-        // of a trained model.
+        // Without training, nothing dampens small differences: were the layers
+        // louder, two implementations that round differently would soon choose
+        // other experts and compute other things. With these gains they agree
+        // as they do on a trained model, and the layers still matter.
         let mut tensors = vec![
             Tensor::matrix("token_embd", &[n_embd, n_vocab], (n_embd as f32).sqrt()),
             Tensor::norm("output_norm", n_embd),
@@ -132,12 +133,12 @@ impl Shape {
                 Tensor::matrix(&name("attn_v"), &[n_embd, kv_width], 1.0),
                 Tensor::norm(&name("attn_q_norm"), head_dim),
                 Tensor::norm(&name("attn_k_norm"), head_dim),
-                Tensor::matrix(&name("attn_output"), &[width, n_embd], 1.0),
+                Tensor::matrix(&name("attn_output"), &[width, n_embd], 0.2),
                 Tensor::norm(&name("ffn_norm"), n_embd),
-                Tensor::router(&name("ffn_gate_inp"), &[n_embd, n_expert], 1.5),
+                Tensor::router(&name("ffn_gate_inp"), &[n_embd, n_expert], 2.0),
                 Tensor::matrix(&name("ffn_gate_exps"), &[n_embd, n_ff, n_expert], 1.0),
                 Tensor::matrix(&name("ffn_up_exps"), &[n_embd, n_ff, n_expert], 1.0),
-                Tensor::matrix(&name("ffn_down_exps"), &[n_ff, n_embd, n_expert], 4.0),
+                Tensor::matrix(&name("ffn_down_exps"), &[n_ff, n_embd, n_expert], 0.7),
             ]);
         }
         tensors
