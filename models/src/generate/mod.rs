@@ -70,9 +70,9 @@ impl Shape {
         let rows = [self.n_embd, self.n_head.saturating_mul(self.head_dim), self.n_ff_expert];
         let complaint = if counts.contains(&0) {
             "every count must be positive".to_owned()
-        } else if rows.iter().any(|&n| n == 0 || n % 256 != 0) {
+        } else if rows.iter().any(|&n| n == 0 || !n.is_multiple_of(256)) {
             format!("rows of {rows:?} numbers; Q4_K has multiples of 256")
-        } else if self.n_head % self.kv_heads != 0 {
+        } else if !self.n_head.is_multiple_of(self.kv_heads) {
             format!("{} heads cannot share {} KV heads", self.n_head, self.kv_heads)
         } else if self.n_expert_used > self.n_expert {
             format!("{} of {} experts cannot be used", self.n_expert_used, self.n_expert)
