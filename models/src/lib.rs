@@ -49,5 +49,6 @@ mod store;
 
 pub use error::{Error, Result};
 pub use progress::{Bar, Progress, Step};
+pub use pull::{IndexFile, fetch_from_index, sha256};
 pub use recipe::{Recipe, Source, Wheel, default_model, find, known};
 pub use store::{Installed, Store};
