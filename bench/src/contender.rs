@@ -71,12 +71,14 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds and fetches what the contenders need.
+    /// Builds and fetches what the contenders need. Without llama.cpp among
+    /// them, a build that is there serves to make models.
     pub fn find(arguments: &Arguments, contenders: &[Contender]) -> Self {
         let folder = arguments.target.join("bench");
         let llama_cpp = match &arguments.llama_cpp {
             Some(folder) => LlamaCpp::in_folder(folder),
-            None => LlamaCpp::build(&folder),
+            None if contenders.contains(&Contender::LlamaCpp) => LlamaCpp::build(&folder),
+            None => LlamaCpp::in_folder(&folder.join("llama.cpp")),
         };
         let wllama = match contenders.contains(&Contender::Wllama) {
             true => Wllama::find(&folder),
