@@ -64,10 +64,11 @@ impl LlamaCpp {
         configure.arg("-DCMAKE_BUILD_TYPE=Release");
         configure.args(["C", "CXX"].map(|language| format!("-DCMAKE_{language}_FLAGS={amx}")));
         run(&mut configure)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
         run(Command::new(&cmake)
             .arg("--build")
             .arg(&build)
-            .args(["--config", "Release", "--parallel", "--target"])
+            .args(["--config", "Release", "--parallel", &cores, "--target"])
             .args(PROGRAMS))?;
         Self::in_folder(&build)
     }
