@@ -145,7 +145,7 @@ fn machine(arguments: &Arguments, programs: &Programs) -> String {
     };
     let mut parts = vec![
         processor(),
-        format!("{} rounds", arguments.rounds),
+        format!("rounds: {}", arguments.rounds),
         version(Command::new(&arguments.moewe).arg("--version")),
     ];
     if programs.llama_cpp.is_ok() && arguments.llama_cpp.is_none() {

@@ -18,20 +18,23 @@ pub const N_PROMPT: usize = 16;
 const TEXT: &str = "The capital of France is a city that people from all over the world visit \
                     for its museums and its food, and it lies on the banks of the";
 
-/// The first words, or letters, that make [`N_PROMPT`] tokens of the model's
-/// vocabulary.
+/// A part of the text that makes [`N_PROMPT`] tokens of the model's vocabulary.
 pub fn prompt(model: &Path) -> Result<&'static str> {
     let (folder, name) = Folder::of(model)?;
     let gguf = Gguf::open(&folder, &name)?;
     let tokenizer =
         Tokenizer::from_metadata(&gguf.header.metadata)?.context("the model has no tokenizer")?;
-    let ends = (1..=TEXT.len()).rev();
-    for text in ends.map(|end| &TEXT[..end]).filter(|text| !text.ends_with(' ')) {
-        if tokenizer.encode(text, true, true)?.len() == N_PROMPT {
-            return Ok(text);
+    // Where words begin; ends are anywhere but behind a space.
+    let starts = TEXT.char_indices().filter(|&(at, _)| at == 0 || TEXT[..at].ends_with(' '));
+    for (start, _) in starts {
+        let ends = (start + 1..=TEXT.len()).rev();
+        for text in ends.map(|end| &TEXT[start..end]).filter(|text| !text.ends_with(' ')) {
+            if tokenizer.encode(text, true, true)?.len() == N_PROMPT {
+                return Ok(text);
+            }
         }
     }
-    bail!("no beginning of the prompt has {N_PROMPT} tokens")
+    bail!("no part of the prompt's text has {N_PROMPT} tokens")
 }
 
 /// The time until `command` prints the first byte that is no white space.
@@ -61,7 +64,18 @@ pub fn first_byte(command: &mut Command) -> Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use moewe_models::generate::{Shape, generate};
+
     use super::*;
+
+    #[test]
+    fn a_prompt_is_found_for_a_vocabulary_of_letters() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let shape =
+            Shape { n_layer: 1, n_embd: 256, n_expert: 8, n_ff_expert: 256, ..Shape::MOE_7_7B };
+        generate(file.path(), &shape, 1, &mut moewe_models::Bar::new()).unwrap();
+        assert_eq!(prompt(file.path()).unwrap(), "capital of France is a ci");
+    }
 
     #[test]
     fn the_first_byte_is_waited_for() {
