@@ -39,6 +39,7 @@
 //! | `SSL_CERT_FILE`, `SSL_CERT_DIR` | certificate authorities in place of the system's; not on Windows and macOS |
 
 mod error;
+pub mod generate;
 mod http;
 mod index;
 mod progress;
@@ -48,5 +49,6 @@ mod store;
 
 pub use error::{Error, Result};
 pub use progress::{Bar, Progress, Step};
+pub use pull::{IndexFile, fetch_from_index, sha256};
 pub use recipe::{Recipe, Source, Wheel, default_model, find, known};
 pub use store::{Installed, Store};

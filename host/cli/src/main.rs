@@ -13,6 +13,7 @@ mod tokenize;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -38,12 +39,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let start = Instant::now();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, start),
         Command::Chat(args) => chat::run(&args),
         Command::Pull(args) => models::pull(&args),
         Command::List(args) => models::list(&args),
