@@ -62,15 +62,16 @@ pub(super) trait Quants {
     /// The rows must hold whole blocks.
     unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
 
-    /// Bytes of a tile that can be multiplied before sums must be widened.
-    const RUN_LEN: usize;
+    /// Steps through a tile, 16 bytes of each group, before sums must be
+    /// widened.
+    const STEPS: usize;
 
     /// The products of an unpacked sub-block of a tile with that of a panel,
-    /// as i32. `run_len` must be `RUN_LEN`.
+    /// as i32. `n_steps` must be `STEPS`.
     ///
     /// # Safety
     /// The pointers must be to whole sub-blocks.
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, run_len: usize) -> WholeProducts;
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts;
 }
 
 /// Products of a tile with a panel: a lane for each row.

@@ -2,7 +2,7 @@
 
 use super::activations::ActivationBlock;
 use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
-use super::gemm::GROUPS;
+use super::gemm::{GROUPS, load_step, steps};
 use super::panels::TOKENS;
 use crate::simd::V;
 
@@ -41,32 +41,22 @@ impl Quants for Bytes {
         unsafe { rows.unpack_bytes(2, put) }
     }
 
-    const RUN_LEN: usize = 8 * GROUPS * Self::SUB_BLOCK;
+    // A step is two columns.
+    const STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(
-        mut rows: *const u8,
-        mut x: *const u8,
-        run_len: usize,
-    ) -> WholeProducts {
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
         let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
-        let end = rows.wrapping_add(run_len);
-        while rows < end {
-            // SAFETY: the caller vouches for sub-blocks, which are whole
-            // steps.
-            unsafe {
-                let w: [V; GROUPS] = std::array::from_fn(|g| V::load(rows.add(16 * g)));
-                let v = V::load(x);
-                for (t, dots) in dots.iter_mut().enumerate() {
-                    let v = v.splat_lane(t);
-                    for (dot, w) in dots.iter_mut().zip(w) {
-                        *dot = dot.add_i32(w.dot_i16(v));
-                    }
+        steps!(Self::STEPS, n_steps, |step| {
+            // SAFETY: the caller vouches for sub-blocks.
+            let (w, x) = unsafe { load_step(rows, x, step) };
+            for (t, dots) in dots.iter_mut().enumerate() {
+                let x = x.splat_lane(t);
+                for (dot, w) in dots.iter_mut().zip(w) {
+                    *dot = dot.add_i32(w.dot_i16(x));
                 }
-                rows = rows.add(16 * GROUPS);
-                x = x.add(16);
             }
-        }
+        });
         dots
     }
 }

@@ -14,12 +14,51 @@ pub(super) const GROUPS: usize = 2;
 /// Products of a tile with a panel: a lane for each row.
 pub(super) type Products = [[V; GROUPS]; TOKENS];
 
+/// Does `$body` for steps 0, 1, ... up to `$n`, which is known when this is
+/// compiled, and must equal `$n_steps`, which is not: up to 16.
+///
+/// A loop would be interrupted at every step to look at the clock, and a plain
+/// sequence rearranged until it needs more registers than there are. What may
+/// end behind each step is left as it is.
+macro_rules! steps {
+    ($n:expr, $n_steps:expr, |$step:ident| $body:block) => {
+        super::gemm::steps!(@ $n, $n_steps, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $n:expr, $n_steps:expr, $step:ident, $body:block, $($i:literal)*) => {
+        'steps: {
+            $(
+                if $i < $n {
+                    let $step = $i;
+                    $body
+                    if $n_steps == $i + 1 {
+                        break 'steps;
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(super) use steps;
+
+/// What a tile and a panel have for a step.
+///
+/// # Safety
+/// Both must have it.
+#[inline(always)]
+pub(super) unsafe fn load_step(rows: *const u8, x: *const u8, step: usize) -> ([V; GROUPS], V) {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        let rows = rows.add(16 * GROUPS * step);
+        (std::array::from_fn(|g| V::load(rows.add(16 * g))), V::load(x.add(16 * step)))
+    }
+}
+
 /// Unpacked rows.
 pub(super) struct Tile {
     /// Sub-blocks in a row.
     n: usize,
-    /// See [`Quants::dots_unpacked`](super::blocks::Quants::dots_unpacked).
-    run_len: usize,
+    /// `STEPS` of the format, for [`steps`].
+    n_steps: usize,
     /// `[sub-blocks][steps][GROUPS][16 bytes]`, a step being what four rows'
     /// columns fill 16 bytes.
     quants: Vec<u8>,
@@ -34,9 +73,7 @@ impl Tile {
         let n = cols / B::SUB_BLOCK;
         Self {
             n,
-            // Were it known to the compiler, it would unroll the innermost
-            // loop, and need more registers than there are.
-            run_len: std::hint::black_box(B::RUN_LEN),
+            n_steps: std::hint::black_box(B::STEPS),
             quants: vec![0; 4 * GROUPS * cols * B::UNPACKED],
             scales: vec![0.0; 4 * GROUPS * n],
             mins: vec![0.0; if B::MIN { 4 * GROUPS * n } else { 0 }],
@@ -114,7 +151,7 @@ pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) 
         // `i`.
         unsafe {
             let rows = tile.quants.as_ptr().add(GROUPS * len * i);
-            let dots = B::dots_unpacked(rows, quants.add(len * i), tile.run_len);
+            let dots = B::dots_unpacked(rows, quants.add(len * i), tile.n_steps);
             let row_scales: [V; GROUPS] = std::array::from_fn(|g| {
                 V::load(tile.scales.as_ptr().add(4 * (GROUPS * i + g)).cast())
             });

@@ -2,7 +2,7 @@
 
 use super::activations::{ActivationBlock, BLOCK};
 use super::blocks::{Block, FourRows, Quants, WholeProducts};
-use super::gemm::GROUPS;
+use super::gemm::{GROUPS, load_step, steps};
 use super::panels::TOKENS;
 use crate::simd::V;
 
@@ -47,35 +47,24 @@ impl<Q: Narrow> Quants for Q {
         unsafe { rows.unpack::<Q>(unit, i, put) }
     }
 
-    // A step's 16 bytes hold four columns, two of them in a lane of 16 bits.
-    const RUN_LEN: usize = 16 * GROUPS * products_max(Q::BITS) / 2;
+    // A step is four columns, two of them in a lane of 16 bits.
+    const STEPS: usize = products_max(Q::BITS) / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(
-        mut rows: *const u8,
-        mut x: *const u8,
-        run_len: usize,
-    ) -> WholeProducts {
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
         let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
-        for _ in 0..4 * Q::SUB_BLOCK * GROUPS / Self::RUN_LEN {
+        for first in (0..Q::SUB_BLOCK / 4).step_by(Self::STEPS) {
             let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];
-            let end = rows.wrapping_add(run_len);
-            while rows < end {
-                // SAFETY: the caller vouches for sub-blocks, which are whole
-                // runs of steps.
-                unsafe {
-                    let w: [V; GROUPS] = std::array::from_fn(|g| V::load(rows.add(16 * g)));
-                    let v = V::load(x);
-                    for (t, sums) in sums.iter_mut().enumerate() {
-                        let v = v.splat_lane(t);
-                        for (sum, w) in sums.iter_mut().zip(w) {
-                            *sum = sum.add_i16(V::dot_i8_u7(v, w));
-                        }
+            steps!(Self::STEPS, n_steps, |step| {
+                // SAFETY: the caller vouches for sub-blocks.
+                let (w, x) = unsafe { load_step(rows, x, first + step) };
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let x = x.splat_lane(t);
+                    for (sum, w) in sums.iter_mut().zip(w) {
+                        *sum = sum.add_i16(V::dot_i8_u7(x, w));
                     }
-                    rows = rows.add(16 * GROUPS);
-                    x = x.add(16);
                 }
-            }
+            });
             for (dots, sums) in dots.iter_mut().zip(sums) {
                 for (dot, sum) in dots.iter_mut().zip(sums) {
                     *dot = dot.add_i32(sum.sum_pairs_i16());
