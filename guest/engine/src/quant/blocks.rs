@@ -3,7 +3,9 @@
 use super::activations::{ActivationBlock, BLOCK};
 use super::gemm::GROUPS;
 use super::narrow::Narrow;
+use super::packed::PackedRows;
 use super::panels::TOKENS;
+use super::raw::RawBlock;
 use crate::simd::V;
 
 /// A format whose rows are blocks of bytes. A block is made of like units, a
@@ -48,12 +50,22 @@ pub(super) trait Quants {
     /// Bytes that an unpacked number takes.
     const UNPACKED: usize;
 
-    /// The products of sub-block `i` of a unit of four rows' blocks with the
-    /// activations that belong to the unit, as i32.
+    /// The products of sub-block `i` of a unit of one row's block with the
+    /// activations that belong to the unit, partly summed.
+    ///
+    /// # Safety
+    /// The block must be whole, and `x` the numbers of a unit.
+    unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+
+    /// The sums of four partial ones, as i32.
+    fn sums(partials: [V; 4]) -> V;
+
+    /// The products of sub-block `i` of a unit of four packed rows' blocks
+    /// with the activations that belong to the unit, as i32.
     ///
     /// # Safety
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
-    unsafe fn dots(rows: impl FourRows, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V;
 
     /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
     /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
@@ -97,26 +109,13 @@ pub(super) trait FourRows: Copy {
     /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
 
-    /// [`Quants::dots`] of a format of few bits.
-    ///
-    /// # Safety
-    /// As for that.
-    unsafe fn dots<Q: Narrow>(self, unit: usize, i: usize, x: *const ActivationBlock) -> V;
-
     /// [`Quants::unpack`] of a format of few bits.
     ///
     /// # Safety
     /// As for that.
     unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, put: impl FnMut(usize, V));
 
-    /// The products of the 32 signed bytes at `offset` of each block with a
-    /// block of activations, as i32.
-    ///
-    /// # Safety
-    /// The bytes must lie in the blocks, and `x` must be readable.
-    unsafe fn dots_bytes(self, offset: usize, x: *const ActivationBlock) -> V;
-
-    /// Unpacks these bytes, as i16.
+    /// Unpacks the 32 signed bytes at `offset` of each block, as i16.
     ///
     /// # Safety
     /// The bytes must lie in the blocks.

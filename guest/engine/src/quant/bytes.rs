@@ -3,7 +3,9 @@
 use super::activations::ActivationBlock;
 use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
 use super::gemm::{GROUPS, load_step, steps};
+use super::packed::PackedRows;
 use super::panels::TOKENS;
+use super::raw::RawBlock;
 use crate::simd::V;
 
 pub(super) struct Bytes;
@@ -30,8 +32,20 @@ impl Quants for Bytes {
     const UNPACKED: usize = 2;
 
     #[inline(always)]
-    unsafe fn dots(rows: impl FourRows, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+    unsafe fn partial(block: RawBlock, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
         // SAFETY: 32 bytes follow the scale; the caller vouches for the rest.
+        let dot = |i: usize| unsafe { block.wide_bytes(2 + 8 * i).dot_i16((*x).load_q16(i)) };
+        dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3)))
+    }
+
+    #[inline(always)]
+    fn sums(partials: [V; 4]) -> V {
+        V::sums_i32(partials)
+    }
+
+    #[inline(always)]
+    unsafe fn dots(rows: PackedRows, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: as above.
         unsafe { rows.dots_bytes(2, x) }
     }
 

@@ -12,6 +12,7 @@ use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
 use super::raw::RawRows;
 use super::{Encoding, Format};
+use crate::simd::V;
 
 /// From so many vectors on, unpacking the rows pays.
 const UNPACK_MIN: usize = 4;
@@ -61,10 +62,31 @@ impl<'a> Matrix<'a> {
         tokens: &[usize],
         put: impl FnMut(usize, usize, f32),
     ) {
-        if self.format.packed {
-            self.four_by_four::<B, _>(|first| self.packed_rows(first), x, tokens, put);
-        } else {
-            self.four_by_four::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
+        if tokens.len() >= UNPACK_MIN {
+            if self.format.packed {
+                self.tiles::<B, _>(|first| self.packed_rows(first), x, tokens, put);
+            } else {
+                self.tiles::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
+            }
+            return;
+        }
+        let units = std::hint::black_box(B::UNITS);
+        let mut partials = [V::splat_i32(0); gemv::PARTIALS];
+        let mut put = put;
+        for first in (0..self.rows).step_by(4) {
+            for (i, &token) in tokens.iter().enumerate() {
+                let x = x.blocks(token);
+                // SAFETY: the rows hold `cols` numbers, which `new` has checked
+                // to be whole blocks; so does the vector.
+                let y = unsafe {
+                    if self.format.packed {
+                        gemv::dot_packed::<B>(self.packed_rows(first), x, units)
+                    } else {
+                        gemv::dot_raw::<B>(self.four_rows(first), x, units, &mut partials)
+                    }
+                };
+                self.put(first, i, y.to_f32(), &mut put);
+            }
         }
     }
 
@@ -96,27 +118,14 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// `rows` gives four rows of this matrix.
-    fn four_by_four<B: Blocks, R: FourRows>(
+    /// Unpacks rows for all vectors; `rows` gives four rows of this matrix.
+    fn tiles<B: Blocks, R: FourRows>(
         &self,
         rows: impl Fn(usize) -> R,
         x: &Activations,
         tokens: &[usize],
         mut put: impl FnMut(usize, usize, f32),
     ) {
-        if tokens.len() < UNPACK_MIN {
-            let units = std::hint::black_box(B::UNITS);
-            for first in (0..self.rows).step_by(4) {
-                let rows = rows(first);
-                for (i, &token) in tokens.iter().enumerate() {
-                    // SAFETY: the rows hold `cols` numbers, which `new` has
-                    // checked to be whole blocks; so does the vector.
-                    let y = unsafe { gemv::dot_rows::<B, R>(rows, x.blocks(token), units) };
-                    self.put(first, i, y.to_f32(), &mut put);
-                }
-            }
-            return;
-        }
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
         for first in (0..self.rows).step_by(4 * gemm::GROUPS) {

@@ -3,7 +3,9 @@
 use super::activations::{ActivationBlock, BLOCK};
 use super::blocks::{Block, FourRows, Quants, WholeProducts};
 use super::gemm::{GROUPS, load_step, steps};
+use super::packed::PackedRows;
 use super::panels::TOKENS;
+use super::raw::RawBlock;
 use crate::simd::V;
 
 /// A format of few bits, whose numbers are not negative.
@@ -36,7 +38,30 @@ impl<Q: Narrow> Quants for Q {
     const UNPACKED: usize = 1;
 
     #[inline(always)]
-    unsafe fn dots(rows: impl FourRows, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+    unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+        let mut sums = V::splat_i32(0);
+        for piece in i * Q::SUB_BLOCK / 16..(i + 1) * Q::SUB_BLOCK / 16 {
+            // SAFETY: the caller vouches for the block and its activations.
+            unsafe {
+                let x = (*x.add(piece / 2)).load_q8(piece % 2);
+                sums = sums.add_i16(V::dot_i8_u7(x, Q::quants(block, unit, piece)));
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums(partials: [V; 4]) -> V {
+        // A lane holds two products for each 16 columns.
+        if products_max(Q::BITS) / (Q::SUB_BLOCK / 8) >= 4 {
+            V::sums_i16::<4>(partials)
+        } else {
+            V::sums_i16::<2>(partials)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V {
         // SAFETY: the caller vouches for the same.
         unsafe { rows.dots::<Q>(unit, i, x) }
     }

@@ -80,7 +80,33 @@ impl FourRows for PackedRows {
     }
 
     #[inline(always)]
-    unsafe fn dots<Q: Narrow>(self, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
+        let pieces = Q::SUB_BLOCK / 16;
+        for piece in 0..pieces {
+            for c in 0..4 {
+                let block = PackedBlock(self.0, c);
+                // SAFETY: the caller vouches for the blocks.
+                put(4 * piece + c, unsafe { Q::quants(block, unit, i * pieces + piece) });
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
+        for i in 0..16 {
+            // SAFETY: the caller vouches for the bytes.
+            put(i, unsafe { V::load_i8x8(self.0.add(ROWS * offset + 8 * i)) });
+        }
+    }
+}
+
+impl PackedRows {
+    /// `Quants::dots` of a format of few bits.
+    ///
+    /// # Safety
+    /// As for that.
+    #[inline(always)]
+    pub unsafe fn dots<Q: Narrow>(self, unit: usize, i: usize, x: *const ActivationBlock) -> V {
         let pieces = Q::SUB_BLOCK / 16;
         let mut dots = V::splat_i32(0);
         let mut sums = V::splat_i32(0);
@@ -102,20 +128,13 @@ impl FourRows for PackedRows {
         dots
     }
 
+    /// The products of the 32 signed bytes at `offset` of each block with a
+    /// block of activations, as i32.
+    ///
+    /// # Safety
+    /// The bytes must lie in the blocks, and `x` must be readable.
     #[inline(always)]
-    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
-        let pieces = Q::SUB_BLOCK / 16;
-        for piece in 0..pieces {
-            for c in 0..4 {
-                let block = PackedBlock(self.0, c);
-                // SAFETY: the caller vouches for the blocks.
-                put(4 * piece + c, unsafe { Q::quants(block, unit, i * pieces + piece) });
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dots_bytes(self, offset: usize, x: *const ActivationBlock) -> V {
+    pub unsafe fn dots_bytes(self, offset: usize, x: *const ActivationBlock) -> V {
         let mut dots = V::splat_i32(0);
         for i in 0..4 {
             // SAFETY: the caller vouches for the activations.
@@ -127,14 +146,6 @@ impl FourRows for PackedRows {
             }
         }
         dots
-    }
-
-    #[inline(always)]
-    unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
-        for i in 0..16 {
-            // SAFETY: the caller vouches for the bytes.
-            put(i, unsafe { V::load_i8x8(self.0.add(ROWS * offset + 8 * i)) });
-        }
     }
 }
 
