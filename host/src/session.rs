@@ -124,6 +124,11 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Tokens that came out of [`Session::next`].
     pub generated_tokens: u64,
+    /// Tokens that were computed before they were chosen, because the context
+    /// had repeated itself.
+    pub drafted_tokens: u64,
+    /// How many of the drafted tokens were chosen then.
+    pub accepted_tokens: u64,
     /// Tokens in the context.
     pub context_tokens: u32,
     /// The most tokens that the context may hold.
@@ -306,6 +311,8 @@ impl Session {
         Ok(Usage {
             prompt_tokens: usage.prompt_tokens,
             generated_tokens: usage.generated_tokens,
+            drafted_tokens: usage.drafted_tokens,
+            accepted_tokens: usage.accepted_tokens,
             context_tokens: usage.context_tokens,
             n_ctx: usage.n_ctx,
             kv_bytes,

@@ -1,6 +1,8 @@
 //! What the end-to-end tests of moewe share: where the command, the default
 //! model and the reference files are.
 
+pub mod tiny;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -128,6 +128,8 @@ impl GuestSession for OpenSession {
         Usage {
             prompt_tokens: session.prompt_tokens(),
             generated_tokens: session.generated_tokens(),
+            drafted_tokens: session.context().drafted_tokens(),
+            accepted_tokens: session.context().accepted_tokens(),
             context_tokens: session.context().tokens().len() as u32,
             n_ctx: session.context().n_ctx() as u32,
             kv_bytes: session.context().kv_bytes(),

@@ -1,5 +1,6 @@
 //! A context: the tokens so far, their KV cache, and the logits behind them.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -16,8 +17,13 @@ pub struct Context {
     tokens: Vec<u32>,
     /// How many of the tokens are in the cache.
     computed: usize,
-    /// The logits behind the last computed token; empty if there are none.
+    /// Tokens that are in the cache behind those, though nobody chose them yet.
+    drafted: VecDeque<u32>,
+    /// The logits behind the last computed token and behind each of the drafted
+    /// ones: `[1 + drafted.len()][n_vocab]`; empty if there are none.
     logits: Vec<f32>,
+    drafted_tokens: u64,
+    accepted_tokens: u64,
     scratch: Scratch,
 }
 
@@ -39,7 +45,10 @@ impl Context {
             n_ctx,
             tokens: Vec::new(),
             computed: 0,
+            drafted: VecDeque::new(),
             logits: Vec::new(),
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             scratch: Scratch::default(),
         })
     }
@@ -100,7 +109,7 @@ impl Context {
         }
         let before = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        let computed = self.compute();
+        let computed = self.compute(&[]);
         if computed.is_err() {
             self.rewind(before)?;
         }
@@ -115,11 +124,29 @@ impl Context {
 
     /// The logits behind the last token.
     pub fn logits(&mut self) -> Result<&[f32]> {
-        self.compute()?;
+        Ok(self.predict(&[])?.0)
+    }
+
+    /// The logits behind the last token, and the tokens. If they must be
+    /// computed, so are those behind each token of `draft`, as far as there is
+    /// room: should the same tokens be appended, their logits are there already.
+    pub(crate) fn predict(&mut self, draft: &[u32]) -> Result<(&[f32], &[u32])> {
+        self.compute(draft)?;
         if self.logits.is_empty() {
             return Err(Error::input("there are no logits yet; feed at least one token"));
         }
-        Ok(&self.logits)
+        let n_vocab = self.model.info().n_vocab as usize;
+        Ok((&self.logits[..n_vocab], &self.tokens))
+    }
+
+    /// Tokens that were computed before anybody chose them.
+    pub fn drafted_tokens(&self) -> u64 {
+        self.drafted_tokens
+    }
+
+    /// How many of the drafted tokens were appended then.
+    pub fn accepted_tokens(&self) -> u64 {
+        self.accepted_tokens
     }
 
     /// Forgets all but the first `n` tokens.
@@ -133,26 +160,129 @@ impl Context {
         self.tokens.truncate(n);
         if n < self.computed {
             self.computed = n;
+            self.drafted.clear();
             self.logits.clear();
             self.cache.truncate(n);
         }
         Ok(())
     }
 
-    fn compute(&mut self) -> Result<()> {
-        self.cache.reserve(self.tokens.len())?;
-        while self.computed < self.tokens.len() {
-            let end = self.tokens.len().min(self.computed + BATCH_MAX);
-            let batch = Batch {
-                position: self.computed,
-                tokens: &self.tokens[self.computed..end],
-                n_logits: usize::from(end == self.tokens.len()),
-            };
+    /// Computes what is not computed yet, and with the last of it as much of
+    /// `draft` as there is room for without another chunk of the KV cache.
+    fn compute(&mut self, draft: &[u32]) -> Result<()> {
+        let n_vocab = self.model.info().n_vocab as usize;
+        let new = self.tokens[self.computed..].iter();
+        let n_accepted = new.zip(&self.drafted).take_while(|(a, b)| a == b).count();
+        self.drafted.drain(..n_accepted);
+        self.logits.drain(..n_accepted * n_vocab);
+        self.computed += n_accepted;
+        self.accepted_tokens += n_accepted as u64;
+        let n = self.tokens.len();
+        if self.computed == n {
+            return Ok(());
+        }
+        self.drafted.clear();
+        self.logits.truncate(n_vocab);
+        self.cache.reserve(n)?;
+        let room = self.n_ctx.min(self.cache.room()) - n;
+        while self.computed < n {
+            let end = n.min(self.computed + BATCH_MAX);
+            let mut tokens = self.tokens[self.computed..end].to_vec();
+            let mut n_logits = 0;
+            if end == n {
+                let n_drafted = draft.len().min(room).min(BATCH_MAX - tokens.len());
+                tokens.extend(&draft[..n_drafted]);
+                n_logits = 1 + n_drafted;
+            }
+            let batch = Batch { position: self.computed, tokens: &tokens, n_logits };
             let logits = forward(&self.model, &mut self.cache, &mut self.scratch, &batch)?;
             self.logits.clear();
             self.logits.extend_from_slice(logits);
+            self.drafted.extend(&tokens[end - self.computed..]);
             self.computed = end;
         }
+        self.drafted_tokens += self.drafted.len() as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::native::Folder;
+
+    fn load(name: &str) -> Option<Rc<Model>> {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
+        let path = golden.join(name);
+        if !path.is_file() {
+            eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
+            return None;
+        }
+        let (folder, name) = Folder::of(&path).unwrap();
+        Some(Rc::new(Model::load(&folder, &name, u64::MAX).unwrap()))
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// Goes through a text with drafts that are right, wrong, or right at
+    /// first, goes back, and feeds what was drafted and what was not.
+    #[test]
+    fn logits_do_not_depend_on_drafts() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
+        let mut random = |n: usize| rng.next_u64() as usize % n;
+        for name in ["qwen2moe-q8_0.gguf", "mixtral-q4_k_m.gguf", "olmoe-f16.gguf"] {
+            let Some(model) = load(name) else { return };
+            let text: Vec<u32> = (0..150).map(|_| random(500) as u32).collect();
+            let mut plain = Context::new(model.clone(), None).unwrap();
+            let expected: Vec<_> = (text.iter())
+                .map(|&token| {
+                    plain.feed(&[token]).unwrap();
+                    bits(plain.logits().unwrap())
+                })
+                .collect();
+
+            let mut context = Context::new(model, Some(text.len() as u32)).unwrap();
+            context.feed(&text[..1]).unwrap();
+            while !context.is_full() {
+                let n = context.tokens().len();
+                match random(12) {
+                    0 => context.feed(&text[n..(n + 1 + random(5)).min(text.len())]).unwrap(),
+                    1 if n > 20 => {
+                        context.rewind(n - 5).unwrap();
+                        assert!(context.logits().is_err());
+                        context.feed(&text[n - 5..n - 3]).unwrap();
+                    }
+                    // The logits that the last token was chosen from are there.
+                    2 => {
+                        context.push(text[n]);
+                        context.rewind(n).unwrap();
+                    }
+                    _ => context.push(text[n]),
+                }
+                let n = context.tokens().len();
+                let mut draft = text[n..(n + random(9)).min(text.len())].to_vec();
+                if random(3) == 0
+                    && let Some(i) = draft.len().checked_sub(1)
+                {
+                    draft[random(i + 1)] ^= 1;
+                }
+                let (logits, tokens) = context.predict(&draft).unwrap();
+                assert_eq!(tokens, &text[..n]);
+                assert_eq!(bits(logits), expected[n - 1], "{name}, token {n}");
+                assert_eq!(
+                    context.kv_bytes(),
+                    64 * n.div_ceil(64) as u64 * context.model.info().kv_bytes_per_token
+                );
+            }
+            let (drafted, accepted) = (context.drafted_tokens, context.accepted_tokens);
+            assert!(accepted > 40 && drafted > accepted + 10, "{accepted} of {drafted}");
+        }
     }
 }

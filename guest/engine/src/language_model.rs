@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::{Model, ModelInfo};
 use crate::sampler::{Sampler, Sampling};
+use crate::speculation::Speculation;
 use crate::team::{Alone, Team};
 use crate::tokenizer::{TextStream, Tokenizer};
 use crate::weights::Weights;
@@ -45,6 +46,7 @@ pub struct Session {
     context: Context,
     tokenizer: Rc<Option<Tokenizer>>,
     sampler: Sampler,
+    speculation: Speculation,
     text: TextStream,
     prompt_tokens: u64,
     generated_tokens: u64,
@@ -118,6 +120,7 @@ impl LanguageModel {
             context: Context::new(self.model.clone(), n_ctx)?,
             tokenizer: self.tokenizer.clone(),
             sampler: Sampler::new(sampling)?,
+            speculation: Speculation::new(&self.model.h, self.model.info().n_vocab as usize),
             text: TextStream::default(),
             prompt_tokens: 0,
             generated_tokens: 0,
@@ -139,8 +142,10 @@ impl Session {
         if self.context.is_full() {
             return Ok(self.stop(StopReason::ContextFull));
         }
-        let recent = self.context.tokens().to_vec();
-        let token = self.sampler.sample(self.context.logits()?, &recent)?;
+        let draft = self.speculation.draft(self.context.tokens());
+        let (logits, tokens) = self.context.predict(draft)?;
+        let token = self.sampler.sample(logits, tokens)?;
+        self.speculation.chosen(token);
         let Some(tokenizer) = &*self.tokenizer else {
             self.context.push(token);
             self.generated_tokens += 1;

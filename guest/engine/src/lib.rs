@@ -4,6 +4,7 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+mod attention;
 pub mod chat;
 pub mod context;
 pub mod error;
@@ -22,6 +23,7 @@ mod quant;
 mod rope;
 pub mod sampler;
 mod simd;
+mod speculation;
 pub mod team;
 pub mod tokenizer;
 pub mod weights;

@@ -14,9 +14,12 @@ pub(crate) struct Rope {
     interleaved: bool,
 }
 
-/// Sines and cosines of one position.
+/// Sines and cosines of the positions of a batch.
+#[derive(Default)]
 pub(crate) struct Angles {
+    /// `[n_tokens][n_pairs]`
     sin_cos: Vec<(f32, f32)>,
+    n_pairs: usize,
     interleaved: bool,
 }
 
@@ -87,25 +90,36 @@ impl Rope {
         Ok(Self { frequencies, magnitude, interleaved: h.architecture.rope_interleaved() })
     }
 
-    /// The angles of a position; all heads of all layers share them.
-    pub fn angles(&self, position: usize) -> Angles {
-        let sin_cos = self.frequencies.iter().map(|f| {
-            let (sin, cos) = libm::sincosf(position as f32 * f);
-            (sin * self.magnitude, cos * self.magnitude)
+    /// The angles of `n_tokens` tokens at positions from `position` on; all
+    /// heads of all layers share them.
+    pub fn angles(&self, position: usize, n_tokens: usize) -> Angles {
+        let sin_cos = (position..position + n_tokens).flat_map(|position| {
+            self.frequencies.iter().map(move |f| {
+                let (sin, cos) = libm::sincosf(position as f32 * f);
+                (sin * self.magnitude, cos * self.magnitude)
+            })
         });
-        Angles { sin_cos: sin_cos.collect(), interleaved: self.interleaved }
+        Angles {
+            sin_cos: sin_cos.collect(),
+            n_pairs: self.frequencies.len(),
+            interleaved: self.interleaved,
+        }
     }
 }
 
 impl Angles {
-    /// Turns one head of a query or key in place.
-    pub fn turn(&self, head: &mut [f32]) {
-        let half = self.sin_cos.len();
-        for (i, &(sin, cos)) in self.sin_cos.iter().enumerate() {
-            let (a, b) = if self.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            let (x, y) = (head[a], head[b]);
-            head[a] = x * cos - y * sin;
-            head[b] = x * sin + y * cos;
+    /// Turns one head of a query or key of a token of the batch, in place.
+    pub fn turn(&self, token: usize, head: &mut [f32]) {
+        let turn = |x: &mut f32, y: &mut f32, (sin, cos): (f32, f32)| {
+            (*x, *y) = (*x * cos - *y * sin, *x * sin + *y * cos);
+        };
+        let sin_cos = &self.sin_cos[token * self.n_pairs..][..self.n_pairs];
+        if self.interleaved {
+            let (pairs, _) = head.as_chunks_mut::<2>();
+            pairs.iter_mut().zip(sin_cos).for_each(|([x, y], &angle)| turn(x, y, angle));
+        } else {
+            let (xs, ys) = head.split_at_mut(self.n_pairs);
+            xs.iter_mut().zip(ys).zip(sin_cos).for_each(|((x, y), &angle)| turn(x, y, angle));
         }
     }
 }

@@ -27,21 +27,15 @@ impl Pass<'_> {
         for i in 0..n_tokens {
             let k = &mut s.k[i * kv_width..(i + 1) * kv_width];
             for x in [&mut s.q[i * width..(i + 1) * width], k] {
-                x.chunks_exact_mut(h.head_dim).for_each(|head| s.angles[i].turn(head));
+                x.chunks_exact_mut(h.head_dim).for_each(|head| s.angles.turn(i, head));
             }
             let kv = i * kv_width..(i + 1) * kv_width;
             cache.store(index, self.position + i, &s.k[kv.clone()], &s.v[kv]);
         }
         s.mixed.resize(n_tokens * width, 0.0);
-        let group = h.n_head / h.kv_heads;
-        for i in 0..n_tokens {
-            for (j, head) in heads.clone().enumerate() {
-                let at = i * width + j * h.head_dim;
-                let (q, out) = (&s.q[at..][..h.head_dim], &mut s.mixed[at..][..h.head_dim]);
-                let kv_head = head / group - kv_heads.start;
-                cache.attend(index, kv_head, self.position + i + 1, q, &mut s.scores, out);
-            }
-        }
+        let kv_head = |head| head / (h.n_head / h.kv_heads) - kv_heads.start;
+        let kv_head_of: Vec<usize> = heads.clone().map(kv_head).collect();
+        cache.attend(index, self.position, &kv_head_of, &s.q, &mut s.mixed);
         let split = model.exchange.heads(h.n_head, h.head_dim);
         model.exchange.gather(&mut [Parts { split, n: n_tokens, x: &mut s.mixed }])?;
         s.inner.set(&s.mixed, split.len());

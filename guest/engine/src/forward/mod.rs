@@ -35,7 +35,7 @@ pub(crate) struct Scratch {
     /// Index of each token in the batch.
     all: Vec<usize>,
     /// RoPE at each token's position.
-    angles: Vec<Angles>,
+    angles: Angles,
     /// The residual stream: `[n_tokens][n_embd]`.
     hidden: Vec<f32>,
     /// The hidden states, normalised.
@@ -48,7 +48,6 @@ pub(crate) struct Scratch {
     k: Vec<f32>,
     v: Vec<f32>,
     mixed: Vec<f32>,
-    scores: Vec<f32>,
     /// Inner numbers of a feed-forward network, and of experts.
     gate: Vec<f32>,
     up: Vec<f32>,
@@ -76,8 +75,7 @@ pub(crate) fn forward<'a>(
     let n_embd = model.h.n_embd;
     scratch.all.clear();
     scratch.all.extend(0..n_tokens);
-    scratch.angles.clear();
-    scratch.angles.extend((0..n_tokens).map(|i| model.rope.angles(batch.position + i)));
+    scratch.angles = model.rope.angles(batch.position, n_tokens);
     scratch.hidden.resize(n_tokens * n_embd, 0.0);
     for (&token, row) in batch.tokens.iter().zip(scratch.hidden.chunks_exact_mut(n_embd)) {
         model.embedding.dequantize_row(token as usize, row);

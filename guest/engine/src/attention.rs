@@ -1,0 +1,442 @@
+//! Attention over the KV cache in constant memory: chunk by chunk with a
+//! running softmax ([FlashAttention](https://arxiv.org/abs/2205.14135)).
+//!
+//! A tile of queries that share a KV head goes through a chunk together, so
+//! that the cache is read once a tile. What is computed for a query depends on
+//! its position only: it takes the same steps in the same order in any tile.
+
+use crate::kv_cache::{CHUNK, KvCache, PANEL};
+use crate::ops::load;
+use crate::simd::V;
+
+/// Queries in a tile.
+const TILE: usize = 48;
+/// Queries that the kernel takes at a time.
+const KERNEL: usize = 4;
+/// Rows of a panel that it takes at a time.
+const STEP: usize = 4;
+
+/// One query of a tile.
+struct Row {
+    /// Where its numbers are among the queries, and its result in the output.
+    at: usize,
+    /// How many positions it sees.
+    n: usize,
+    /// The largest score so far.
+    max: f32,
+    /// The sum of the weights so far, relative to `max`.
+    sum: f32,
+}
+
+impl Row {
+    fn new(at: usize, n: usize) -> Self {
+        Self { at, n, max: f32::NEG_INFINITY, sum: 0.0 }
+    }
+
+    /// How many positions it sees of the chunk that begins at `start`.
+    fn n_in_chunk(&self, start: usize) -> usize {
+        self.n.saturating_sub(start).min(CHUNK)
+    }
+
+    /// Turns the scores of a chunk into weights relative to the largest score
+    /// so far, and what there is in `out` too.
+    fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
+        let (scores, _) = scores.as_chunks_mut::<4>();
+        let max = scores
+            .iter()
+            .fold(V::splat_f32(f32::NEG_INFINITY), |max, four| load(four).max_f32(max))
+            .to_f32();
+        let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max) * scale;
+        if max > self.max {
+            let factor = V::splat_f32(self.max - max).exp_f32();
+            self.max = max;
+            self.sum *= factor.to_f32()[0];
+            multiply_by(out, factor);
+        }
+        let (scale, max) = (V::splat_f32(scale), V::splat_f32(self.max));
+        let mut sum = V::splat_f32(0.0);
+        for four in scores {
+            let weight = load(four).mul_f32(scale).sub_f32(max).exp_f32();
+            sum = sum.add_f32(weight);
+            weight.store_f32(four);
+        }
+        self.sum += sum.sum_f32();
+    }
+}
+
+impl KvCache {
+    /// Attention of tokens that stand at positions from `position` on:
+    /// `softmax(query * keys / sqrt(head_dim)) * values` over the positions up
+    /// to the token's own.
+    ///
+    /// `queries` and `out` are `[n_tokens][heads][head_dim]`; `kv_head_of` says
+    /// for each of the heads which KV head it uses. Heads that share one stand
+    /// beside each other ([GQA](https://arxiv.org/abs/2305.13245)).
+    pub fn attend(
+        &self,
+        layer: usize,
+        position: usize,
+        kv_head_of: &[usize],
+        queries: &[f32],
+        out: &mut [f32],
+    ) {
+        let head_dim = self.head_dim();
+        let width = kv_head_of.len() * head_dim;
+        assert_eq!(queries.len(), out.len());
+        out.fill(0.0);
+        let mut scores = vec![0.0; TILE * CHUNK];
+        let mut tile = Vec::with_capacity(TILE);
+        let mut first = 0;
+        for group in kv_head_of.chunk_by(|a, b| a == b) {
+            let tokens = (position + 1..).zip((0..queries.len()).step_by(width));
+            let mut rows = tokens.flat_map(|(n, token)| {
+                let heads = first..first + group.len();
+                heads.map(move |head| Row::new(token + head * head_dim, n))
+            });
+            loop {
+                tile.clear();
+                tile.extend(rows.by_ref().take(TILE));
+                if tile.is_empty() {
+                    break;
+                }
+                self.attend_tile(layer, group[0], &mut tile, &mut scores, queries, out);
+            }
+            first += group.len();
+        }
+    }
+
+    /// Attention of the queries of one tile, which are sorted by position.
+    fn attend_tile(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        rows: &mut [Row],
+        scores: &mut [f32],
+        queries: &[f32],
+        out: &mut [f32],
+    ) {
+        let head_dim = self.head_dim();
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for (i, (keys, values)) in self.chunks(layer, kv_head).enumerate() {
+            let start = i * CHUNK;
+            let first = rows.partition_point(|row| row.n <= start);
+            let rows = &mut rows[first..];
+            if rows.is_empty() {
+                break;
+            }
+            scores[..rows.len() * CHUNK].fill(0.0);
+            add_scores(rows, start, queries, keys, scores);
+            for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK)) {
+                let n = row.n_in_chunk(start);
+                let padded = n.next_multiple_of(4);
+                scores[n..padded].fill(f32::NEG_INFINITY);
+                row.weigh(&mut scores[..padded], scale, &mut out[row.at..][..head_dim]);
+            }
+            add_values(rows, start, scores, values, head_dim, out);
+        }
+        for row in rows {
+            multiply_by(&mut out[row.at..][..head_dim], V::splat_f32(1.0 / row.sum));
+        }
+    }
+}
+
+/// Adds the products of the queries with the keys of the chunk that begins at
+/// `start` to `scores` (`[rows][CHUNK]`), as far as anyone sees them.
+fn add_scores(rows: &[Row], start: usize, queries: &[f32], keys: &[f32], scores: &mut [f32]) {
+    let panels = keys.chunks_exact(keys.len() / (CHUNK / PANEL));
+    for (column, panel) in (0..CHUNK).step_by(PANEL).zip(panels) {
+        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+            if rows.iter().any(|row| row.n_in_chunk(start) > column) {
+                let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
+                add_products(queries, panel, PANEL, rows.len(), place, scores);
+            }
+        }
+    }
+}
+
+/// Adds the values of the chunk that begins at `start`, each times its weight,
+/// to `out`.
+fn add_values(
+    rows: &[Row],
+    start: usize,
+    weights: &[f32],
+    values: &[f32],
+    head_dim: usize,
+    out: &mut [f32],
+) {
+    for (column, panel) in (0..head_dim).step_by(PANEL).zip(values.chunks(CHUNK * PANEL)) {
+        let width = panel.len() / CHUNK;
+        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+            // All of these rows see what the first of them sees, then each
+            // goes on alone.
+            let common = rows[0].n_in_chunk(start);
+            let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
+            let (panel, rest) = panel.split_at(common * width);
+            add_products(weights, panel, width, rows.len(), place, out);
+            for (i, row) in rows.iter().enumerate() {
+                let (from, to) = place(i);
+                let rest = &rest[..(row.n_in_chunk(start) - common) * width];
+                add_products(weights, rest, width, 1, |_| (from + common, to), out);
+            }
+        }
+    }
+}
+
+fn multiply_by(x: &mut [f32], factor: V) {
+    for four in x.as_chunks_mut::<4>().0 {
+        load(four).mul_f32(factor).store_f32(four);
+    }
+}
+
+/// Adds the products of `n` vectors, at most `KERNEL`, with a panel
+/// `[..][width]` to `width` numbers each. `place` says for each vector where it
+/// begins in `x`, and where its results begin in `out`.
+#[inline(always)]
+fn add_products(
+    x: &[f32],
+    panel: &[f32],
+    width: usize,
+    n: usize,
+    place: impl Fn(usize) -> (usize, usize),
+    out: &mut [f32],
+) {
+    let (fours, _) = panel.as_chunks::<4>();
+    if width == PANEL {
+        let (panel, _) = fours.as_chunks();
+        match n {
+            1 => kernel::<1, 2>(x, panel, std::array::from_fn(place), out),
+            2 => kernel::<2, 2>(x, panel, std::array::from_fn(place), out),
+            3 => kernel::<3, 2>(x, panel, std::array::from_fn(place), out),
+            _ => kernel::<KERNEL, 2>(x, panel, std::array::from_fn(place), out),
+        }
+    } else {
+        let (panel, _) = fours.as_chunks();
+        (0..n).for_each(|i| kernel::<1, 1>(x, panel, [place(i)], out));
+    }
+}
+
+/// [`add_products`] of `N` vectors with a panel of `4 * W` columns. Each of
+/// the results is a sum of its own, in the order of the panel's rows.
+///
+/// The sums are in memory, and a step of the panel in registers: Wasmtime looks
+/// at every turn of a loop whether the guest shall stop, and puts all vectors
+/// that the next turn wants into memory meanwhile. For the same reason this is
+/// a small function.
+#[inline(never)]
+fn kernel<const N: usize, const W: usize>(
+    x: &[f32],
+    panel: &[[[f32; 4]; W]],
+    places: [(usize, usize); N],
+    out: &mut [f32],
+) {
+    for (from, to) in places {
+        assert!(from + panel.len() <= x.len() && to + 4 * W <= out.len());
+    }
+    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+    let (steps, rest) = panel.as_chunks::<STEP>();
+    for (step, rows) in steps.iter().enumerate() {
+        let rows = rows.each_ref().map(|row| row.each_ref().map(load));
+        for (from, to) in places {
+            // SAFETY: the vector has as many numbers as the panel has rows,
+            // `STEP` for each step.
+            let x = unsafe { V::load(x.add(from + STEP * step).cast()) };
+            let x = [x.lane_f32::<0>(), x.lane_f32::<1>(), x.lane_f32::<2>(), x.lane_f32::<3>()];
+            for j in 0..W {
+                // SAFETY: there are `4 * W` numbers, and nobody else has them.
+                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
+                let sum = rows.iter().zip(x).fold(load(out), |sum, (y, x)| sum.madd_f32(x, y[j]));
+                sum.store_f32(out);
+            }
+        }
+    }
+    for (k, row) in (STEP * steps.len()..).zip(rest) {
+        for (from, to) in places {
+            // SAFETY: as above.
+            let x = V::splat_f32(unsafe { *x.add(from + k) });
+            for (j, y) in row.iter().enumerate() {
+                // SAFETY: as above.
+                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
+                load(out).madd_f32(x, load(y)).store_f32(out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use rand_xoshiro::Xoshiro256PlusPlus;
+    use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+    fn random(rng: &mut Xoshiro256PlusPlus, n: usize) -> Vec<f32> {
+        (0..n).map(|_| (rng.next_u64() >> 40) as f32 / (1u64 << 22) as f32 - 2.0).collect()
+    }
+
+    struct Case {
+        kv_heads: usize,
+        group: usize,
+        head_dim: usize,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+        queries: Vec<f32>,
+        cache: KvCache,
+    }
+
+    impl Case {
+        /// A cache of `n` positions, and a query of each.
+        fn new(seed: u64, n: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let kv_width = kv_heads * head_dim;
+            let keys = random(&mut rng, n * kv_width);
+            let values = random(&mut rng, n * kv_width);
+            let queries = random(&mut rng, n * group * kv_width);
+            let mut cache = KvCache::new(2, kv_heads, head_dim);
+            cache.reserve(n).unwrap();
+            for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
+                cache.store(1, i, k, v);
+            }
+            Self { kv_heads, group, head_dim, keys, values, queries, cache }
+        }
+
+        fn kv_head_of(&self) -> Vec<usize> {
+            (0..self.kv_heads * self.group).map(|head| head / self.group).collect()
+        }
+
+        fn width(&self) -> usize {
+            self.kv_heads * self.group * self.head_dim
+        }
+
+        /// The attention of these positions, computed together.
+        fn attend(&self, positions: Range<usize>) -> Vec<f32> {
+            let width = self.width();
+            let queries = &self.queries[positions.start * width..positions.end * width];
+            let mut out = vec![f32::NAN; queries.len()];
+            self.cache.attend(1, positions.start, &self.kv_head_of(), queries, &mut out);
+            out
+        }
+
+        /// The formula, in f64.
+        fn expected(&self, position: usize) -> Vec<f64> {
+            let (n, kv_width) = (self.head_dim, self.kv_heads * self.head_dim);
+            let of = |x: &[f32], i: usize, head: usize| {
+                x[i * kv_width + head / self.group * n..][..n].to_vec()
+            };
+            let query = &self.queries[position * self.width()..][..self.width()];
+            let mut out = Vec::new();
+            for (head, query) in query.chunks(n).enumerate() {
+                let score = |i: usize| -> f64 {
+                    let products = query.iter().zip(of(&self.keys, i, head));
+                    let dot: f64 = products.map(|(&q, k)| f64::from(q) * f64::from(k)).sum();
+                    dot / (n as f64).sqrt()
+                };
+                let scores: Vec<f64> = (0..=position).map(score).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let mut mixed = vec![0.0; n];
+                for (i, weight) in weights.iter().enumerate() {
+                    let value = of(&self.values, i, head);
+                    mixed.iter_mut().zip(value).for_each(|(m, v)| *m += weight * f64::from(v));
+                }
+                let sum: f64 = weights.iter().sum();
+                out.extend(mixed.into_iter().map(|m| m / sum));
+            }
+            out
+        }
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|x| x.to_bits()).collect()
+    }
+
+    /// Head widths that models have, and ones that leave a narrow panel.
+    const HEAD_DIMS: [usize; 7] = [64, 128, 80, 96, 4, 12, 60];
+
+    #[test]
+    fn attention_is_what_the_formula_says() {
+        for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+            for (group, kv_heads) in [(1, 2), (3, 3), (4, 1), (8, 2)] {
+                let case = Case::new(i as u64, 150, kv_heads, group, head_dim);
+                let got = case.attend(0..150);
+                for position in [0, 1, 62, 63, 64, 65, 127, 149] {
+                    let got = &got[position * case.width()..][..case.width()];
+                    for (got, want) in got.iter().zip(case.expected(position)) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error < 2e-6, "{head_dim}, {group}: {got}, not {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_gets_the_same_bits_in_any_batch() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+            for group in [1, 3, 4, 8] {
+                let n = 70 + rng.next_u64() as usize % 200;
+                let case = Case::new(i as u64, n, 1 + i % 3, group, head_dim);
+                let single: Vec<f32> = (0..n).flat_map(|i| case.attend(i..i + 1)).collect();
+                for _ in 0..4 {
+                    let start = rng.next_u64() as usize % n;
+                    let end = start + 1 + rng.next_u64() as usize % (n - start);
+                    let want = &single[start * case.width()..end * case.width()];
+                    assert_eq!(bits(&case.attend(start..end)), bits(want), "{start}..{end} of {n}");
+                }
+            }
+        }
+    }
+
+    /// As with the heads divided among the members of a team, even amid the
+    /// heads that share a KV head.
+    #[test]
+    fn a_head_gets_the_same_bits_beside_any_others() {
+        let (n, group, head_dim) = (130, 3, 64);
+        let case = Case::new(7, n, 4, group, head_dim);
+        let all = case.attend(0..n);
+        for heads in [0..1, 0..5, 5..12, 2..7, 4..4] {
+            let kv_heads = heads.start / group..heads.end.div_ceil(group);
+            let part = |x: &[f32], heads: usize, part: &Range<usize>| -> Vec<f32> {
+                let rows = x.chunks(heads * head_dim);
+                rows.flat_map(|x| &x[part.start * head_dim..part.end * head_dim]).copied().collect()
+            };
+            let keys = part(&case.keys, 4, &kv_heads);
+            let values = part(&case.values, 4, &kv_heads);
+            let mut cache = KvCache::new(1, kv_heads.len(), head_dim);
+            cache.reserve(n).unwrap();
+            let kv_width = kv_heads.len() * head_dim;
+            for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
+                cache.store(0, i, k, v);
+            }
+            let kv_head_of: Vec<_> = heads.clone().map(|h| h / group - kv_heads.start).collect();
+            let queries = part(&case.queries, 12, &heads);
+            let mut out = vec![0.0; queries.len()];
+            cache.attend(0, 0, &kv_head_of, &queries, &mut out);
+            assert_eq!(bits(&out), bits(&part(&all, 12, &heads)));
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_a_rewind_leaves_no_trace() {
+        let mut case = Case::new(3, 100, 2, 3, 64);
+        let before = case.attend(0..70);
+        let nonsense = vec![f32::NAN; 128];
+        (70..100).for_each(|i| case.cache.store(1, i, &nonsense, &nonsense));
+        assert_eq!(bits(&case.attend(0..70)), bits(&before));
+    }
+
+    /// With scores of some thousands, one position has all the weight.
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let mut case = Case::new(5, 200, 1, 4, 64);
+        case.queries.iter_mut().for_each(|q| *q *= 1000.0);
+        let got = case.attend(0..200);
+        for position in [3, 80, 199] {
+            let got = &got[position * case.width()..][..case.width()];
+            for (got, want) in got.iter().zip(case.expected(position)) {
+                assert!((f64::from(*got) - want).abs() < 1e-2, "{got}, not {want}");
+            }
+        }
+    }
+}

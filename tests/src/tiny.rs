@@ -1,0 +1,101 @@
+//! Models as small as they can be, made of numbers without meaning.
+
+use std::path::Path;
+
+/// The shape of a dense model of architecture `llama`, without a tokenizer.
+pub struct Tiny {
+    /// Layers.
+    pub n_layer: u32,
+    /// Query heads, each with a KV head of its own.
+    pub n_head: u32,
+    /// Numbers of a head.
+    pub head_dim: u32,
+    /// Tokens that it can hold.
+    pub n_ctx: u32,
+}
+
+/// Entries of the vocabulary.
+pub const N_VOCAB: u32 = 64;
+const N_EMBD: u32 = 32;
+const N_FF: u32 = 32;
+const F32: u32 = 0;
+
+impl Tiny {
+    /// Bytes of KV cache for a token.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        2 * u64::from(self.n_layer * self.n_head * self.head_dim) * 4
+    }
+
+    /// Writes the model as a GGUF file.
+    pub fn write(&self, path: &Path) {
+        let width = self.n_head * self.head_dim;
+        let mut tensors = vec![
+            ("token_embd".to_owned(), vec![N_EMBD, N_VOCAB]),
+            ("output_norm".to_owned(), vec![N_EMBD]),
+        ];
+        for i in 0..self.n_layer {
+            let of_layer = [
+                ("attn_norm", vec![N_EMBD]),
+                ("attn_q", vec![N_EMBD, width]),
+                ("attn_k", vec![N_EMBD, width]),
+                ("attn_v", vec![N_EMBD, width]),
+                ("attn_output", vec![width, N_EMBD]),
+                ("ffn_norm", vec![N_EMBD]),
+                ("ffn_gate", vec![N_EMBD, N_FF]),
+                ("ffn_up", vec![N_EMBD, N_FF]),
+                ("ffn_down", vec![N_FF, N_EMBD]),
+            ];
+            tensors.extend(of_layer.map(|(name, dims)| (format!("blk.{i}.{name}"), dims)));
+        }
+        let counts = [
+            ("block_count", self.n_layer),
+            ("context_length", self.n_ctx),
+            ("embedding_length", N_EMBD),
+            ("feed_forward_length", N_FF),
+            ("attention.head_count", self.n_head),
+            ("attention.key_length", self.head_dim),
+            ("attention.value_length", self.head_dim),
+        ];
+
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((tensors.len() as u64).to_le_bytes());
+        out.extend((counts.len() as u64 + 2).to_le_bytes());
+        text(&mut out, "general.architecture");
+        out.extend(8u32.to_le_bytes());
+        text(&mut out, "llama");
+        text(&mut out, "llama.attention.layer_norm_rms_epsilon");
+        out.extend(6u32.to_le_bytes());
+        out.extend(1e-5f32.to_le_bytes());
+        for (key, n) in counts {
+            text(&mut out, &format!("llama.{key}"));
+            out.extend(4u32.to_le_bytes());
+            out.extend(n.to_le_bytes());
+        }
+        let mut offset = 0u64;
+        for (name, dims) in &tensors {
+            text(&mut out, &format!("{name}.weight"));
+            out.extend((dims.len() as u32).to_le_bytes());
+            dims.iter().for_each(|&n| out.extend(u64::from(n).to_le_bytes()));
+            out.extend(F32.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset += bytes(dims);
+        }
+        for (_, dims) in &tensors {
+            out.resize(out.len().next_multiple_of(32), 0);
+            // From -0.5 to 0.5, in no obvious order.
+            let number = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 65536.0;
+            (0..bytes(dims) / 4).for_each(|i| out.extend((number(i + 1) - 0.5).to_le_bytes()));
+        }
+        std::fs::write(path, out).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+/// Of a tensor; all are a multiple of the alignment.
+fn bytes(dims: &[u32]) -> u64 {
+    dims.iter().map(|&n| u64::from(n)).product::<u64>() * 4
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
