@@ -5,4 +5,4 @@ mod mistakes;
 mod reference;
 mod sandboxes;
 mod smollm2;
-mod zz;
+mod speculation;
