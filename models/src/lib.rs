@@ -1,4 +1,5 @@
-//! Known models: where they come from, and how to fetch them.
+//! Known models: where they come from, and how to fetch, [pack](mod@pack) or
+//! [generate] them.
 //!
 //! A [`Recipe`] names a model: its GGUF file with size, SHA-256 and licence,
 //! and the place that it comes from. A [`Store`] is the folder that models live
@@ -40,8 +41,10 @@
 
 mod error;
 pub mod generate;
+mod gguf;
 mod http;
 mod index;
+pub mod pack;
 mod progress;
 mod pull;
 mod recipe;

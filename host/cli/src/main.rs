@@ -8,6 +8,7 @@ mod interrupt;
 mod logits;
 mod models;
 mod open;
+mod pack;
 mod run;
 mod tokenize;
 
@@ -33,6 +34,7 @@ enum Command {
     Pull(models::PullArgs),
     List(models::ListArgs),
     Inspect(inspect::Args),
+    Pack(pack::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Bench(bench::Args),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => models::pull(&args),
         Command::List(args) => models::list(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),

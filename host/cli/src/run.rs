@@ -47,6 +47,7 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
     let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
     let interrupted = interrupt.end();
     if args.generate.verbose {
+        open::print_file(&model);
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
         answer.print_stats(&session, start);
     }

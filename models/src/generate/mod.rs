@@ -5,7 +5,6 @@
 //! to layer, the router's choices change from token to token, and the logits
 //! spread as those of a trained model do. What they say is noise.
 
-mod gguf;
 mod numbers;
 mod tensor;
 mod vocabulary;
@@ -14,10 +13,13 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use crate::gguf::Header;
 use crate::{Error, Progress, Result, Step};
-use gguf::Header;
 use numbers::Numbers;
 use tensor::Tensor;
+
+/// Where tensors may begin.
+const ALIGNMENT: u64 = 32;
 
 /// Progress is reported after so many bytes.
 const REPORT_BYTES: u64 = 4 << 20;
@@ -86,7 +88,7 @@ impl Shape {
 
     /// The metadata of the model.
     fn metadata(&self, seed: u64) -> Header {
-        let mut header = Header::default();
+        let mut header = Header::new(ALIGNMENT);
         header.string("general.architecture", "qwen3moe");
         header.string("general.name", &format!("random weights of seed {seed}"));
         header.u32("general.quantization_version", 2);
@@ -155,13 +157,16 @@ pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progre
     shape.check()?;
     let mut header = shape.metadata(seed);
     let tensors = shape.tensors();
-    let bytes_total = tensors.iter().map(|tensor| header.tensor(tensor)).sum();
+    let bytes_total =
+        (tensors.iter()).map(|t| header.tensor(&t.name, &t.dims, t.type_id(), t.bytes())).sum();
 
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let part = path.with_file_name(format!("{name}.part"));
     let write_error = || Error::io("write", &part);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(write_error())?);
-    file.write_all(&header.bytes()).map_err(write_error())?;
+    let mut header = header.bytes();
+    header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
+    file.write_all(&header).map_err(write_error())?;
     progress.start(Step::Generate, &name, bytes_total);
     let mut numbers = Numbers::new(seed);
     let (mut bytes_done, mut bytes_told) = (0, 0);

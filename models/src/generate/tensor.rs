@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::gguf::ALIGNMENT;
+use super::ALIGNMENT;
 use super::numbers::{Numbers, Q4_K_BYTES, Q4_K_LEN};
 
 /// Numbers of F32 that are made at a time.

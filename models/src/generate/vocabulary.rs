@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::gguf::Header;
+use crate::gguf::Header;
 
 /// Tokens that are not text.
 const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];

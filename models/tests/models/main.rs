@@ -1,7 +1,8 @@
-//! Models: resolving names, fetching by HTTP from a server in the test, and
-//! making them of random numbers.
+//! Models: resolving names, fetching by HTTP from a server in the test, making
+//! them of random numbers, and packing them.
 
 mod generate;
+mod pack;
 mod pull;
 mod resolve;
 mod server;

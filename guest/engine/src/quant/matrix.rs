@@ -11,7 +11,7 @@ use super::k_quants::{SubBlocks16, SubBlocks32};
 use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
 use super::raw::RawRows;
-use super::{Encoding, Format};
+use super::{Encoding, Format, dequantize_row};
 use crate::simd::V;
 
 /// From so many vectors on, unpacking the rows pays.
@@ -154,8 +154,21 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Writes a row as floats.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        if !self.format.packed {
+            return dequantize_row(self.format, self.row(row), out);
+        }
+        let row_bytes = self.format.row_bytes(self.cols);
+        let group_bytes = packed::ROWS * row_bytes;
+        let group = &self.bytes[row / packed::ROWS * group_bytes..][..group_bytes];
+        let mut bytes = vec![0; row_bytes];
+        packed::unpack_row(self.format, group, row % packed::ROWS, &mut bytes);
+        dequantize_row(Format { packed: false, ..self.format }, &bytes, out);
+    }
+
     /// The bytes of a row, which must lie apart from the others.
-    pub fn row(&self, row: usize) -> &'a [u8] {
+    fn row(&self, row: usize) -> &'a [u8] {
         let row_bytes = self.format.row_bytes(self.cols);
         &self.bytes[row * row_bytes..(row + 1) * row_bytes]
     }
@@ -163,8 +176,8 @@ impl<'a> Matrix<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dequantize_row;
     use super::*;
+    use crate::gguf::TensorType;
 
     const ENCODINGS: [Encoding; 11] = [
         Encoding::F32,
@@ -182,6 +195,12 @@ mod tests {
 
     fn formats() -> impl Iterator<Item = Format> {
         ENCODINGS.into_iter().map(|encoding| Format { encoding, packed: false })
+    }
+
+    /// The type in a file that has this format.
+    fn tensor_type(format: Format) -> TensorType {
+        let mut types = (0..64).filter_map(TensorType::from_id);
+        types.find(|&ty| Format::from_type(ty) == Some(format)).unwrap()
     }
 
     /// Bytes that look random, with sane floats where a format has floats.
@@ -263,7 +282,7 @@ mod tests {
         for format in formats().filter(|format| format.block().0 > 1) {
             let bytes = matrix(format, rows, cols);
             let mut packed = vec![0; bytes.len()];
-            packed::pack(format, format.row_bytes(cols), &bytes, &mut packed);
+            packed::pack(tensor_type(format), format.row_bytes(cols), &bytes, &mut packed);
             let plain = Matrix::new(format, rows, cols, &bytes);
             let format = Format { packed: true, ..format };
             let packed = Matrix::new(format, rows, cols, &packed);
@@ -272,6 +291,12 @@ mod tests {
                 plain.multiply(&activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
                 packed.multiply(&activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
                 assert_eq!(got, want, "{format:?}");
+            }
+            let [mut want, mut got] = [vec![0.0; cols], vec![1.0; cols]];
+            for row in 0..rows {
+                plain.dequantize_row(row, &mut want);
+                packed.dequantize_row(row, &mut got);
+                assert_eq!(got, want, "{format:?} row {row}");
             }
         }
     }

@@ -23,6 +23,7 @@ mod scalar;
 pub(crate) use activations::Activations;
 pub(crate) use dequantize::dequantize_row;
 pub(crate) use matrix::Matrix;
+pub use packed::pack;
 
 use crate::gguf::TensorType;
 

@@ -8,6 +8,7 @@ use super::activations::ActivationBlock;
 use super::blocks::{Block, FourRows, low_f16};
 use super::narrow::{Narrow, products_max};
 use super::{Encoding, Format};
+use crate::gguf::TensorType;
 use crate::simd::V;
 
 /// Rows that are interleaved.
@@ -30,28 +31,52 @@ fn interleaving(encoding: Encoding) -> &'static [(usize, usize)] {
     }
 }
 
-/// Interleaves the rows of a matrix into `out`: rows of `row_bytes` bytes, a
-/// multiple of four of them.
-pub(crate) fn pack(format: Format, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
+/// Interleaves rows of a matrix of type `ty` into `out`, which has their size:
+/// rows of `row_bytes` bytes, a multiple of four of them.
+///
+/// # Panics
+///
+/// If the type cannot be packed ([`TensorType::packed`]), or a size is wrong.
+pub fn pack(ty: TensorType, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
+    let format = Format::from_type(ty).filter(|format| !format.packed);
+    let format = format.expect("a type that can be packed");
     let runs = interleaving(format.encoding);
     let (_, block_bytes) = format.block();
-    assert!(!runs.is_empty() && !format.packed, "a format that is not to be packed");
+    assert!(!runs.is_empty(), "a type that can be packed");
     assert!(row_bytes.is_multiple_of(block_bytes) && rows.len() == out.len());
     assert!(rows.len().is_multiple_of(ROWS * row_bytes));
     let groups = rows.chunks_exact(ROWS * row_bytes).zip(out.chunks_exact_mut(ROWS * row_bytes));
     for (rows, out) in groups {
-        let mut out = out.iter_mut();
+        let mut to = 0;
         for block in (0..row_bytes).step_by(block_bytes) {
             let mut at = block;
             for &(len, piece) in runs {
                 for at in (at..at + len).step_by(piece) {
                     for row in 0..ROWS {
                         let from = &rows[row * row_bytes + at..][..piece];
-                        out.by_ref().zip(from).for_each(|(to, from)| *to = *from);
+                        out[to..to + piece].copy_from_slice(from);
+                        to += piece;
                     }
                 }
                 at += len;
             }
+        }
+    }
+}
+
+/// Takes row `row` out of four interleaved ones, `group`, into `out`.
+pub(super) fn unpack_row(format: Format, group: &[u8], row: usize, out: &mut [u8]) {
+    let (_, block_bytes) = format.block();
+    assert!(format.packed && row < ROWS && group.len() == ROWS * out.len());
+    for (group, out) in
+        group.chunks_exact(ROWS * block_bytes).zip(out.chunks_exact_mut(block_bytes))
+    {
+        let mut at = 0;
+        for &(len, piece) in interleaving(format.encoding) {
+            for at in (at..at + len).step_by(piece) {
+                out[at..at + piece].copy_from_slice(&group[ROWS * at + row * piece..][..piece]);
+            }
+            at += len;
         }
     }
 }
