@@ -16,8 +16,10 @@ use crate::{Arguments, process, start};
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Contender {
-    /// The command
+    /// The command, with the file as it is
     Moewe,
+    /// The command, with a packed copy
+    MoewePacked,
     /// The same engine built natively, with the same 128-bit kernels
     Native,
     /// llama.cpp with all that this machine's processor has, except AMX
@@ -28,7 +30,15 @@ pub enum Contender {
 }
 
 impl Contender {
-    pub const ALL: [Self; 4] = [Self::Moewe, Self::Native, Self::LlamaCpp, Self::Wllama];
+    pub const ALL: [Self; 5] =
+        [Self::Moewe, Self::MoewePacked, Self::Native, Self::LlamaCpp, Self::Wllama];
+    /// What is compared with the others.
+    pub const OURS: [Self; 2] = [Self::Moewe, Self::MoewePacked];
+
+    /// Whether it is a command that answers a prompt.
+    pub fn can_start(self) -> bool {
+        matches!(self, Self::Moewe | Self::MoewePacked | Self::LlamaCpp)
+    }
 }
 
 /// A contender with a number of threads.
@@ -42,6 +52,7 @@ impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.contender {
             Contender::Moewe => "moewe",
+            Contender::MoewePacked => "moewe packed",
             Contender::Native => "native",
             Contender::LlamaCpp => "llama.cpp",
             Contender::Wllama => "wllama",
@@ -97,6 +108,14 @@ impl Programs {
         arguments: &Arguments,
     ) -> Result<f64> {
         let path = model.path.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let packed;
+        let path = match lane.contender {
+            Contender::MoewePacked => {
+                packed = model.packed(&arguments.moewe, &arguments.target)?;
+                &packed
+            }
+            _ => path,
+        };
         let (n_prompt, n_gen) = match test {
             Test::Prefill => (arguments.n_prompt, 0),
             Test::Decode => (0, arguments.n_gen),
@@ -106,7 +125,7 @@ impl Programs {
         let (n_prompt_text, n_gen_text) = (n_prompt.to_string(), n_gen.to_string());
         let mut command;
         match lane.contender {
-            Contender::Moewe => {
+            Contender::Moewe | Contender::MoewePacked => {
                 command = Command::new(&arguments.moewe);
                 command.args(["bench", "--json", "-r", "1"]).arg(path);
                 command.args(moewe_threads(&arguments.moewe, "bench", lane.threads)?);
@@ -138,7 +157,7 @@ impl Programs {
     /// Milliseconds from the start of the process to the first token.
     fn measure_start(&self, lane: Lane, model: &Path, arguments: &Arguments) -> Result<f64> {
         let mut command = match lane.contender {
-            Contender::Moewe => {
+            Contender::Moewe | Contender::MoewePacked => {
                 let mut command = Command::new(&arguments.moewe);
                 command.args(["run", "--temp", "0", "-n", "1"]);
                 command.args(moewe_threads(&arguments.moewe, "run", lane.threads)?);

@@ -2,12 +2,14 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Bar, Store};
 
 use crate::llama_cpp::LlamaCpp;
+use crate::process;
 
 /// A model that is fetched or made.
 pub struct Known {
@@ -76,6 +78,20 @@ pub struct Model {
 }
 
 impl Model {
+    /// A packed copy, written if it is missing: not beside the model, where it
+    /// would be taken instead.
+    pub fn packed(&self, moewe: &Path, target: &Path) -> Result<PathBuf> {
+        let path = self.path.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let folder = target.join("bench/packed");
+        let packed = folder.join(&self.name).with_added_extension("packed.gguf");
+        if !packed.exists() {
+            std::fs::create_dir_all(&folder)?;
+            eprintln!("writing {}", packed.display());
+            process::output(Command::new(moewe).arg("pack").arg(path).arg("-o").arg(&packed))?;
+        }
+        Ok(packed)
+    }
+
     /// The model of that name, or in that file.
     ///
     /// # Errors

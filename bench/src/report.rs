@@ -33,10 +33,7 @@ pub fn report(
         let lanes: Vec<Lane> = lanes
             .iter()
             .copied()
-            .filter(|&lane| {
-                test != Test::Start
-                    || matches!(lane.contender, Contender::Moewe | Contender::LlamaCpp)
-            })
+            .filter(|&lane| test != Test::Start || lane.contender.can_start())
             .collect();
         let _ = writeln!(text, "\n### {title}\n\n{}", absolute(results, models, &lanes, test));
         let better = if test == Test::Start { "less" } else { "more" };
@@ -76,28 +73,39 @@ fn absolute(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> 
     table(&rows)
 }
 
-/// moewe's samples in units of the others'; `None` if there is nothing to
-/// compare.
+/// moewe's samples in units of the others', and with more threads in units of
+/// its own with the fewest: a row for each model as it is and packed. `None` if
+/// there is nothing to compare.
 fn ratios(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> Option<String> {
-    let ours = |other: Lane| Lane { contender: Contender::Moewe, ..other };
-    let others: Vec<Lane> = lanes
-        .iter()
-        .copied()
-        .filter(|&lane| lane.contender != Contender::Moewe && lanes.contains(&ours(lane)))
+    let fewest = lanes.iter().map(|lane| lane.threads).min()?;
+    let ours: Vec<Contender> = (Contender::OURS.into_iter())
+        .filter(|&contender| lanes.iter().any(|lane| lane.contender == contender))
         .collect();
-    if others.is_empty() {
+    let has = |threads| lanes.iter().any(|l| ours.contains(&l.contender) && l.threads == threads);
+    let others: Vec<Lane> = (lanes.iter().copied())
+        .filter(|lane| !ours.contains(&lane.contender) && has(lane.threads))
+        .collect();
+    let mut more: Vec<u32> = lanes.iter().map(|lane| lane.threads).collect();
+    more.retain(|&threads| threads > fewest && has(threads) && has(fewest));
+    more.sort();
+    more.dedup();
+    if others.is_empty() && more.is_empty() {
         return None;
     }
-    let mut rows = vec![header(others.iter().map(Lane::to_string))];
-    for model in models {
-        let cells = others.iter().map(|&other| {
-            let samples = |lane| results.samples(&model.name, lane, test);
-            match Summary::of_ratios(samples(ours(other)), samples(other)) {
-                Some(Summary { median, min, max }) => format!("{median:.2} ({min:.2}–{max:.2})"),
-                None => NOTHING.to_owned(),
-            }
+    let columns = others.iter().map(Lane::to_string);
+    let columns = columns.chain(more.iter().map(|n| format!("itself ×{fewest} for ×{n}")));
+    let mut rows = vec![header(columns)];
+    for (model, &contender) in models.iter().flat_map(|m| ours.iter().map(move |c| (m, c))) {
+        let samples = |lane| results.samples(&model.name, lane, test);
+        let me = |threads| samples(Lane { contender, threads });
+        let against = others.iter().map(|&other| (me(other.threads), samples(other)));
+        let itself = more.iter().map(|&threads| (me(threads), me(fewest)));
+        let cells = against.chain(itself).map(|(a, b)| match Summary::of_ratios(a, b) {
+            Some(Summary { median, min, max }) => format!("{median:.2} ({min:.2}–{max:.2})"),
+            None => NOTHING.to_owned(),
         });
-        rows.push([model.name.clone()].into_iter().chain(cells).collect());
+        let packed = if contender == Contender::MoewePacked { ", packed" } else { "" };
+        rows.push([format!("{}{packed}", model.name)].into_iter().chain(cells).collect());
     }
     Some(table(&rows))
 }
@@ -203,5 +211,24 @@ mod tests {
              | b     |                – |"
         );
         assert!(ratios(&results, &models, &lanes[..1], Test::Decode).is_none());
+    }
+
+    #[test]
+    fn packed_models_and_threads_are_compared() {
+        let lanes =
+            [(Contender::Moewe, 1), (Contender::MoewePacked, 1), (Contender::MoewePacked, 2)]
+                .map(|(contender, threads)| Lane { contender, threads });
+        let models = [Model { name: "a".to_owned(), path: Ok("".into()) }];
+        let mut results = Results::default();
+        for (lane, sample) in lanes.into_iter().zip([3.0, 4.0, 7.0]) {
+            results.add("a", lane, Test::Decode, Ok(sample));
+        }
+        assert_eq!(
+            ratios(&results, &models, &lanes, Test::Decode).unwrap(),
+            "| model     | itself ×1 for ×2 |\n\
+             | --------- | ---------------: |\n\
+             | a         |                – |\n\
+             | a, packed | 1.75 (1.75–1.75) |"
+        );
     }
 }
