@@ -1,8 +1,10 @@
 //! A model, and what it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use moewe_packed::PackedCopy;
 
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
@@ -107,6 +109,7 @@ pub struct Model {
     weights: Arc<WeightStore>,
     limits: Limits,
     n_threads: usize,
+    path: PathBuf,
     info: Arc<ModelInfo>,
     /// The sandbox that `open` made, until a session takes it.
     spare: Mutex<Option<Sandbox>>,
@@ -114,6 +117,10 @@ pub struct Model {
 
 impl Model {
     /// Opens a model by its GGUF file; a split model by its first file.
+    ///
+    /// If the packed copy that `moewe pack` makes, `NAME.packed.gguf`, lies
+    /// beside `NAME.gguf` and was made from the file as it is now, the copy is
+    /// opened: it computes the same, faster. [`path`](Self::path) tells.
     ///
     /// # Errors
     ///
@@ -128,7 +135,11 @@ impl Model {
             let message = format!("{n_threads} threads cannot compute together; use 1 to {max}");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let weights = Arc::new(WeightStore::open(path.as_ref(), options.weights)?);
+        let path = match PackedCopy::of(path.as_ref()) {
+            PackedCopy::Current(copy) => copy,
+            PackedCopy::Absent | PackedCopy::Stale(_) => path.as_ref().to_owned(),
+        };
+        let weights = Arc::new(WeightStore::open(&path, options.weights)?);
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;
         Ok(Self {
@@ -136,6 +147,7 @@ impl Model {
             weights,
             limits,
             n_threads,
+            path,
             info: Arc::new(sandbox.info().into()),
             spare: Mutex::new(Some(sandbox)),
         })
@@ -144,6 +156,11 @@ impl Model {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// The file that is open: the one that was asked for, or its packed copy.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Starts a session with an empty context, in a sandbox of its own.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use moewe::{Engine, ErrorKind, Model, ModelOptions, SessionOptions, WeightsMode};
 use moewe_engine::gguf::{Gguf, TensorInfo};
 use moewe_engine::native::Folder;
+use moewe_models::Bar;
+use moewe_models::pack::{copy_path, pack};
 
 const ALIGNMENT: usize = 32;
 /// The number of the type `u16` in metadata.
@@ -76,16 +78,32 @@ fn a_split_model_computes_the_same() {
         let mut session = model.session(SessionOptions::default())?;
         session.feed(&[504, 275, 337, 302, 273])?;
         let logits = session.logits()?;
-        Ok(logits.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        let bits = logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        Ok((model.path().to_owned(), bits))
     };
-    let expected = logits(&whole, WeightsMode::Attach).unwrap();
+    let (_, expected) = logits(&whole, WeightsMode::Attach).unwrap();
     for weights in [WeightsMode::Attach, WeightsMode::Read] {
-        assert!(logits(&first, weights).unwrap() == expected, "{weights:?}");
+        assert!(
+            logits(&first, weights).unwrap() == (first.clone(), expected.clone()),
+            "{weights:?}"
+        );
     }
 
     let error: moewe::Error = logits(&second, WeightsMode::Attach).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidModel);
     assert!(error.to_string().contains("-00001-of-00002.gguf"), "{error}");
+
+    // All its files in one.
+    let packed = copy_path(&first);
+    assert_eq!(packed, folder.path().join("model.packed.gguf"));
+    pack(&first, &packed, false, &mut Bar::new()).unwrap();
+    assert!(logits(&first, WeightsMode::Attach).unwrap() == (packed.clone(), expected));
+    let mut bytes = std::fs::read(&second).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&second, bytes).unwrap();
+    assert_eq!(logits(&first, WeightsMode::Attach).unwrap().0, first);
+    std::fs::remove_file(&packed).unwrap();
+
     std::fs::remove_file(&second).unwrap();
     let error = logits(&first, WeightsMode::Attach).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);

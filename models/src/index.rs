@@ -1,4 +1,4 @@
-//! Finding a wheel in a Python package index, by the
+//! Finding a file in a Python package index, by the
 //! [Simple Repository API](https://packaging.python.org/en/latest/specifications/simple-repository-api/).
 
 use std::path::PathBuf;
@@ -9,7 +9,6 @@ use fluent_uri::{Uri, UriRef};
 use html5gum::{Token, Tokenizer};
 use ureq::Agent;
 
-use crate::recipe::Wheel;
 use crate::{Error, Result, http};
 
 const PYPI: &str = "https://pypi.org/simple";
@@ -56,15 +55,15 @@ fn index_url(env: impl Fn(&str) -> Option<String>, files: Vec<PathBuf>) -> Resul
     Ok(url.trim().trim_end_matches('/').into())
 }
 
-/// The wheel's address, by the project's page in the index.
-pub fn wheel_url(agent: &Agent, index: &str, wheel: &Wheel) -> Result<String> {
-    let url = format!("{index}/{}/", wheel.project);
-    let missing = || Error::NotInIndex { index: http::shown(&url), wheel: wheel.wheel.clone() };
+/// A file's address, by the project's page in the index.
+pub fn file_url(agent: &Agent, index: &str, project: &str, file: &str) -> Result<String> {
+    let url = format!("{index}/{project}/");
+    let missing = || Error::NotInIndex { index: http::shown(&url), file: file.to_owned() };
     let (page, at) = http::page(agent, &url, ACCEPT).map_err(|error| match error {
         Error::NotFound { .. } => missing(),
         error => error,
     })?;
-    let href = href(&page, &wheel.wheel).ok_or_else(missing)?;
+    let href = href(&page, file).ok_or_else(missing)?;
     resolve(&at, &href)
         .ok_or_else(|| Error::Server { url: http::shown(&url), what: format!("the link `{href}`") })
 }

@@ -1,4 +1,5 @@
-//! Known models: where they come from, and how to fetch them.
+//! Known models: where they come from, and how to fetch, [pack](mod@pack) or
+//! [generate] them.
 //!
 //! A [`Recipe`] names a model: its GGUF file with size, SHA-256 and licence,
 //! and the place that it comes from. A [`Store`] is the folder that models live
@@ -39,8 +40,11 @@
 //! | `SSL_CERT_FILE`, `SSL_CERT_DIR` | certificate authorities in place of the system's; not on Windows and macOS |
 
 mod error;
+pub mod generate;
+mod gguf;
 mod http;
 mod index;
+pub mod pack;
 mod progress;
 mod pull;
 mod recipe;
@@ -48,5 +52,6 @@ mod store;
 
 pub use error::{Error, Result};
 pub use progress::{Bar, Progress, Step};
+pub use pull::{IndexFile, fetch_from_index, sha256};
 pub use recipe::{Recipe, Source, Wheel, default_model, find, known};
 pub use store::{Installed, Store};

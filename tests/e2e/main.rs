@@ -2,6 +2,7 @@
 
 mod long_context;
 mod mistakes;
+mod packed;
 mod reference;
 mod sandboxes;
 mod smollm2;

@@ -28,6 +28,16 @@ pub fn build(tests: bool) -> Result<PathBuf> {
     Ok(binary())
 }
 
+/// Builds the engine's own benchmark for this machine's processor, with the
+/// settings that the guest is built with, and returns its path.
+pub fn build_native_bench() -> Result<PathBuf> {
+    let target = output("native");
+    let mut build =
+        cargo(["build", "--release", "--package", "moewe-engine", "--example", "bench"]);
+    process::run(build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-C target-cpu=native"))?;
+    Ok(target.join("release/examples/bench"))
+}
+
 /// Where cargo puts `moewe`.
 fn binary() -> PathBuf {
     let target = match env::var_os("CARGO_TARGET_DIR") {

@@ -1,6 +1,5 @@
 //! Builds, runs and tests moewe: `cargo xtask --help`.
 
-mod bench;
 mod component;
 mod compose;
 mod debian;
@@ -12,6 +11,7 @@ mod python;
 mod tasks;
 mod toolchain;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -40,13 +40,13 @@ enum Task {
     },
     /// Build everything, fetch the default model, and run all tests
     Test,
-    /// Measure prefill and decode: the component against the same engine built
-    /// natively with the same 128-bit kernels
+    /// Measure moewe against the same engine built natively, llama.cpp, and
+    /// wllama; `--help` says what can be chosen
+    #[command(disable_help_flag = true)]
     Bench {
-        /// A GGUF file [default: the default model]
-        model: Option<PathBuf>,
-        #[command(flatten)]
-        options: bench::Options,
+        /// Arguments for the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Check format, lints and documentation, then run all tests
     Ci,
@@ -65,7 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Guest => guest::build(),
         Task::Run { prompt, arguments } => tasks::run(&prompt, &arguments),
         Task::Test => tasks::test(),
-        Task::Bench { model, options } => tasks::bench(model, &options),
+        Task::Bench { arguments } => tasks::bench(&arguments),
         Task::Ci => tasks::ci(),
     }
 }

@@ -1,12 +1,12 @@
 //! The tasks that need the whole project.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::host::cargo;
-use crate::{bench, guest, host, models, output, process, python};
+use crate::{guest, host, models, output, process, python};
 
 /// Builds everything, and lets the default model continue `prompt`.
 pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
@@ -47,13 +47,19 @@ pub fn ci() -> Result<()> {
     test()
 }
 
-/// Measures the component and the same engine built natively, in turn.
-pub fn bench(model: Option<PathBuf>, options: &bench::Options) -> Result<()> {
+/// Builds what the benchmark measures, then runs it.
+pub fn bench(arguments: &[OsString]) -> Result<()> {
     guest::build()?;
     let moewe = host::build(false)?;
-    let model = match model {
-        Some(model) => model,
-        None => models::fetch(&moewe, &output("models"))?,
-    };
-    bench::compare(&moewe, &bench::build_native()?, &model, options)
+    let native = host::build_native_bench()?;
+    process::run(
+        Command::new(moewe.with_file_name("moewe-bench"))
+            .arg("--moewe")
+            .arg(&moewe)
+            .arg("--native")
+            .arg(native)
+            .arg("--target")
+            .arg(output(""))
+            .args(arguments),
+    )
 }

@@ -14,7 +14,10 @@ use anyhow::{Context, Result};
 use crate::{debian, process, root};
 
 const TARGET: &str = "wasm32-unknown-unknown";
-const TARGET_FEATURES: &str = "-Ctarget-feature=+simd128,+relaxed-simd";
+/// Loop strength reduction turns the offsets of loads, which cost nothing in
+/// WebAssembly, into additions.
+const RUSTFLAGS: [&str; 2] =
+    ["-Ctarget-feature=+simd128,+relaxed-simd", "-Cllvm-args=-disable-lsr"];
 
 /// Debian's packages, all four of the same Rust and LLVM.
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
@@ -52,7 +55,7 @@ impl Toolchain {
         for package in packages {
             cargo.args(["--package", package]);
         }
-        cargo.args(["--config", &format!("target.{TARGET}.rustflags=['{TARGET_FEATURES}']")]);
+        cargo.args(["--config", &format!("target.{TARGET}.rustflags={RUSTFLAGS:?}")]);
         if matches!(self, Self::Debian) {
             cargo.arg("-Zbuild-std=std,panic_abort");
             cargo.args(["--config", &format!("target.{TARGET}.linker='{DEBIAN_LINKER}'")]);

@@ -32,4 +32,5 @@ pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
 pub use forward::BATCH_MAX;
 pub use model::Model;
+pub use quant::pack;
 pub use simd::INSTRUCTIONS;

@@ -76,6 +76,14 @@ impl<'a> Loader<'a> {
                 tensor.ty
             ))
         })?;
+        let group = format.group_rows();
+        if !tensor.dims[1].is_multiple_of(group as u64) {
+            return Err(Error::invalid(format!(
+                "tensor {name} of type {} has {} rows, not a multiple of {group}; pack the original \
+                 model again with `moewe pack`",
+                tensor.ty, tensor.dims[1]
+            )));
+        }
         Ok((tensor, format))
     }
 

@@ -8,13 +8,16 @@ use crate::experts::{ExpertLayer, ExpertWindows};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::hyperparameters::Hyperparameters;
 use crate::loader::{Loader, missing};
-use crate::quant::{Format, Matrix, dequantize_row};
+use crate::quant::{Format, Matrix};
 use crate::rope::Rope;
 use crate::team::{Alone, Exchange, Team};
 use crate::weights::{Source, Weights, Window};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
+
+/// The layout of packed files that the kernels are written for.
+const PACKED_VERSION: u32 = 1;
 
 /// What a model is.
 #[derive(Debug, Clone)]
@@ -73,7 +76,7 @@ impl Linear {
 
     /// Writes a row as floats.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        dequantize_row(self.format, self.part(row..row + 1).row(0), out);
+        self.matrix().dequantize_row(row - self.rows.start, out);
     }
 }
 
@@ -171,6 +174,15 @@ impl Model {
         team: Box<dyn Team>,
     ) -> Result<Self> {
         let metadata = gguf.header.metadata;
+        match metadata.u32("moewe.packed.version")? {
+            None | Some(PACKED_VERSION) => {}
+            Some(version) => {
+                return Err(Error::unsupported(format!(
+                    "is packed in layout {version}, not {PACKED_VERSION}; pack the original model \
+                     again with `moewe pack`"
+                )));
+            }
+        }
         let (h, keys) = Hyperparameters::from_metadata(&metadata)?;
         let sources = gguf.sources;
         let n_vocab = match gguf.header.tensors.get("token_embd.weight") {
@@ -287,7 +299,7 @@ impl Model {
 fn quantization(tensors: &BTreeMap<String, TensorInfo>) -> &'static str {
     let mut bytes = BTreeMap::new();
     for tensor in tensors.values() {
-        *bytes.entry(tensor.ty.name()).or_insert(0) += tensor.size;
+        *bytes.entry(tensor.ty.unpacked().name()).or_insert(0) += tensor.size;
     }
     bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(name, _)| name)
 }

@@ -16,8 +16,9 @@ use crate::forward::BATCH_MAX;
 const SIZE_MAX: usize = 1 << 10;
 /// Numbers that are exchanged at a time, unless a single vector has more.
 const EXCHANGE_LEN: usize = 1 << 20;
-/// Rows that the kernels like to have together.
-const ROW_GROUP: usize = 16;
+/// Rows that stay together: as many as the kernels like, or else as many as a
+/// packed file interleaves.
+const ROW_GROUPS: [usize; 2] = [16, 4];
 
 /// A team, as one of its members sees it.
 pub trait Team {
@@ -140,10 +141,16 @@ impl Exchange {
         self.len
     }
 
-    /// Deals out the rows of a matrix, in groups if there are enough.
+    /// Deals out the rows of a matrix, in groups if there are enough. A number
+    /// of rows that is a multiple of four is dealt out in multiples of four.
     pub fn rows(&self, len: usize) -> Split {
         let (rank, size) = (self.team.rank(), self.team.size());
-        let unit = if len / ROW_GROUP >= size { ROW_GROUP } else { 1 };
+        let [many, few] = ROW_GROUPS;
+        let unit = match len {
+            len if len / many >= size => many,
+            len if len.is_multiple_of(few) => few,
+            _ => 1,
+        };
         Split { len, unit, rank, size }
     }
 

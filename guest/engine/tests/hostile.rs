@@ -19,6 +19,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 const MODELS: [&str; 4] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe"];
+/// What is added to the number of a tensor type for rows that are interleaved.
+const PACKED: u32 = 0x6d6f_0000;
 /// Mutations of each model.
 const N_MUTATIONS: u64 = 250;
 /// The largest single allocation that a file of 2 to 4 MiB may cause.
@@ -378,7 +380,10 @@ impl Random {
                     parts.set("tokenizer.ggml.model", Value::String(model));
                 }
                 10 => drop(parts.tensors.remove(tensor)),
-                11 => parts.tensors[tensor].ty = self.below(40) as u32,
+                11 => {
+                    let packed = self.one(&[0, PACKED]);
+                    parts.tensors[tensor].ty = packed | self.below(40) as u32;
+                }
                 12 => {
                     let dim = self.below(4);
                     parts.tensors[tensor].dims[dim] = self.number();
@@ -496,6 +501,34 @@ fn tensors_off_the_alignment_are_refused() {
     let error = error_after(|parts| parts.tensor("output.weight").offset += 1);
     let Some(error) = error else { return };
     assert!(error.to_string().contains("not at a multiple of 32"), "{error}");
+}
+
+#[test]
+fn packed_tensors_that_cannot_be_are_refused() {
+    let refused = |change: &dyn Fn(&mut Parts), words: &str| {
+        let Some(error) = error_after(change) else { return };
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused(
+        &|parts| {
+            let embedding = parts.tensor("token_embd.weight");
+            embedding.dims = vec![256, 510];
+            embedding.ty |= PACKED;
+        },
+        "token_embd.weight of type Q4_Kx4 has 510 rows, not a multiple of 4; pack the original",
+    );
+    refused(
+        &|parts| parts.tensor("blk.0.attn_norm.weight").ty = PACKED | 8,
+        "blk.0.attn_norm.weight of type Q8_0x4 has 1 rows, not a multiple of 4",
+    );
+    refused(
+        &|parts| parts.tensor("blk.0.attn_q.weight").ty = PACKED | 1,
+        "blk.0.attn_q.weight has type 1835991041, which is not known",
+    );
+    refused(
+        &|parts| parts.set("moewe.packed.version", Value::Uint(2)),
+        "is packed in layout 2, not 1; pack the original model again",
+    );
 }
 
 #[test]

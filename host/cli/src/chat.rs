@@ -47,7 +47,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         messages: args.system.iter().map(|text| Message::new("system", text)).collect(),
         context: Vec::new(),
     };
-    if args.generate.stats {
+    if args.generate.verbose {
+        open::print_file(&model);
         eprintln!("load: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     }
     let interrupt = Interrupt::install(chat.session.cancel_handle())?;
@@ -90,6 +91,7 @@ impl Chat {
     /// One message and its answer. What the context cannot hold is taken back;
     /// other errors end the conversation.
     fn turn(&mut self, text: &str, args: &Args, interrupt: &Interrupt) -> Result<()> {
+        let start = Instant::now();
         self.messages.push(Message::new("user", text));
         // A template writes the special tokens itself, BOS included.
         let prompt = self.session.apply_chat_template(&self.messages, true)?;
@@ -116,8 +118,8 @@ impl Chat {
                 return self.forget();
             }
         };
-        if args.generate.stats {
-            answer.print_stats(&self.session);
+        if args.generate.verbose {
+            answer.print_stats(&self.session, start);
         }
 
         let n_held = self.session.usage()?.context_tokens as usize;

@@ -45,7 +45,7 @@ pub struct GenerateArgs {
     pub seed: Option<u64>,
     /// Print times, speeds and use of the weights to stderr
     #[arg(long)]
-    pub stats: bool,
+    pub verbose: bool,
 }
 
 impl GenerateArgs {
@@ -73,12 +73,17 @@ pub struct Answer {
     n_prompt: usize,
     prefill: Duration,
     decode: Duration,
+    first_token: Option<Instant>,
 }
 
 impl Answer {
-    /// Prints what it took to stderr.
-    pub fn print_stats(&self, session: &Session) {
+    /// Prints what it took to stderr; `start` is when the user began to wait.
+    pub fn print_stats(&self, session: &Session, start: Instant) {
         let speed = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+        if let Some(first_token) = self.first_token {
+            let time = first_token.duration_since(start);
+            eprintln!("time to first token: {:.0} ms", time.as_secs_f64() * 1e3);
+        }
         eprintln!(
             "prefill: {} tokens in {:.0} ms, {:.1} tok/s",
             self.n_prompt,
@@ -119,6 +124,7 @@ pub fn answer(
         n_prompt: 0,
         prefill: Duration::ZERO,
         decode: Duration::ZERO,
+        first_token: None,
     };
     answer.n_prompt = prefill(session, prompt, interrupt)?;
     answer.prefill = start.elapsed();
@@ -132,6 +138,7 @@ pub fn answer(
         let step = step?;
         out.write_all(step.text.as_bytes())?;
         out.flush()?;
+        answer.first_token.get_or_insert_with(Instant::now);
         answer.text.push_str(&step.text);
         answer.tokens.extend(step.token);
         if let Some(stop) = step.stop {

@@ -9,6 +9,7 @@ use anyhow::Result;
 use indicatif::HumanBytes;
 use moewe_engine::gguf::{Gguf, Header, TensorInfo, Value};
 use moewe_engine::native::Folder;
+use moewe_packed::PackedCopy;
 use serde_json::json;
 
 use crate::{open, printable};
@@ -52,6 +53,7 @@ struct Memory {
 struct Report {
     path: PathBuf,
     header: Header,
+    packed_copy: PackedCopy,
     memory: Memory,
     n_expert: u64,
     n_expert_used: u64,
@@ -100,11 +102,26 @@ impl Report {
             kv_bytes_max: kv_bytes_per_token.map(|n| n.saturating_mul(n_ctx_train)),
         };
         let unsupported = engine.err().map(|e| e.to_string());
-        Ok(Self { path, header, memory, n_expert, n_expert_used, n_ctx_train, unsupported })
+        let packed_copy = PackedCopy::of(&path);
+        Ok(Self {
+            path,
+            header,
+            packed_copy,
+            memory,
+            n_expert,
+            n_expert_used,
+            n_ctx_train,
+            unsupported,
+        })
     }
 
     fn n_params(&self) -> u64 {
         self.header.tensors.values().fold(0, |sum, t| sum.saturating_add(t.n_elements()))
+    }
+
+    /// Whether rows are interleaved.
+    fn is_packed(&self) -> bool {
+        self.header.tensors.values().any(|t| t.ty.is_packed())
     }
 
     /// For each tensor type, how many tensors have it, and their bytes.
@@ -130,6 +147,11 @@ impl Report {
             self.header.metadata.iter().map(|(k, v)| (k.to_owned(), json_value(v))).collect();
         let mut report = json!({
             "file": self.path.to_string_lossy(),
+            "is_packed": self.is_packed(),
+            "packed_copy": match &self.packed_copy {
+                PackedCopy::Current(path) => Some(path.to_string_lossy()),
+                PackedCopy::Absent | PackedCopy::Stale(_) => None,
+            },
             "n_files": self.header.header_bytes.len(),
             "n_params": self.n_params(),
             "n_tensors": self.header.tensors.len(),
@@ -160,6 +182,16 @@ impl Report {
         let n_files = self.header.header_bytes.len();
         writeln!(out, "{} ({n_files} file{})", self.path.display(), plural(n_files))?;
         writeln!(out, "{:.1} M parameters", self.n_params() as f64 / 1e6)?;
+        if self.is_packed() {
+            writeln!(out, "packed: the rows of matrices are interleaved")?;
+        }
+        match &self.packed_copy {
+            PackedCopy::Absent => {}
+            PackedCopy::Stale(path) => writeln!(out, "{}", open::stale(path))?,
+            PackedCopy::Current(path) => {
+                writeln!(out, "its packed copy {} is used in its place", path.display())?;
+            }
+        }
         if let Some(reason) = &self.unsupported {
             writeln!(out, "cannot be run: {}", printable(reason))?;
         }

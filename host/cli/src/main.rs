@@ -8,11 +8,13 @@ mod interrupt;
 mod logits;
 mod models;
 mod open;
+mod pack;
 mod run;
 mod tokenize;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -32,22 +34,25 @@ enum Command {
     Pull(models::PullArgs),
     List(models::ListArgs),
     Inspect(inspect::Args),
+    Pack(pack::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
+    let start = Instant::now();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, start),
         Command::Chat(args) => chat::run(&args),
         Command::Pull(args) => models::pull(&args),
         Command::List(args) => models::list(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use indicatif::DecimalBytes;
 use moewe_models::{Bar, Store, default_model, find, known};
+use moewe_packed::Stamp;
 
 /// Fetch a known model
 #[derive(clap::Args)]
@@ -47,7 +48,9 @@ pub fn list(_: &ListArgs) -> Result<ExitCode> {
     for model in installed.iter().filter(|m| m.recipe.is_none()) {
         let name = model.path.file_name().unwrap_or_default().to_string_lossy();
         let size = DecimalBytes(model.size_bytes).to_string();
-        writeln!(out, "{name:<24} {size:>10}  here")?;
+        let is_packed = Stamp::read(&model.path).is_ok_and(|stamp| stamp.is_some());
+        let what = if is_packed { "packed copy of a model" } else { "" };
+        writeln!(out, "{}", format!("{name:<24} {size:>10}  here  {what}").trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,12 +1,13 @@
 //! Finding and opening the model that a command works with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::Result;
 use clap::{ValueEnum, value_parser};
 use moewe::{Engine, Model, ModelOptions, WeightsMode};
 use moewe_models::Store;
+use moewe_packed::PackedCopy;
 
 /// Threads beyond this many seldom help: memory is not faster for them.
 const THREADS_DEFAULT_MAX: usize = 8;
@@ -54,6 +55,20 @@ pub fn resolve(model: &PathBuf) -> Result<PathBuf> {
         return Ok(model.clone());
     }
     Ok(Store::from_env()?.resolve(model)?)
+}
+
+/// Tells on stderr which file is open, and if it is not the packed copy, why.
+pub fn print_file(model: &Model) {
+    eprintln!("model: {}", model.path().display());
+    if let PackedCopy::Stale(copy) = PackedCopy::of(model.path()) {
+        eprintln!("model: {}", stale(&copy));
+    }
+}
+
+/// Why a packed copy is not used.
+pub fn stale(copy: &Path) -> String {
+    let copy = copy.display();
+    format!("{copy} was made from another file and is not used; pack the model again with --force")
 }
 
 /// Opens the model.

@@ -26,7 +26,8 @@ pub struct Args {
     generate: GenerateArgs,
 }
 
-pub fn run(args: Args) -> Result<ExitCode> {
+/// `start` is when the program started.
+pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
     let prompt = match args.prompt {
         Some(prompt) => prompt,
         None if io::stdin().is_terminal() => {
@@ -36,18 +37,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     ensure!(!prompt.is_empty(), "the prompt is empty: give a text to continue");
 
-    let start = Instant::now();
+    let load_start = Instant::now();
     let model = open::open(&args.model)?;
     let mut session = model.session(args.generate.session_options())?;
-    let load = start.elapsed();
+    let load = load_start.elapsed();
     let tokens = session.tokenize(&prompt, true, true)?;
     let interrupt = Interrupt::install(session.cancel_handle())?;
     interrupt.begin();
     let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
     let interrupted = interrupt.end();
-    if args.generate.stats {
+    if args.generate.verbose {
+        open::print_file(&model);
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
-        answer.print_stats(&session);
+        answer.print_stats(&session, start);
     }
     Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
 }

@@ -98,8 +98,8 @@ impl<M: 'static> Crew<M> {
     }
 
     /// Has every member do the same, at the same time, and answers what came
-    /// of it by rank; nothing if a member panicked. The first panic of the
-    /// first member goes on from here.
+    /// of it by rank; nothing if a member panicked. A panic of the first one
+    /// goes on from here, when all have done their part.
     pub fn all<T: Send + 'static>(
         &mut self,
         f: impl Fn(usize, &mut Option<M>) -> T + Send + Sync + 'static,

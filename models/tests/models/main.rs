@@ -1,5 +1,8 @@
-//! Models, from resolving a name to fetching by HTTP from a server in the test.
+//! Models: resolving names, fetching by HTTP from a server in the test, making
+//! them of random numbers, and packing them.
 
+mod generate;
+mod pack;
 mod pull;
 mod resolve;
 mod server;

@@ -61,7 +61,7 @@ fn kernel<const N: usize, const W: usize>(
             // SAFETY: the vector has as many numbers as the panel has rows,
             // `STEP` for each step.
             let x = unsafe { V::load(x.add(from + STEP * step).cast()) };
-            let x = [x.lane_f32::<0>(), x.lane_f32::<1>(), x.lane_f32::<2>(), x.lane_f32::<3>()];
+            let x: [V; 4] = std::array::from_fn(|i| x.splat_lane(i));
             for j in 0..W {
                 // SAFETY: there are `4 * W` numbers, and nobody else has them.
                 let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };

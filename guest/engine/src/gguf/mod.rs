@@ -13,6 +13,7 @@ pub use metadata::{Metadata, Strings, Value};
 pub use types::TensorType;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::weights::{Source, Weights};
@@ -57,6 +58,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// The tensors of all files, by name.
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// Where the first file has each pair, key and value, in its order.
+    pub pairs: Vec<(String, Range<u64>)>,
     /// Bytes that the headers take, file by file.
     pub header_bytes: Vec<u64>,
 }
@@ -74,7 +77,7 @@ impl Gguf {
     /// of its first file (`NAME-00001-of-00003.gguf`).
     pub fn open(weights: &dyn Weights, name: &str) -> Result<Self> {
         let first = weights.open(name)?;
-        let (metadata, mut tensors, end) = read_file(first.as_ref(), name, 0)?;
+        let File { metadata, pairs, mut tensors, end } = read_file(first.as_ref(), name, 0)?;
         let mut header_bytes = vec![end];
         let mut sources = vec![first];
 
@@ -93,15 +96,15 @@ impl Gguf {
             }
             for (file, shard) in shard_names(name, n_split)?.into_iter().enumerate().skip(1) {
                 let source = weights.open(&shard)?;
-                let (shard_metadata, more, end) = read_file(source.as_ref(), &shard, file)?;
-                if shard_metadata.u32("split.no")? != u32::try_from(file).ok()
-                    || shard_metadata.u32("split.count")? != Some(n_split)
+                let other = read_file(source.as_ref(), &shard, file)?;
+                if other.metadata.u32("split.no")? != u32::try_from(file).ok()
+                    || other.metadata.u32("split.count")? != Some(n_split)
                 {
                     return Err(Error::invalid(format!(
                         "{shard}: does not belong to {name}; fetch all files of the model again"
                     )));
                 }
-                for (name, tensor) in more {
+                for (name, tensor) in other.tensors {
                     if let Some(twice) = tensors.insert(name, tensor) {
                         return Err(Error::invalid(format!(
                             "{shard}: tensor {} is in two files",
@@ -109,11 +112,11 @@ impl Gguf {
                         )));
                     }
                 }
-                header_bytes.push(end);
+                header_bytes.push(other.end);
                 sources.push(source);
             }
         }
-        Ok(Self { header: Header { metadata, tensors, header_bytes }, sources })
+        Ok(Self { header: Header { metadata, tensors, pairs, header_bytes }, sources })
     }
 }
 
@@ -129,7 +132,14 @@ pub fn shard_names(first: &str, n_split: u32) -> Result<Vec<String>> {
     Ok((1..=n_split).map(|i| format!("{stem}-{i:05}-of-{n_split:05}.gguf")).collect())
 }
 
-type File = (Metadata, BTreeMap<String, TensorInfo>, u64);
+/// What one file's header says.
+struct File {
+    metadata: Metadata,
+    pairs: Vec<(String, Range<u64>)>,
+    tensors: BTreeMap<String, TensorInfo>,
+    /// Bytes that it takes.
+    end: u64,
+}
 
 fn read_file(source: &dyn Source, name: &str, file: usize) -> Result<File> {
     read_header(&mut Reader::new(source), file)
@@ -164,13 +174,16 @@ fn read_header(r: &mut Reader<'_>, file: usize) -> Result<File> {
     }
 
     let mut metadata = Metadata::default();
+    let mut pairs = Vec::new();
     for _ in 0..n_pairs {
+        let start = r.position();
         let key = r.string()?;
         let type_id = r.u32()?;
         let value = read_value(r, &key, type_id)?;
         if !metadata.insert(key.clone(), value) {
             return Err(Error::invalid(format!("metadata `{key}` is there twice")));
         }
+        pairs.push((key, start..r.position()));
     }
     let alignment = u64::from(metadata.u32("general.alignment")?.unwrap_or(32));
     if !alignment.is_power_of_two() || alignment > 1 << 16 {
@@ -223,7 +236,7 @@ fn read_header(r: &mut Reader<'_>, file: usize) -> Result<File> {
             return Err(Error::invalid(format!("tensor {} is there twice", twice.name)));
         }
     }
-    Ok((metadata, by_name, end))
+    Ok(File { metadata, pairs, tensors: by_name, end })
 }
 
 fn not_gguf(why: &str) -> Error {

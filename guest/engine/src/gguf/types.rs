@@ -18,6 +18,10 @@ const fn t(id: u32, name: &'static str, block_len: u32, block_bytes: u32) -> Ten
     TensorType { id, name, block_len, block_bytes }
 }
 
+/// Marks the types whose rows are interleaved by fours: `moewe`'s own, with
+/// numbers that ggml is not likely to use.
+const PACKED: u32 = 0x6d6f_0000;
+
 /// Every type whose size is known, so that a file can be inspected even if
 /// the engine cannot compute with it.
 const TYPES: &[TensorType] = &[
@@ -53,6 +57,14 @@ const TYPES: &[TensorType] = &[
     t(34, "TQ1_0", 256, 54),
     t(35, "TQ2_0", 256, 66),
     t(39, "MXFP4", 32, 17),
+    t(PACKED | 2, "Q4_0x4", 32, 18),
+    t(PACKED | 3, "Q4_1x4", 32, 20),
+    t(PACKED | 6, "Q5_0x4", 32, 22),
+    t(PACKED | 7, "Q5_1x4", 32, 24),
+    t(PACKED | 8, "Q8_0x4", 32, 34),
+    t(PACKED | 12, "Q4_Kx4", 256, 144),
+    t(PACKED | 13, "Q5_Kx4", 256, 176),
+    t(PACKED | 14, "Q6_Kx4", 256, 210),
 ];
 
 impl TensorType {
@@ -64,6 +76,21 @@ impl TensorType {
     /// The number in a GGUF file.
     pub fn id(self) -> u32 {
         self.id
+    }
+
+    /// The type with the same blocks, of four rows interleaved.
+    pub fn packed(self) -> Option<Self> {
+        Self::from_id(self.id | PACKED).filter(|_| !self.is_packed())
+    }
+
+    /// Whether four rows are interleaved.
+    pub fn is_packed(self) -> bool {
+        self.id & PACKED == PACKED
+    }
+
+    /// The type of rows one after another.
+    pub fn unpacked(self) -> Self {
+        Self::from_id(self.id & !PACKED).unwrap_or(self)
     }
 
     /// The name that people know: `Q4_K`.

@@ -5,8 +5,46 @@ use crate::simd::V;
 /// Numbers that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
-/// A batch of activation vectors, quantised in blocks of 32: `x = d * q` with
-/// `q` from -127 to 127.
+/// A block of an activation vector: `x = scale * q` with `q` from -127 to 127.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(16))]
+pub(super) struct ActivationBlock {
+    /// As bytes, and widened for the formats that need 16 bits.
+    pub q8: [i8; BLOCK],
+    pub q16: [i16; BLOCK],
+    pub scale: f32,
+    /// The sum of the block's numbers.
+    pub sum: f32,
+    /// The sum of `q`, and of each half.
+    pub whole_sum: i32,
+    pub whole_half_sums: [i32; 2],
+}
+
+impl ActivationBlock {
+    /// 16 numbers from `16 * i`, as i8.
+    #[inline(always)]
+    pub fn load_q8(&self, i: usize) -> V {
+        // SAFETY: `piece` has 16 bytes.
+        unsafe { V::load(self.piece(false, i).as_ptr()) }
+    }
+
+    /// 8 numbers from `8 * i`, as i16.
+    #[inline(always)]
+    pub fn load_q16(&self, i: usize) -> V {
+        // SAFETY: `piece` has 16 bytes.
+        unsafe { V::load(self.piece(true, i).as_ptr()) }
+    }
+
+    /// Bytes `16 * i` to `16 * i + 15` of the numbers, as i8 or as i16.
+    #[inline(always)]
+    pub fn piece(&self, wide: bool, i: usize) -> &[u8; 16] {
+        let bytes =
+            if wide { bytemuck::cast_slice(&self.q16) } else { bytemuck::cast_slice(&self.q8) };
+        &bytes.as_chunks().0[i]
+    }
+}
+
+/// A batch of activation vectors, as they are and quantised in blocks of 32.
 ///
 /// K-quants share these blocks with the others: a finer scale than ggml's
 /// blocks of 256 costs nothing here, and is more accurate.
@@ -14,28 +52,8 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) struct Activations {
     /// Length of a vector.
     cols: usize,
-    n_tokens: usize,
-    /// The vectors as they were given.
     x: Vec<f32>,
-    /// Quantised, as bytes and widened for the formats that need 16 bits.
-    q8: Vec<i8>,
-    q16: Vec<i16>,
-    /// The scale of each block.
-    d: Vec<f32>,
-    /// `d` times the sum of `q`, for each half block, and for each block.
-    sum16: Vec<f32>,
-    sum32: Vec<f32>,
-}
-
-/// One vector of the batch, as the kernels read it.
-#[derive(Clone, Copy)]
-pub(super) struct Vector {
-    pub x: *const f32,
-    pub q8: *const u8,
-    pub q16: *const u8,
-    pub d: *const f32,
-    pub sum16: *const f32,
-    pub sum32: *const f32,
+    blocks: Vec<ActivationBlock>,
 }
 
 impl Activations {
@@ -45,55 +63,12 @@ impl Activations {
     pub fn set(&mut self, x: &[f32], cols: usize) {
         assert!(cols > 0 && x.len().is_multiple_of(cols));
         self.cols = cols;
-        self.n_tokens = x.len() / cols;
         self.x.clear();
         self.x.extend_from_slice(x);
-        let n = if cols.is_multiple_of(BLOCK) { x.len() } else { 0 };
-        self.q8.resize(n, 0);
-        self.q16.resize(n, 0);
-        self.d.resize(n / BLOCK, 0.0);
-        self.sum32.resize(n / BLOCK, 0.0);
-        self.sum16.resize(n / 16, 0.0);
-        for (b, block) in x[..n].as_chunks::<BLOCK>().0.iter().enumerate() {
-            self.quantize(b, block);
+        self.blocks.clear();
+        if self.is_quantized() {
+            self.blocks.extend(x.as_chunks().0.iter().map(quantize));
         }
-    }
-
-    fn quantize(&mut self, b: usize, x: &[f32; BLOCK]) {
-        let v: [V; 8] = std::array::from_fn(|i| {
-            // SAFETY: `x` holds 32 f32, so 16 bytes are there from 16 * i.
-            unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
-        });
-        let zero = V::splat_f32(0.0);
-        if v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
-            // Infinities and NaNs have no integers; the result shall be NaN.
-            self.q8[b * BLOCK..][..BLOCK].fill(0);
-            self.q16[b * BLOCK..][..BLOCK].fill(0);
-            self.d[b] = f32::NAN;
-            self.sum16[2 * b..][..2].fill(f32::NAN);
-            self.sum32[b] = f32::NAN;
-            return;
-        }
-        let max = v.iter().fold(zero, |m, v| m.max_f32(v.abs_f32())).to_f32();
-        let max = max[0].max(max[1]).max(max[2].max(max[3]));
-        let d = max / 127.0;
-        // Numbers too small for their inverse are taken for zeros.
-        let inverse = Some(127.0 / max).filter(|x| x.is_finite());
-        let inverse = V::splat_f32(inverse.unwrap_or(0.0));
-        let mut sums = [0i32; 2];
-        for (i, v) in v.iter().enumerate() {
-            for (j, q) in
-                v.mul_f32(inverse).nearest_f32().to_i32().to_i32_lanes().iter().enumerate()
-            {
-                self.q8[b * BLOCK + 4 * i + j] = *q as i8;
-                self.q16[b * BLOCK + 4 * i + j] = *q as i16;
-                sums[i / 4] += q;
-            }
-        }
-        self.d[b] = d;
-        self.sum16[2 * b] = d * sums[0] as f32;
-        self.sum16[2 * b + 1] = d * sums[1] as f32;
-        self.sum32[b] = d * (sums[0] + sums[1]) as f32;
     }
 
     /// Length of a vector.
@@ -106,20 +81,50 @@ impl Activations {
         self.cols.is_multiple_of(BLOCK)
     }
 
-    /// The vector of a token.
-    pub(super) fn vector(&self, token: usize) -> Vector {
-        assert!(token < self.n_tokens);
-        let n = token * self.cols;
-        let q = if self.is_quantized() { n } else { 0 };
-        Vector {
-            x: self.x[n..].as_ptr(),
-            q8: self.q8[q..].as_ptr().cast(),
-            q16: self.q16[q..].as_ptr().cast(),
-            d: self.d[q / BLOCK..].as_ptr(),
-            sum16: self.sum16[q / 16..].as_ptr(),
-            sum32: self.sum32[q / BLOCK..].as_ptr(),
-        }
+    /// The numbers of a token.
+    pub(super) fn vector(&self, token: usize) -> &[f32] {
+        &self.x[token * self.cols..][..self.cols]
     }
+
+    /// The blocks of a token.
+    pub(super) fn blocks(&self, token: usize) -> &[ActivationBlock] {
+        let n = self.cols / BLOCK;
+        &self.blocks[token * n..][..n]
+    }
+}
+
+fn quantize(x: &[f32; BLOCK]) -> ActivationBlock {
+    let v: [V; 8] = std::array::from_fn(|i| {
+        // SAFETY: `x` holds 32 f32, so 16 bytes are there from 16 * i.
+        unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
+    });
+    let zero = V::splat_f32(0.0);
+    if v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
+        // Infinities and NaNs have no integers; the result shall be NaN.
+        return ActivationBlock { scale: f32::NAN, sum: f32::NAN, ..ActivationBlock::default() };
+    }
+    let max = v.iter().fold(zero, |m, v| m.max_f32(v.abs_f32())).to_f32();
+    let max = max[0].max(max[1]).max(max[2].max(max[3]));
+    let mut block = ActivationBlock { scale: max / 127.0, ..ActivationBlock::default() };
+    // Numbers too small for their inverse are taken for zeros.
+    let inverse = Some(127.0 / max).filter(|x| x.is_finite());
+    let inverse = V::splat_f32(inverse.unwrap_or(0.0));
+    let q = v.map(|v| v.mul_f32(inverse).nearest_f32().to_i32());
+    for half in 0..2 {
+        let q = [q[4 * half], q[4 * half + 1], q[4 * half + 2], q[4 * half + 3]];
+        // SAFETY: half a block is 16 i8, and twice 8 i16.
+        unsafe {
+            V::narrow_to_i8(q).store(block.q8.as_mut_ptr().add(16 * half).cast());
+            let q16 = block.q16.as_mut_ptr().add(16 * half);
+            V::narrow_to_i16(q[0], q[1]).store(q16.cast());
+            V::narrow_to_i16(q[2], q[3]).store(q16.add(8).cast());
+        }
+        let sum = q[0].add_i32(q[1]).add_i32(q[2].add_i32(q[3])).to_i32_lanes();
+        block.whole_half_sums[half] = sum.iter().sum();
+    }
+    block.whole_sum = block.whole_half_sums[0] + block.whole_half_sums[1];
+    block.sum = block.scale * block.whole_sum as f32;
+    block
 }
 
 #[cfg(test)]
@@ -130,22 +135,28 @@ mod tests {
     fn numbers_without_integers() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 13, 31] {
-                let mut x = vec![1.0; 2 * BLOCK];
+                let mut x = [1.0; BLOCK];
                 x[at] = bad;
-                let mut activations = Activations::default();
-                activations.set(&[7.0; 2 * BLOCK], 2 * BLOCK);
-                activations.set(&x, 2 * BLOCK);
-                assert!(activations.q8[..BLOCK].iter().all(|&q| q == 0));
-                assert!(activations.d[0].is_nan() && activations.sum32[0].is_nan());
-                assert!(activations.sum16[..2].iter().all(|s| s.is_nan()));
-                assert_eq!(activations.q8[BLOCK..], [127; BLOCK]);
+                let block = quantize(&x);
+                assert_eq!((block.q8, block.q16), ([0; BLOCK], [0; BLOCK]));
+                assert!(block.scale.is_nan() && block.sum.is_nan());
             }
         }
+        assert_eq!(quantize(&[1.0; BLOCK]).q8, [127; BLOCK]);
         for tiny in [1e-45, 1e-38, -3e-37] {
-            let mut activations = Activations::default();
-            activations.set(&[tiny; BLOCK], BLOCK);
-            assert_eq!(activations.q16, [0; BLOCK], "{tiny}");
-            assert_eq!(activations.sum32, [0.0], "{tiny}");
+            let block = quantize(&[tiny; BLOCK]);
+            assert_eq!((block.q8, block.sum), ([0; BLOCK], 0.0), "{tiny}");
         }
+    }
+
+    #[test]
+    fn sums_are_those_of_the_numbers() {
+        let block = quantize(&std::array::from_fn(|i| (i * 37 % 23) as f32 - 9.0));
+        assert!(block.q8.iter().zip(block.q16).all(|(&a, b)| i16::from(a) == b));
+        let sum = |q: &[i16]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
+        let halves = [sum(&block.q16[..16]), sum(&block.q16[16..])];
+        assert_eq!(block.whole_half_sums, halves);
+        assert_eq!(block.whole_sum, halves[0] + halves[1]);
+        assert_eq!(block.sum, block.scale * block.whole_sum as f32);
     }
 }

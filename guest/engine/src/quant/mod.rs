@@ -5,20 +5,39 @@
 //! multiplies the two. Layouts: ggml's `block_q4_0` to `block_q6_K`.
 
 mod activations;
+mod blocks;
 mod blocks32;
+mod bytes;
+mod dequantize;
 mod floats;
+mod gemm;
+mod gemv;
 mod k_quants;
-mod rows;
+mod matrix;
+mod narrow;
+mod packed;
+mod panels;
+mod raw;
 mod scalar;
 
 pub(crate) use activations::Activations;
-pub(crate) use rows::{Matrix, dequantize_row};
+pub(crate) use dequantize::dequantize_row;
+pub(crate) use matrix::Matrix;
+pub use packed::pack;
 
 use crate::gguf::TensorType;
 
 /// A tensor format with a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) struct Format {
+    encoding: Encoding,
+    /// Whether the rows are interleaved by fours.
+    packed: bool,
+}
+
+/// How the numbers of a row are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
     F32,
     F16,
     Bf16,
@@ -35,35 +54,42 @@ pub(crate) enum Format {
 impl Format {
     /// The format of a tensor type, if the engine has it.
     pub fn from_type(ty: TensorType) -> Option<Self> {
-        Some(match ty.name() {
-            "F32" => Self::F32,
-            "F16" => Self::F16,
-            "BF16" => Self::Bf16,
-            "Q4_0" => Self::Q4_0,
-            "Q4_1" => Self::Q4_1,
-            "Q5_0" => Self::Q5_0,
-            "Q5_1" => Self::Q5_1,
-            "Q8_0" => Self::Q8_0,
-            "Q4_K" => Self::Q4K,
-            "Q5_K" => Self::Q5K,
-            "Q6_K" => Self::Q6K,
+        let encoding = match ty.unpacked().name() {
+            "F32" => Encoding::F32,
+            "F16" => Encoding::F16,
+            "BF16" => Encoding::Bf16,
+            "Q4_0" => Encoding::Q4_0,
+            "Q4_1" => Encoding::Q4_1,
+            "Q5_0" => Encoding::Q5_0,
+            "Q5_1" => Encoding::Q5_1,
+            "Q8_0" => Encoding::Q8_0,
+            "Q4_K" => Encoding::Q4K,
+            "Q5_K" => Encoding::Q5K,
+            "Q6_K" => Encoding::Q6K,
             _ => return None,
-        })
+        };
+        Some(Self { encoding, packed: ty.is_packed() })
+    }
+
+    /// Rows of a matrix that lie together, and cannot be told apart without
+    /// the others.
+    pub fn group_rows(self) -> usize {
+        if self.packed { packed::ROWS } else { 1 }
     }
 
     /// Numbers in a block, and bytes of a block.
     pub fn block(self) -> (usize, usize) {
-        match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::Bf16 => (1, 2),
-            Self::Q4_0 => (32, 18),
-            Self::Q4_1 => (32, 20),
-            Self::Q5_0 => (32, 22),
-            Self::Q5_1 => (32, 24),
-            Self::Q8_0 => (32, 34),
-            Self::Q4K => (256, 144),
-            Self::Q5K => (256, 176),
-            Self::Q6K => (256, 210),
+        match self.encoding {
+            Encoding::F32 => (1, 4),
+            Encoding::F16 | Encoding::Bf16 => (1, 2),
+            Encoding::Q4_0 => (32, 18),
+            Encoding::Q4_1 => (32, 20),
+            Encoding::Q5_0 => (32, 22),
+            Encoding::Q5_1 => (32, 24),
+            Encoding::Q8_0 => (32, 34),
+            Encoding::Q4K => (256, 144),
+            Encoding::Q5K => (256, 176),
+            Encoding::Q6K => (256, 210),
         }
     }
 

@@ -88,16 +88,70 @@ impl V {
         V(b)
     }
 
-    /// The 4 bytes of `x`, lowest first, as i32.
+    /// 4 bytes from `p`, 4 times.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
     #[inline(always)]
-    pub fn from_u8x4(x: u32) -> V {
-        V::from_i32(x.to_le_bytes().map(i32::from))
+    pub unsafe fn load_splat_32(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes; the read has no alignment.
+        V::splat_i32(i32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() }))
     }
 
-    /// The 4 signed bytes of `x`, lowest first, as i32.
+    /// Writes the 16 bytes to `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be writable at `p`.
     #[inline(always)]
-    pub fn from_i8x4(x: u32) -> V {
-        V::from_i32(x.to_le_bytes().map(|b| i32::from(b as i8)))
+    pub unsafe fn store(self, p: *mut u8) {
+        // SAFETY: the caller vouches for 16 writable bytes; an array of bytes has alignment 1.
+        unsafe { p.cast::<[u8; 16]>().write(self.0) }
+    }
+
+    /// The four numbers.
+    #[inline(always)]
+    pub fn from_i32x4(x: [i32; 4]) -> V {
+        V::from_i32(x)
+    }
+
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V::from_i32([self.to_i32_lanes()[i]; 4])
+    }
+
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        V(std::array::from_fn(|j| self.0[2 * i + j / 8]))
+    }
+
+    /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
+    #[inline(always)]
+    pub fn low_32(a: V, b: V) -> V {
+        let (a, b) = (a.to_i32_lanes(), b.to_i32_lanes());
+        V::from_i32([a[0], b[0], a[1], b[1]])
+    }
+
+    /// Lanes 2 of `a` and `b`, then lanes 3, of 32 bits.
+    #[inline(always)]
+    pub fn high_32(a: V, b: V) -> V {
+        let (a, b) = (a.to_i32_lanes(), b.to_i32_lanes());
+        V::from_i32([a[2], b[2], a[3], b[3]])
+    }
+
+    /// The low halves of `a` and `b`.
+    #[inline(always)]
+    pub fn low_64(a: V, b: V) -> V {
+        let (a, b) = (a.to_i32_lanes(), b.to_i32_lanes());
+        V::from_i32([a[0], a[1], b[0], b[1]])
+    }
+
+    /// The high halves of `a` and `b`.
+    #[inline(always)]
+    pub fn high_64(a: V, b: V) -> V {
+        let (a, b) = (a.to_i32_lanes(), b.to_i32_lanes());
+        V::from_i32([a[2], a[3], b[2], b[3]])
     }
 
     /// Bitwise and.
@@ -112,39 +166,55 @@ impl V {
         V(zip(self.0, b.0, |a, b| a | b))
     }
 
+    /// Bitwise exclusive or.
+    #[inline(always)]
+    pub fn xor(self, b: V) -> V {
+        V(zip(self.0, b.0, |a, b| a ^ b))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(zip(self.0, b.0, |a, b| if a == b { 0xff } else { 0 }))
     }
 
-    /// Each u16 shifted right.
+    /// Each u16 shifted right by `n`, which should be known when this is
+    /// compiled.
     #[inline(always)]
-    pub fn shr_u16<const N: i32>(self) -> V {
-        V::from_i16(self.to_i16().map(|x| ((x as u16) >> N) as i16))
+    pub fn shr_u16(self, n: u32) -> V {
+        V::from_i16(self.to_i16().map(|x| ((x as u16) >> n) as i16))
     }
 
     /// Each u16 shifted left.
     #[inline(always)]
-    pub fn shl_u16<const N: i32>(self) -> V {
-        V::from_i16(self.to_i16().map(|x| x << N))
+    pub fn shl_u16(self, n: u32) -> V {
+        V::from_i16(self.to_i16().map(|x| x << n))
+    }
+
+    /// Each u32 shifted right.
+    #[inline(always)]
+    pub fn shr_u32(self, n: u32) -> V {
+        V::from_i32(self.to_i32_lanes().map(|x| (x as u32 >> n) as i32))
+    }
+
+    /// Each i32 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i32(self, n: u32) -> V {
+        V::from_i32(self.to_i32_lanes().map(|x| x >> n))
     }
 
     /// Each i32 shifted left.
     #[inline(always)]
-    pub fn shl_i32<const N: i32>(self) -> V {
-        V::from_i32(self.to_i32_lanes().map(|x| x << N))
+    pub fn shl_i32(self, n: u32) -> V {
+        V::from_i32(self.to_i32_lanes().map(|x| x << n))
     }
 
-    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
-    /// which must be 0 to 127, each lane the sum of four neighbours.
+    /// The products of the signed bytes `a` and the bytes `b`, which must be 0
+    /// to 127, each i16 lane the sum of two neighbours.
     #[inline(always)]
-    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
-        let mut lanes = acc.to_i32_lanes();
-        for i in 0..16 {
-            lanes[i / 4] += i32::from(a.0[i] as i8) * i32::from(b.0[i]);
-        }
-        V::from_i32(lanes)
+    pub fn dot_i8_u7(a: V, b: V) -> V {
+        let product = |i: usize| i16::from(a.0[i] as i8) * i16::from(b.0[i]);
+        V::from_i16(std::array::from_fn(|i| product(2 * i) + product(2 * i + 1)))
     }
 
     /// The products of the i16, each i32 lane the sum of two neighbours.
@@ -154,10 +224,29 @@ impl V {
         V::from_i32(std::array::from_fn(|i| a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]))
     }
 
+    /// Each i32 lane the sum of two neighbours among the i16.
+    #[inline(always)]
+    pub fn sum_pairs_i16(self) -> V {
+        let x = self.to_i16().map(i32::from);
+        V::from_i32(std::array::from_fn(|i| x[2 * i] + x[2 * i + 1]))
+    }
+
+    /// Sum of the i16, wrapping.
+    #[inline(always)]
+    pub fn add_i16(self, b: V) -> V {
+        V::from_i16(zip(self.to_i16(), b.to_i16(), i16::wrapping_add))
+    }
+
     /// Sum of the i32, wrapping.
     #[inline(always)]
     pub fn add_i32(self, b: V) -> V {
         V::from_i32(zip(self.to_i32_lanes(), b.to_i32_lanes(), i32::wrapping_add))
+    }
+
+    /// Difference of the i32, wrapping.
+    #[inline(always)]
+    pub fn sub_i32(self, b: V) -> V {
+        V::from_i32(zip(self.to_i32_lanes(), b.to_i32_lanes(), i32::wrapping_sub))
     }
 
     /// Each i32 as f32.
@@ -220,10 +309,16 @@ impl V {
         V::from_f32(self.to_f32().map(f32::round_ties_even))
     }
 
-    /// 4 times lane `N` of the f32.
+    /// The 8 i32 as i16, which they must fit.
     #[inline(always)]
-    pub fn lane_f32<const N: i32>(self) -> V {
-        V::from_f32([self.to_f32()[N as usize]; 4])
+    pub fn narrow_to_i16(a: V, b: V) -> V {
+        V::from_i16(std::array::from_fn(|i| [a, b][i / 4].to_i32_lanes()[i % 4] as i16))
+    }
+
+    /// The 16 i32 as bytes; they must fit i8.
+    #[inline(always)]
+    pub fn narrow_to_i8(x: [V; 4]) -> V {
+        V(std::array::from_fn(|i| x[i / 4].to_i32_lanes()[i % 4] as u8))
     }
 
     /// The four f32.

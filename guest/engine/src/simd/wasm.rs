@@ -61,18 +61,75 @@ impl V {
         V(u64x2(low, high))
     }
 
-    /// The 4 bytes of `x`, lowest first, as i32.
+    /// 4 bytes from `p`, 4 times.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
     #[inline(always)]
-    pub fn from_u8x4(x: u32) -> V {
-        let x = u32x4_splat(x);
-        V(u32x4_extend_low_u16x8(u16x8_extend_low_u8x16(x)))
+    pub unsafe fn load_splat_32(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes; the load has no alignment.
+        V(unsafe { v128_load32_splat(p.cast()) })
     }
 
-    /// The 4 signed bytes of `x`, lowest first, as i32.
+    /// Writes the 16 bytes to `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be writable at `p`.
     #[inline(always)]
-    pub fn from_i8x4(x: u32) -> V {
-        let x = u32x4_splat(x);
-        V(i32x4_extend_low_i16x8(i16x8_extend_low_i8x16(x)))
+    pub unsafe fn store(self, p: *mut u8) {
+        // SAFETY: the caller vouches for 16 writable bytes; the store has no alignment.
+        unsafe { v128_store(p.cast(), self.0) }
+    }
+
+    /// The four numbers.
+    #[inline(always)]
+    pub fn from_i32x4([a, b, c, d]: [i32; 4]) -> V {
+        V(i32x4(a, b, c, d))
+    }
+
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V(match i {
+            0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
+            1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
+            2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
+            _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
+        })
+    }
+
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        V(if i == 0 {
+            i8x16_shuffle::<0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1>(self.0, self.0)
+        } else {
+            i8x16_shuffle::<2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3>(self.0, self.0)
+        })
+    }
+
+    /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
+    #[inline(always)]
+    pub fn low_32(a: V, b: V) -> V {
+        V(i32x4_shuffle::<0, 4, 1, 5>(a.0, b.0))
+    }
+
+    /// Lanes 2 of `a` and `b`, then lanes 3, of 32 bits.
+    #[inline(always)]
+    pub fn high_32(a: V, b: V) -> V {
+        V(i32x4_shuffle::<2, 6, 3, 7>(a.0, b.0))
+    }
+
+    /// The low halves of `a` and `b`.
+    #[inline(always)]
+    pub fn low_64(a: V, b: V) -> V {
+        V(i64x2_shuffle::<0, 2>(a.0, b.0))
+    }
+
+    /// The high halves of `a` and `b`.
+    #[inline(always)]
+    pub fn high_64(a: V, b: V) -> V {
+        V(i64x2_shuffle::<1, 3>(a.0, b.0))
     }
 
     /// Bitwise and.
@@ -87,35 +144,54 @@ impl V {
         V(v128_or(self.0, b.0))
     }
 
+    /// Bitwise exclusive or.
+    #[inline(always)]
+    pub fn xor(self, b: V) -> V {
+        V(v128_xor(self.0, b.0))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(u8x16_eq(self.0, b.0))
     }
 
-    /// Each u16 shifted right.
+    /// Each u16 shifted right by `n`, which should be known when this is
+    /// compiled.
     #[inline(always)]
-    pub fn shr_u16<const N: i32>(self) -> V {
-        V(u16x8_shr(self.0, N as u32))
+    pub fn shr_u16(self, n: u32) -> V {
+        V(u16x8_shr(self.0, n))
     }
 
     /// Each u16 shifted left.
     #[inline(always)]
-    pub fn shl_u16<const N: i32>(self) -> V {
-        V(i16x8_shl(self.0, N as u32))
+    pub fn shl_u16(self, n: u32) -> V {
+        V(i16x8_shl(self.0, n))
+    }
+
+    /// Each u32 shifted right.
+    #[inline(always)]
+    pub fn shr_u32(self, n: u32) -> V {
+        V(u32x4_shr(self.0, n))
+    }
+
+    /// Each i32 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i32(self, n: u32) -> V {
+        V(i32x4_shr(self.0, n))
     }
 
     /// Each i32 shifted left.
     #[inline(always)]
-    pub fn shl_i32<const N: i32>(self) -> V {
-        V(i32x4_shl(self.0, N as u32))
+    pub fn shl_i32(self, n: u32) -> V {
+        V(i32x4_shl(self.0, n))
     }
 
-    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
-    /// which must be 0 to 127, each lane the sum of four neighbours.
+    /// The products of the signed bytes `a` and the bytes `b`, which must be 0
+    /// to 127, each i16 lane the sum of two neighbours.
     #[inline(always)]
-    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
-        V(i32x4_relaxed_dot_i8x16_i7x16_add(a.0, b.0, acc.0))
+    pub fn dot_i8_u7(a: V, b: V) -> V {
+        V(i16x8_relaxed_dot_i8x16_i7x16(a.0, b.0))
     }
 
     /// The products of the i16, each i32 lane the sum of two neighbours.
@@ -124,10 +200,28 @@ impl V {
         V(i32x4_dot_i16x8(self.0, b.0))
     }
 
+    /// Each i32 lane the sum of two neighbours among the i16.
+    #[inline(always)]
+    pub fn sum_pairs_i16(self) -> V {
+        V(i32x4_extadd_pairwise_i16x8(self.0))
+    }
+
+    /// Sum of the i16, wrapping.
+    #[inline(always)]
+    pub fn add_i16(self, b: V) -> V {
+        V(i16x8_add(self.0, b.0))
+    }
+
     /// Sum of the i32, wrapping.
     #[inline(always)]
     pub fn add_i32(self, b: V) -> V {
         V(i32x4_add(self.0, b.0))
+    }
+
+    /// Difference of the i32, wrapping.
+    #[inline(always)]
+    pub fn sub_i32(self, b: V) -> V {
+        V(i32x4_sub(self.0, b.0))
     }
 
     /// Each i32 as f32.
@@ -190,15 +284,16 @@ impl V {
         V(f32x4_nearest(self.0))
     }
 
-    /// 4 times lane `N` of the f32.
+    /// The 8 i32 as i16, which they must fit.
     #[inline(always)]
-    pub fn lane_f32<const N: i32>(self) -> V {
-        V(match N {
-            0 => i32x4_shuffle::<0, 0, 0, 0>(self.0, self.0),
-            1 => i32x4_shuffle::<1, 1, 1, 1>(self.0, self.0),
-            2 => i32x4_shuffle::<2, 2, 2, 2>(self.0, self.0),
-            _ => i32x4_shuffle::<3, 3, 3, 3>(self.0, self.0),
-        })
+    pub fn narrow_to_i16(a: V, b: V) -> V {
+        V(i16x8_narrow_i32x4(a.0, b.0))
+    }
+
+    /// The 16 i32 as bytes; they must fit i8.
+    #[inline(always)]
+    pub fn narrow_to_i8([a, b, c, d]: [V; 4]) -> V {
+        V(i8x16_narrow_i16x8(i16x8_narrow_i32x4(a.0, b.0), i16x8_narrow_i32x4(c.0, d.0)))
     }
 
     /// The four f32.

@@ -1,11 +1,11 @@
-//! The instructions of x86-64: SSE4.1, and VNNI where the build has it.
+//! The instructions of x86-64 with SSE4.1.
 
 use core::arch::x86_64::*;
 
 macro_rules! sse {
     ($e:expr) => {
         // SAFETY: this module exists only in builds for machines that have
-        // SSE4.1, and VNNI where it is named.
+        // SSE4.1.
         unsafe { $e }
     };
 }
@@ -74,16 +74,72 @@ impl V {
         V(sse!(_mm_set_epi64x(high as i64, low as i64)))
     }
 
-    /// The 4 bytes of `x`, lowest first, as i32.
+    /// 4 bytes from `p`, 4 times.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
     #[inline(always)]
-    pub fn from_u8x4(x: u32) -> V {
-        V(sse!(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(x as i32))))
+    pub unsafe fn load_splat_32(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes; the read has no alignment.
+        V::splat_i32(unsafe { p.cast::<i32>().read_unaligned() })
     }
 
-    /// The 4 signed bytes of `x`, lowest first, as i32.
+    /// Writes the 16 bytes to `p`, of any alignment.
+    ///
+    /// # Safety
+    /// 16 bytes must be writable at `p`.
     #[inline(always)]
-    pub fn from_i8x4(x: u32) -> V {
-        V(sse!(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(x as i32))))
+    pub unsafe fn store(self, p: *mut u8) {
+        // SAFETY: the caller vouches for 16 writable bytes; the store is unaligned.
+        unsafe { _mm_storeu_si128(p.cast(), self.0) }
+    }
+
+    /// The four numbers.
+    #[inline(always)]
+    pub fn from_i32x4([a, b, c, d]: [i32; 4]) -> V {
+        V(sse!(_mm_setr_epi32(a, b, c, d)))
+    }
+
+    /// 4 times lane `i` of 32 bits; `i` should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane(self, i: usize) -> V {
+        V(match i {
+            0 => sse!(_mm_shuffle_epi32::<0x00>(self.0)),
+            1 => sse!(_mm_shuffle_epi32::<0x55>(self.0)),
+            2 => sse!(_mm_shuffle_epi32::<0xaa>(self.0)),
+            _ => sse!(_mm_shuffle_epi32::<0xff>(self.0)),
+        })
+    }
+
+    /// 8 times each of the two bytes of u16 number `i`, 0 or 1.
+    #[inline(always)]
+    pub fn spread_u16(self, i: usize) -> V {
+        let byte = 0x0202_0202_0202_0202 * i as i64;
+        V(sse!(_mm_shuffle_epi8(self.0, _mm_set_epi64x(byte + 0x0101_0101_0101_0101, byte))))
+    }
+
+    /// Lanes 0 of `a` and `b`, then lanes 1, of 32 bits.
+    #[inline(always)]
+    pub fn low_32(a: V, b: V) -> V {
+        V(sse!(_mm_unpacklo_epi32(a.0, b.0)))
+    }
+
+    /// Lanes 2 of `a` and `b`, then lanes 3, of 32 bits.
+    #[inline(always)]
+    pub fn high_32(a: V, b: V) -> V {
+        V(sse!(_mm_unpackhi_epi32(a.0, b.0)))
+    }
+
+    /// The low halves of `a` and `b`.
+    #[inline(always)]
+    pub fn low_64(a: V, b: V) -> V {
+        V(sse!(_mm_unpacklo_epi64(a.0, b.0)))
+    }
+
+    /// The high halves of `a` and `b`.
+    #[inline(always)]
+    pub fn high_64(a: V, b: V) -> V {
+        V(sse!(_mm_unpackhi_epi64(a.0, b.0)))
     }
 
     /// Bitwise and.
@@ -98,50 +154,54 @@ impl V {
         V(sse!(_mm_or_si128(self.0, b.0)))
     }
 
+    /// Bitwise exclusive or.
+    #[inline(always)]
+    pub fn xor(self, b: V) -> V {
+        V(sse!(_mm_xor_si128(self.0, b.0)))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(sse!(_mm_cmpeq_epi8(self.0, b.0)))
     }
 
-    /// Each u16 shifted right.
+    /// Each u16 shifted right by `n`, which should be known when this is
+    /// compiled.
     #[inline(always)]
-    pub fn shr_u16<const N: i32>(self) -> V {
-        V(sse!(_mm_srli_epi16::<N>(self.0)))
+    pub fn shr_u16(self, n: u32) -> V {
+        V(sse!(_mm_srl_epi16(self.0, _mm_cvtsi32_si128(n as i32))))
     }
 
     /// Each u16 shifted left.
     #[inline(always)]
-    pub fn shl_u16<const N: i32>(self) -> V {
-        V(sse!(_mm_slli_epi16::<N>(self.0)))
+    pub fn shl_u16(self, n: u32) -> V {
+        V(sse!(_mm_sll_epi16(self.0, _mm_cvtsi32_si128(n as i32))))
+    }
+
+    /// Each u32 shifted right.
+    #[inline(always)]
+    pub fn shr_u32(self, n: u32) -> V {
+        V(sse!(_mm_srl_epi32(self.0, _mm_cvtsi32_si128(n as i32))))
+    }
+
+    /// Each i32 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i32(self, n: u32) -> V {
+        V(sse!(_mm_sra_epi32(self.0, _mm_cvtsi32_si128(n as i32))))
     }
 
     /// Each i32 shifted left.
     #[inline(always)]
-    pub fn shl_i32<const N: i32>(self) -> V {
-        V(sse!(_mm_slli_epi32::<N>(self.0)))
+    pub fn shl_i32(self, n: u32) -> V {
+        V(sse!(_mm_sll_epi32(self.0, _mm_cvtsi32_si128(n as i32))))
     }
 
-    /// `acc` (i32) plus the products of the signed bytes `a` and the bytes `b`,
-    /// which must be 0 to 127, each lane the sum of four neighbours.
+    /// The products of the signed bytes `a` and the bytes `b`, which must be 0
+    /// to 127, each i16 lane the sum of two neighbours.
     #[inline(always)]
-    pub fn dot_i8_u7(a: V, b: V, acc: V) -> V {
-        #[cfg(all(target_feature = "avx512vnni", target_feature = "avx512vl"))]
-        return V(sse!(_mm_dpbusd_epi32(acc.0, b.0, a.0)));
-        #[cfg(all(
-            target_feature = "avxvnni",
-            not(all(target_feature = "avx512vnni", target_feature = "avx512vl"))
-        ))]
-        return V(sse!(_mm_dpbusd_avx_epi32(acc.0, b.0, a.0)));
-        // Sums of two products stay below 2^15, so nothing saturates.
-        #[cfg(not(any(
-            target_feature = "avxvnni",
-            all(target_feature = "avx512vnni", target_feature = "avx512vl")
-        )))]
-        return V(sse!({
-            let pairs = _mm_maddubs_epi16(b.0, a.0);
-            _mm_add_epi32(acc.0, _mm_madd_epi16(pairs, _mm_set1_epi16(1)))
-        }));
+    pub fn dot_i8_u7(a: V, b: V) -> V {
+        V(sse!(_mm_maddubs_epi16(b.0, a.0)))
     }
 
     /// The products of the i16, each i32 lane the sum of two neighbours.
@@ -150,10 +210,28 @@ impl V {
         V(sse!(_mm_madd_epi16(self.0, b.0)))
     }
 
+    /// Each i32 lane the sum of two neighbours among the i16.
+    #[inline(always)]
+    pub fn sum_pairs_i16(self) -> V {
+        V(sse!(_mm_madd_epi16(self.0, _mm_set1_epi16(1))))
+    }
+
+    /// Sum of the i16, wrapping.
+    #[inline(always)]
+    pub fn add_i16(self, b: V) -> V {
+        V(sse!(_mm_add_epi16(self.0, b.0)))
+    }
+
     /// Sum of the i32, wrapping.
     #[inline(always)]
     pub fn add_i32(self, b: V) -> V {
         V(sse!(_mm_add_epi32(self.0, b.0)))
+    }
+
+    /// Difference of the i32, wrapping.
+    #[inline(always)]
+    pub fn sub_i32(self, b: V) -> V {
+        V(sse!(_mm_sub_epi32(self.0, b.0)))
     }
 
     /// Each i32 as f32.
@@ -219,15 +297,16 @@ impl V {
         }))
     }
 
-    /// 4 times lane `N` of the f32.
+    /// The 8 i32 as i16, which they must fit.
     #[inline(always)]
-    pub fn lane_f32<const N: i32>(self) -> V {
-        V(match N {
-            0 => sse!(_mm_shuffle_epi32::<0x00>(self.0)),
-            1 => sse!(_mm_shuffle_epi32::<0x55>(self.0)),
-            2 => sse!(_mm_shuffle_epi32::<0xaa>(self.0)),
-            _ => sse!(_mm_shuffle_epi32::<0xff>(self.0)),
-        })
+    pub fn narrow_to_i16(a: V, b: V) -> V {
+        V(sse!(_mm_packs_epi32(a.0, b.0)))
+    }
+
+    /// The 16 i32 as bytes; they must fit i8.
+    #[inline(always)]
+    pub fn narrow_to_i8([a, b, c, d]: [V; 4]) -> V {
+        V(sse!(_mm_packs_epi16(_mm_packs_epi32(a.0, b.0), _mm_packs_epi32(c.0, d.0))))
     }
 
     /// The four f32.

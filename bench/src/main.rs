@@ -1,0 +1,126 @@
+//! Measures moewe against the engine built natively, llama.cpp and wllama, in
+//! turn, round after round, so that whatever else the machine does concerns
+//! all alike. `cargo xtask bench` builds what it needs and runs it.
+
+mod contender;
+mod llama_cpp;
+mod models;
+mod process;
+mod report;
+mod results;
+mod start;
+mod wllama;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use contender::{Contender, Lane, Programs};
+use models::{Known, Model};
+use results::{Results, Test};
+
+/// Measure moewe against others
+///
+/// The tables are Markdown, on standard output. What cannot be measured is
+/// listed below them, with the reason.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench", max_term_width = 100)]
+struct Arguments {
+    /// Models: known ones, or GGUF files [default: all known ones]
+    #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
+    models: Vec<PathBuf>,
+    /// Who is measured [default: all]
+    #[arg(short, long = "contender", value_name = "NAME", value_enum, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// What is measured [default: all]
+    #[arg(long = "test", value_name = "TEST", value_enum, value_delimiter = ',')]
+    tests: Vec<Test>,
+    /// Numbers of threads
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2],
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Vec<u32>,
+    /// Rounds; in each, everything is measured once
+    #[arg(short, long, value_name = "N", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Tokens of the prompt (prefill)
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    n_prompt: u32,
+    /// Tokens to generate (decode)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    n_gen: u32,
+    /// A build of llama.cpp: the folder with llama-bench [default: built from
+    /// source]
+    #[arg(long, value_name = "FOLDER")]
+    llama_cpp: Option<PathBuf>,
+    /// The command `moewe`
+    #[arg(long, hide = true)]
+    moewe: PathBuf,
+    /// The engine's own benchmark
+    #[arg(long, hide = true)]
+    native: PathBuf,
+    /// Where what we build and fetch is kept
+    #[arg(long, hide = true)]
+    target: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: Arguments) -> Result<()> {
+    let all = |given: &[Contender]| match given {
+        [] => Contender::ALL.to_vec(),
+        given => given.to_vec(),
+    };
+    let contenders = all(&arguments.contenders);
+    if arguments.tests.is_empty() {
+        arguments.tests = Test::ALL.to_vec();
+    }
+    if arguments.models.is_empty() {
+        arguments.models = Known::ALL.iter().map(|known| known.name.into()).collect();
+    }
+    let programs = Programs::find(&arguments, &contenders);
+    let models: Vec<Model> = arguments
+        .models
+        .iter()
+        .map(|model| Model::find(model, &arguments.target, programs.llama_cpp.as_ref()))
+        .collect::<Result<_>>()?;
+    let lanes = Lane::all(&contenders, &arguments.threads);
+
+    let mut results = Results::default();
+    let steps = u64::from(arguments.rounds) * (models.len() * lanes.len()) as u64;
+    let bar = ProgressBar::new(steps).with_style(ProgressStyle::with_template(
+        "{wide_msg} {bar:20} {pos}/{len}, {elapsed}, ETA {eta}",
+    )?);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    for round in 0..arguments.rounds {
+        for model in &models {
+            for &lane in &lanes {
+                bar.set_message(format!("round {}: {}, {lane}", round + 1, model.name));
+                for &test in &arguments.tests {
+                    if results.is_missing(&model.name, lane, test) {
+                        continue;
+                    }
+                    let measured = programs.measure(lane, model, test, &arguments);
+                    results.add(&model.name, lane, test, measured);
+                }
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    print!("{}", report::report(&results, &models, &lanes, &arguments, &programs));
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! What is measured with.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+use moewe_models::generate::{Shape, generate};
+use moewe_models::{Bar, Store};
+
+use crate::llama_cpp::LlamaCpp;
+use crate::process;
+
+/// A model that is fetched or made.
+pub struct Known {
+    pub name: &'static str,
+    origin: Origin,
+}
+
+enum Origin {
+    /// A recipe's file.
+    Recipe,
+    /// The same, in another quantisation.
+    Quantized(&'static str),
+    /// Random weights.
+    Random,
+}
+
+const RECIPE: &str = "smollm2-135m-instruct";
+
+impl Known {
+    pub const ALL: [Self; 4] = [
+        Self { name: "smollm2-q4_0", origin: Origin::Quantized("Q4_0") },
+        Self { name: "smollm2-q4_1", origin: Origin::Recipe },
+        Self { name: "smollm2-q8_0", origin: Origin::Quantized("Q8_0") },
+        Self { name: "moe-7.7b", origin: Origin::Random },
+    ];
+
+    /// Its file in `folder`, fetched or made if it is missing.
+    fn file(&self, folder: &Path, llama_cpp: Result<&LlamaCpp, &String>) -> Result<PathBuf> {
+        // Not named after the recipe, whose file others look for.
+        let place = folder.join(self.name).with_added_extension("gguf");
+        if place.exists() {
+            return Ok(place);
+        }
+        match self.origin {
+            Origin::Recipe => return recipe(folder),
+            Origin::Quantized(quantization) => {
+                let llama_cpp = llama_cpp.map_err(|reason| anyhow!("{reason}"));
+                let llama_cpp = llama_cpp.context("it is quantised with llama.cpp")?;
+                eprintln!("writing {}", place.display());
+                llama_cpp.quantize(&recipe(folder)?, &place, quantization)?;
+            }
+            Origin::Random => generate(&place, &Shape::MOE_7_7B, 1, &mut Bar::new())?,
+        }
+        Ok(place)
+    }
+}
+
+/// The recipe's file in `folder`, fetched if it is missing.
+fn recipe(folder: &Path) -> Result<PathBuf> {
+    let mut store = Store::new(folder);
+    if let Some(mirror) = env::var("MOEWE_MIRROR").ok().filter(|mirror| !mirror.is_empty()) {
+        store = store.with_mirror(mirror);
+    }
+    match store.resolve(RECIPE) {
+        Err(moewe_models::Error::NotPulled { .. }) => {
+            Ok(store.pull(moewe_models::find(RECIPE)?, &mut Bar::new())?)
+        }
+        found => Ok(found?),
+    }
+}
+
+/// A model, and its file; if it cannot be had, why.
+pub struct Model {
+    pub name: String,
+    pub path: Result<PathBuf, String>,
+}
+
+impl Model {
+    /// A packed copy, written if it is missing: not beside the model, where it
+    /// would be taken instead.
+    pub fn packed(&self, moewe: &Path, target: &Path) -> Result<PathBuf> {
+        let path = self.path.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let folder = target.join("bench/packed");
+        let packed = folder.join(&self.name).with_added_extension("packed.gguf");
+        if !packed.exists() {
+            std::fs::create_dir_all(&folder)?;
+            eprintln!("writing {}", packed.display());
+            process::output(Command::new(moewe).arg("pack").arg(path).arg("-o").arg(&packed))?;
+        }
+        Ok(packed)
+    }
+
+    /// The model of that name, or in that file.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn find(
+        model: &Path,
+        target: &Path,
+        llama_cpp: Result<&LlamaCpp, &String>,
+    ) -> Result<Self> {
+        if let Some(known) = Known::ALL.iter().find(|known| Path::new(known.name) == model) {
+            let path = known.file(&target.join("models"), llama_cpp);
+            return Ok(Self {
+                name: known.name.to_owned(),
+                path: path.map_err(|error| format!("{error:#}")),
+            });
+        }
+        let name = model.file_stem().filter(|_| model.is_file()).with_context(|| {
+            let known = Known::ALL.map(|known| known.name).join(", ");
+            format!("{}: no such file, and no known model: {known}", model.display())
+        })?;
+        Ok(Self { name: name.to_string_lossy().into_owned(), path: Ok(model.to_owned()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_a_known_one_or_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = String::from("no compiler");
+        let find = |model: &Path| Model::find(model, folder.path(), Err(&none));
+        let file = folder.path().join("some.gguf");
+        std::fs::write(&file, "x").unwrap();
+        let model = find(&file).unwrap();
+        assert_eq!((&*model.name, model.path), ("some", Ok(file)));
+        let error = find(Path::new("smolm")).err().unwrap().to_string();
+        assert!(
+            error.ends_with("no known model: smollm2-q4_0, smollm2-q4_1, smollm2-q8_0, moe-7.7b")
+        );
+        // Without llama.cpp, it can be listed as missing.
+        let model = find(Path::new("smollm2-q8_0")).unwrap();
+        assert_eq!(model.path.unwrap_err(), "it is quantised with llama.cpp: no compiler");
+    }
+}

@@ -1,0 +1,152 @@
+//! What the kernels need to know of a quantised format.
+
+use super::activations::{ActivationBlock, BLOCK};
+use super::gemm::GROUPS;
+use super::narrow::Narrow;
+use super::packed::PackedRows;
+use super::panels::TOKENS;
+use super::raw::RawBlock;
+use crate::simd::V;
+
+/// A format whose rows are blocks of bytes. A block is made of like units, a
+/// unit of sub-blocks, and a sub-block's numbers are
+/// `scale * (q - OFFSET) + min`, with whole numbers `q`.
+///
+/// Four rows are taken together: vectors have a lane for each.
+pub(super) trait Blocks: Quants {
+    /// Bytes of a block.
+    const BYTES: usize;
+    /// Units in a block.
+    const UNITS: usize = 1;
+    /// Sub-blocks in a unit: at most 8. They are whole blocks of activations.
+    const SUB_BLOCKS: usize = 1;
+    /// What is stored is larger by this, zero or a power of two.
+    const OFFSET: i32 = 0;
+    /// Whether there are minima.
+    const MIN: bool = false;
+
+    /// What the sub-blocks of four rows' blocks share.
+    type Header: Copy;
+
+    /// Reads the headers of four rows' blocks.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks.
+    unsafe fn header(rows: impl FourRows) -> Self::Header;
+
+    /// The scales of sub-block `i` of the block, as f32.
+    fn scales(header: Self::Header, i: usize) -> V;
+
+    /// The minima of sub-block `i` of the block, as f32.
+    fn mins(_header: Self::Header, _i: usize) -> V {
+        V::splat_f32(0.0)
+    }
+}
+
+/// The whole numbers of a format.
+pub(super) trait Quants {
+    /// Numbers in a sub-block: 32 or 16.
+    const SUB_BLOCK: usize = BLOCK;
+    /// Bytes that an unpacked number takes.
+    const UNPACKED: usize;
+
+    /// The products of sub-block `i` of a unit of one row's block with the
+    /// activations that belong to the unit, partly summed.
+    ///
+    /// # Safety
+    /// The block must be whole, and `x` the numbers of a unit.
+    unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+
+    /// The sums of four partial ones, as i32.
+    fn sums(partials: [V; 4]) -> V;
+
+    /// The products of sub-block `i` of a unit of four packed rows' blocks
+    /// with the activations that belong to the unit, as i32.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks, and `x` the numbers of a unit.
+    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+
+    /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
+    /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks.
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
+
+    /// Steps through a tile, 16 bytes of each group, before sums must be
+    /// widened.
+    const STEPS: usize;
+
+    /// The products of an unpacked sub-block of a tile with that of a panel,
+    /// as i32. `n_steps` must be `STEPS`.
+    ///
+    /// # Safety
+    /// The pointers must be to whole sub-blocks.
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts;
+}
+
+/// Products of a tile with a panel: a lane for each row.
+pub(super) type WholeProducts = [[V; GROUPS]; TOKENS];
+
+/// Blocks of four rows, as they lie in memory.
+pub(super) trait FourRows: Copy {
+    /// The blocks that lie `offset` bytes behind these in each row.
+    ///
+    /// # Safety
+    /// They must lie in the rows.
+    unsafe fn behind(self, offset: usize) -> Self;
+
+    /// The u32 at `offset` of each block.
+    ///
+    /// # Safety
+    /// They must lie in the blocks.
+    unsafe fn words(self, offset: usize) -> V;
+
+    /// The f16 at `offset` of each block, as f32.
+    ///
+    /// # Safety
+    /// They must lie in the blocks.
+    unsafe fn halves(self, offset: usize) -> V;
+
+    /// [`Quants::unpack`] of a format of few bits.
+    ///
+    /// # Safety
+    /// As for that.
+    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, put: impl FnMut(usize, V));
+
+    /// Unpacks the 32 signed bytes at `offset` of each block, as i16.
+    ///
+    /// # Safety
+    /// The bytes must lie in the blocks.
+    unsafe fn unpack_bytes(self, offset: usize, put: impl FnMut(usize, V));
+}
+
+/// Part of a block, as [`Narrow::quants`] reads it.
+pub(super) trait Block: Copy {
+    /// 16 bytes: those from `offset`, or four from there of each of four rows.
+    ///
+    /// # Safety
+    /// They must lie in the block.
+    unsafe fn bytes(self, offset: usize) -> V;
+
+    /// As many bits of the u32 at `offset`, from bit `16 * i`, as 0x10 or 0 in
+    /// a byte each.
+    ///
+    /// # Safety
+    /// The u32 must lie in the block.
+    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V;
+}
+
+/// The f16 in the low halves of the words, as f32. See `scalar::f16_bits`.
+#[inline(always)]
+pub(super) fn low_f16(words: V) -> V {
+    high_f16(words.shl_i32(16))
+}
+
+/// The f16 in the high halves of the words, as f32.
+#[inline(always)]
+pub(super) fn high_f16(words: V) -> V {
+    let wide = words.shr_i32(3).and(V::splat_i32(0x8fff_e000_u32 as i32));
+    wide.mul_f32(V::splat_f32(f32::from_bits(0x7780_0000)))
+}

@@ -1,0 +1,76 @@
+//! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
+
+use super::activations::ActivationBlock;
+use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
+use super::gemm::{GROUPS, load_step, steps};
+use super::packed::PackedRows;
+use super::panels::TOKENS;
+use super::raw::RawBlock;
+use crate::simd::V;
+
+pub(super) struct Bytes;
+
+impl Blocks for Bytes {
+    const BYTES: usize = 34;
+
+    /// The scales.
+    type Header = V;
+
+    #[inline(always)]
+    unsafe fn header(rows: impl FourRows) -> V {
+        // SAFETY: a block begins with an f16.
+        unsafe { rows.halves(0) }
+    }
+
+    #[inline(always)]
+    fn scales(scales: V, _: usize) -> V {
+        scales
+    }
+}
+
+impl Quants for Bytes {
+    const UNPACKED: usize = 2;
+
+    #[inline(always)]
+    unsafe fn partial(block: RawBlock, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: 32 bytes follow the scale; the caller vouches for the rest.
+        let dot = |i: usize| unsafe { block.wide_bytes(2 + 8 * i).dot_i16((*x).load_q16(i)) };
+        dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3)))
+    }
+
+    #[inline(always)]
+    fn sums(partials: [V; 4]) -> V {
+        V::sums_i32(partials)
+    }
+
+    #[inline(always)]
+    unsafe fn dots(rows: PackedRows, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: as above.
+        unsafe { rows.dots_bytes(2, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(rows: impl FourRows, _unit: usize, _i: usize, put: impl FnMut(usize, V)) {
+        // SAFETY: as above.
+        unsafe { rows.unpack_bytes(2, put) }
+    }
+
+    // A step is two columns.
+    const STEPS: usize = Self::SUB_BLOCK / 2;
+
+    #[inline(always)]
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
+        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+        steps!(Self::STEPS, n_steps, |step| {
+            // SAFETY: the caller vouches for sub-blocks.
+            let (w, x) = unsafe { load_step(rows, x, step) };
+            for (t, dots) in dots.iter_mut().enumerate() {
+                let x = x.splat_lane(t);
+                for (dot, w) in dots.iter_mut().zip(w) {
+                    *dot = dot.add_i32(w.dot_i16(x));
+                }
+            }
+        });
+        dots
+    }
+}

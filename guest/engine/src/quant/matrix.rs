@@ -1,0 +1,303 @@
+//! Products of matrices with activations.
+
+use super::activations::Activations;
+use super::blocks::{Blocks, FourRows};
+use super::blocks32::Nibbles;
+use super::bytes::Bytes;
+use super::floats::{self, Bf16, F16, F32, Float};
+use super::gemm::{self, Tile};
+use super::gemv;
+use super::k_quants::{SubBlocks16, SubBlocks32};
+use super::packed::{self, PackedRows};
+use super::panels::{Panels, TOKENS};
+use super::raw::RawRows;
+use super::{Encoding, Format, dequantize_row};
+use crate::simd::V;
+
+/// From so many vectors on, unpacking the rows pays.
+const UNPACK_MIN: usize = 4;
+
+/// A matrix in the bytes of a file: rows of `cols` numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix in `bytes`, which must have its size.
+    pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        assert_eq!(cols % format.block().0, 0, "rows must be whole blocks");
+        assert_eq!(rows % format.group_rows(), 0, "rows must be whole groups");
+        assert_eq!(bytes.len(), rows * format.row_bytes(cols), "matrix of another size");
+        Self { format, rows, cols, bytes }
+    }
+
+    /// Computes this matrix times the vectors of the given tokens, and gives
+    /// each number to `put(index in tokens, row, number)`. A number does not
+    /// depend on the other rows and tokens.
+    pub fn multiply(&self, x: &Activations, tokens: &[usize], put: impl FnMut(usize, usize, f32)) {
+        assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
+        assert!(self.format.block().0 == 1 || x.is_quantized());
+        match self.format.encoding {
+            Encoding::F32 => self.floats::<F32>(x, tokens, put),
+            Encoding::F16 => self.floats::<F16>(x, tokens, put),
+            Encoding::Bf16 => self.floats::<Bf16>(x, tokens, put),
+            Encoding::Q4_0 => self.blocks::<Nibbles<false, false>>(x, tokens, put),
+            Encoding::Q4_1 => self.blocks::<Nibbles<true, false>>(x, tokens, put),
+            Encoding::Q5_0 => self.blocks::<Nibbles<false, true>>(x, tokens, put),
+            Encoding::Q5_1 => self.blocks::<Nibbles<true, true>>(x, tokens, put),
+            Encoding::Q8_0 => self.blocks::<Bytes>(x, tokens, put),
+            Encoding::Q4K => self.blocks::<SubBlocks32<false>>(x, tokens, put),
+            Encoding::Q5K => self.blocks::<SubBlocks32<true>>(x, tokens, put),
+            Encoding::Q6K => self.blocks::<SubBlocks16>(x, tokens, put),
+        }
+    }
+
+    fn blocks<B: Blocks>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        put: impl FnMut(usize, usize, f32),
+    ) {
+        if tokens.len() >= UNPACK_MIN {
+            if self.format.packed {
+                self.tiles::<B, _>(|first| self.packed_rows(first), x, tokens, put);
+            } else {
+                self.tiles::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
+            }
+            return;
+        }
+        let units = std::hint::black_box(B::UNITS);
+        let mut partials = [V::splat_i32(0); gemv::PARTIALS];
+        let mut put = put;
+        for first in (0..self.rows).step_by(4) {
+            for (i, &token) in tokens.iter().enumerate() {
+                let x = x.blocks(token);
+                // SAFETY: the rows hold `cols` numbers, which `new` has checked
+                // to be whole blocks; so does the vector.
+                let y = unsafe {
+                    if self.format.packed {
+                        gemv::dot_packed::<B>(self.packed_rows(first), x, units)
+                    } else {
+                        gemv::dot_raw::<B>(self.four_rows(first), x, units, &mut partials)
+                    }
+                };
+                self.put(first, i, y.to_f32(), &mut put);
+            }
+        }
+    }
+
+    /// Four rows from `first` on; behind the end, the last one again.
+    fn four_rows(&self, first: usize) -> [*const u8; 4] {
+        std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
+    }
+
+    /// Four interleaved rows; behind the end, the last four again.
+    fn packed_rows(&self, first: usize) -> PackedRows {
+        let group = first.min(self.rows - packed::ROWS) / packed::ROWS;
+        let group_bytes = packed::ROWS * self.format.row_bytes(self.cols);
+        PackedRows(self.bytes[group * group_bytes..][..group_bytes].as_ptr())
+    }
+
+    fn floats<F: Float>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        for first in (0..self.rows).step_by(4) {
+            let rows = self.four_rows(first);
+            for (i, &token) in tokens.iter().enumerate() {
+                // SAFETY: the rows hold `cols` numbers, and so does the vector.
+                let y = unsafe { floats::dot_rows::<F>(rows, x.vector(token)) };
+                self.put(first, i, y, &mut put);
+            }
+        }
+    }
+
+    /// Unpacks rows for all vectors; `rows` gives four rows of this matrix.
+    fn tiles<B: Blocks, R: FourRows>(
+        &self,
+        rows: impl Fn(usize) -> R,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        let mut tile = Tile::new::<B>(self.cols);
+        let panels = Panels::new::<B>(x, tokens);
+        for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
+            for group in 0..gemm::GROUPS {
+                // SAFETY: the rows hold `cols` numbers, which `new` has
+                // checked to be whole blocks.
+                unsafe { tile.unpack::<B>(group, rows(first + 4 * group)) };
+            }
+            for panel in 0..tokens.len().div_ceil(TOKENS) {
+                // SAFETY: all groups were unpacked; vectors and rows have one
+                // length.
+                let y = unsafe { gemm::dot::<B>(&tile, &panels, panel) };
+                for (i, y) in (TOKENS * panel..tokens.len()).zip(y) {
+                    for (group, y) in y.into_iter().enumerate() {
+                        self.put(first + 4 * group, i, y.to_f32(), &mut put);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on the numbers of the rows from `first` on that exist.
+    fn put(&self, first: usize, i: usize, y: [f32; 4], put: &mut impl FnMut(usize, usize, f32)) {
+        for (r, y) in y.into_iter().enumerate().take(self.rows.saturating_sub(first)) {
+            put(i, first + r, y);
+        }
+    }
+
+    /// Writes a row as floats.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        if !self.format.packed {
+            return dequantize_row(self.format, self.row(row), out);
+        }
+        let row_bytes = self.format.row_bytes(self.cols);
+        let group_bytes = packed::ROWS * row_bytes;
+        let group = &self.bytes[row / packed::ROWS * group_bytes..][..group_bytes];
+        let mut bytes = vec![0; row_bytes];
+        packed::unpack_row(self.format, group, row % packed::ROWS, &mut bytes);
+        dequantize_row(Format { packed: false, ..self.format }, &bytes, out);
+    }
+
+    /// The bytes of a row, which must lie apart from the others.
+    fn row(&self, row: usize) -> &'a [u8] {
+        let row_bytes = self.format.row_bytes(self.cols);
+        &self.bytes[row * row_bytes..(row + 1) * row_bytes]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::TensorType;
+
+    const ENCODINGS: [Encoding; 11] = [
+        Encoding::F32,
+        Encoding::F16,
+        Encoding::Bf16,
+        Encoding::Q4_0,
+        Encoding::Q4_1,
+        Encoding::Q5_0,
+        Encoding::Q5_1,
+        Encoding::Q8_0,
+        Encoding::Q4K,
+        Encoding::Q5K,
+        Encoding::Q6K,
+    ];
+
+    fn formats() -> impl Iterator<Item = Format> {
+        ENCODINGS.into_iter().map(|encoding| Format { encoding, packed: false })
+    }
+
+    /// The type in a file that has this format.
+    fn tensor_type(format: Format) -> TensorType {
+        let mut types = (0..64).filter_map(TensorType::from_id);
+        types.find(|&ty| Format::from_type(ty) == Some(format)).unwrap()
+    }
+
+    /// Bytes that look random, with sane floats where a format has floats.
+    fn matrix(format: Format, rows: usize, cols: usize) -> Vec<u8> {
+        let mut state = 12345u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let mut bytes: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| random()).collect();
+        let (_, size) = format.block();
+        for block in bytes.chunks_exact_mut(size) {
+            let positive = |b: &mut u8| *b = 0x20 | *b & 0x0f;
+            match format.encoding {
+                Encoding::F32 => block[3] = 0x3e | block[3] & 0x80,
+                Encoding::F16 => block[1] = 0x30 | block[1] & 0x83,
+                Encoding::Bf16 => block[1] = 0x3e | block[1] & 0x80,
+                Encoding::Q4_0 | Encoding::Q5_0 | Encoding::Q8_0 => positive(&mut block[1]),
+                Encoding::Q6K => positive(&mut block[209]),
+                _ => [1, 3].iter().for_each(|&i| positive(&mut block[i])),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn products_agree_with_dequantized_rows() {
+        let (rows, cols) = (7, 512);
+        let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 31.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in formats() {
+            let bytes = matrix(format, rows, cols);
+            let matrix = Matrix::new(format, rows, cols, &bytes);
+            let mut got = vec![f32::NAN; 2 * rows];
+            matrix.multiply(&activations, &[1, 0], |i, row, y| got[i * rows + row] = y);
+            let mut weights = vec![0.0; cols];
+            for row in 0..rows {
+                dequantize_row(format, matrix.row(row), &mut weights);
+                for (i, x) in [&x[cols..], &x[..cols]].into_iter().enumerate() {
+                    let products = || weights.iter().zip(x).map(|(w, x)| f64::from(w * x));
+                    let want: f64 = products().sum();
+                    let size: f64 = products().map(f64::abs).sum();
+                    let error = (f64::from(got[i * rows + row]) - want).abs();
+                    assert!(error < 2e-3 * size, "{format:?} row {row}: off by {error} of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_the_same_alone_and_among_others() {
+        let (rows, cols, n) = (13, 512, 11);
+        let x: Vec<f32> = (0..n * cols).map(|i| ((i * 29 % 97) as f32 - 48.0) / 17.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in formats() {
+            let bytes = matrix(format, rows, cols);
+            let all = Matrix::new(format, rows, cols, &bytes);
+            let tokens: Vec<usize> = (0..n).rev().collect();
+            let mut got = vec![];
+            all.multiply(&activations, &tokens, |i, row, y| got.push((tokens[i], row, y)));
+            assert_eq!(got.len(), n * rows);
+            for (token, row, y) in got {
+                let one = Matrix::new(format, 1, cols, all.row(row));
+                one.multiply(&activations, &[token], |_, _, alone| {
+                    assert_eq!(alone.to_bits(), y.to_bits(), "{format:?} {token} {row}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn packed_rows_give_the_same_numbers() {
+        let (rows, cols) = (12, 512);
+        let x: Vec<f32> = (0..6 * cols).map(|i| ((i * 41 % 83) as f32 - 40.0) / 19.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        for format in formats().filter(|format| format.block().0 > 1) {
+            let bytes = matrix(format, rows, cols);
+            let mut packed = vec![0; bytes.len()];
+            packed::pack(tensor_type(format), format.row_bytes(cols), &bytes, &mut packed);
+            let plain = Matrix::new(format, rows, cols, &bytes);
+            let format = Format { packed: true, ..format };
+            let packed = Matrix::new(format, rows, cols, &packed);
+            for tokens in [&[1][..], &[0, 1, 2, 3, 4, 5]] {
+                let [mut want, mut got] = [vec![], vec![]];
+                plain.multiply(&activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
+                packed.multiply(&activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
+                assert_eq!(got, want, "{format:?}");
+            }
+            let [mut want, mut got] = [vec![0.0; cols], vec![1.0; cols]];
+            for row in 0..rows {
+                plain.dequantize_row(row, &mut want);
+                packed.dequantize_row(row, &mut got);
+                assert_eq!(got, want, "{format:?} row {row}");
+            }
+        }
+    }
+}

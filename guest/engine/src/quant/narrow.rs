@@ -1,0 +1,101 @@
+//! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
+
+use super::activations::{ActivationBlock, BLOCK};
+use super::blocks::{Block, FourRows, Quants, WholeProducts};
+use super::gemm::{GROUPS, load_step, steps};
+use super::packed::PackedRows;
+use super::panels::TOKENS;
+use super::raw::RawBlock;
+use crate::simd::V;
+
+/// A format of few bits, whose numbers are not negative.
+pub(super) trait Narrow {
+    /// Bits of a number: 4, 5 or 6.
+    const BITS: u32;
+    /// Numbers in a sub-block: 32 or 16.
+    const SUB_BLOCK: usize = BLOCK;
+
+    /// Columns `16 * i` to `16 * i + 15` of a unit of a block, as bytes, or
+    /// what the block gives of them.
+    ///
+    /// # Safety
+    /// The block must be whole.
+    unsafe fn quants(block: impl Block, unit: usize, i: usize) -> V;
+}
+
+/// How many products of a byte from -127 to 127 with a number of so many bits
+/// can be summed in 16 bits.
+pub(super) const fn products_max(bits: u32) -> usize {
+    match bits {
+        4 => 16,
+        5 => 8,
+        _ => 4,
+    }
+}
+
+impl<Q: Narrow> Quants for Q {
+    const SUB_BLOCK: usize = Q::SUB_BLOCK;
+    const UNPACKED: usize = 1;
+
+    #[inline(always)]
+    unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+        let mut sums = V::splat_i32(0);
+        for piece in i * Q::SUB_BLOCK / 16..(i + 1) * Q::SUB_BLOCK / 16 {
+            // SAFETY: the caller vouches for the block and its activations.
+            unsafe {
+                let x = (*x.add(piece / 2)).load_q8(piece % 2);
+                sums = sums.add_i16(V::dot_i8_u7(x, Q::quants(block, unit, piece)));
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums(partials: [V; 4]) -> V {
+        // A lane holds two products for each 16 columns.
+        if products_max(Q::BITS) / (Q::SUB_BLOCK / 8) >= 4 {
+            V::sums_i16::<4>(partials)
+        } else {
+            V::sums_i16::<2>(partials)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V {
+        // SAFETY: the caller vouches for the same.
+        unsafe { rows.dots::<Q>(unit, i, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V)) {
+        // SAFETY: the caller vouches for the same.
+        unsafe { rows.unpack::<Q>(unit, i, put) }
+    }
+
+    // A step is four columns, two of them in a lane of 16 bits.
+    const STEPS: usize = products_max(Q::BITS) / 2;
+
+    #[inline(always)]
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
+        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+        for first in (0..Q::SUB_BLOCK / 4).step_by(Self::STEPS) {
+            let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];
+            steps!(Self::STEPS, n_steps, |step| {
+                // SAFETY: the caller vouches for sub-blocks.
+                let (w, x) = unsafe { load_step(rows, x, first + step) };
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let x = x.splat_lane(t);
+                    for (sum, w) in sums.iter_mut().zip(w) {
+                        *sum = sum.add_i16(V::dot_i8_u7(x, w));
+                    }
+                }
+            });
+            for (dots, sums) in dots.iter_mut().zip(sums) {
+                for (dot, sum) in dots.iter_mut().zip(sums) {
+                    *dot = dot.add_i32(sum.sum_pairs_i16());
+                }
+            }
+        }
+        dots
+    }
+}

@@ -1,0 +1,98 @@
+//! Activations, rearranged for products with many rows.
+
+use super::activations::{ActivationBlock, Activations, BLOCK};
+use super::blocks::Blocks;
+use crate::simd::V;
+
+/// Vectors in a panel.
+pub(super) const TOKENS: usize = 4;
+
+/// Vectors, interleaved by fours. The last one is repeated where the last
+/// panel is not full.
+pub(super) struct Panels {
+    n: usize,
+    /// `[panels][cols / 4][TOKENS][4]` as i8, or `[panels][cols / 2][TOKENS][2]`
+    /// as i16.
+    quants: Vec<u8>,
+    /// `[panels][blocks][TOKENS]`
+    scales: Vec<f32>,
+    sums: Vec<f32>,
+    /// `[panels][sub-blocks][TOKENS]`
+    offsets: Vec<i32>,
+}
+
+impl Panels {
+    /// The vectors of the given tokens, for a format.
+    pub fn new<B: Blocks>(x: &Activations, tokens: &[usize]) -> Self {
+        let n = tokens.len().div_ceil(TOKENS);
+        let numbers = n * TOKENS * x.cols();
+        let mut panels = Self {
+            n,
+            quants: vec![0; numbers * B::UNPACKED],
+            scales: vec![0.0; numbers / BLOCK],
+            sums: vec![0.0; if B::MIN { numbers / BLOCK } else { 0 }],
+            offsets: vec![0; if B::OFFSET == 0 { 0 } else { numbers / B::SUB_BLOCK }],
+        };
+        for (i, panel) in tokens.chunks(TOKENS).enumerate() {
+            let four = std::array::from_fn(|t| x.blocks(panel[t.min(panel.len() - 1)]));
+            let quants = part_mut(&mut panels.quants, n, i).as_chunks_mut::<64>().0;
+            let per_block = BLOCK * B::UNPACKED / 16;
+            for (i, to) in quants.iter_mut().enumerate() {
+                let (block, piece) = (i / per_block, i % per_block);
+                interleave(four.map(|blocks| blocks[block].piece(B::UNPACKED == 2, piece)), to);
+            }
+            let put = |to: &mut [f32], f: fn(&ActivationBlock) -> f32| {
+                for (i, to) in to.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
+                    *to = four.map(|blocks| f(&blocks[i]));
+                }
+            };
+            put(part_mut(&mut panels.scales, n, i), |block| block.scale);
+            put(part_mut(&mut panels.sums, n, i), |block| block.sum);
+            let offsets = part_mut(&mut panels.offsets, n, i).as_chunks_mut::<TOKENS>().0;
+            for (i, to) in offsets.iter_mut().enumerate() {
+                *to = four.map(|blocks| match B::SUB_BLOCK {
+                    BLOCK => -B::OFFSET * blocks[i].whole_sum,
+                    _ => -B::OFFSET * blocks[i / 2].whole_half_sums[i % 2],
+                });
+            }
+        }
+        panels
+    }
+
+    pub fn quants(&self, panel: usize) -> &[u8] {
+        part(&self.quants, self.n, panel)
+    }
+
+    pub fn scales(&self, panel: usize) -> &[f32] {
+        part(&self.scales, self.n, panel)
+    }
+
+    pub fn sums(&self, panel: usize) -> &[f32] {
+        part(&self.sums, self.n, panel)
+    }
+
+    pub fn offsets(&self, panel: usize) -> &[i32] {
+        part(&self.offsets, self.n, panel)
+    }
+}
+
+/// Part `i` of `n` equal ones.
+fn part<T>(all: &[T], n: usize, i: usize) -> &[T] {
+    let len = all.len() / n;
+    &all[i * len..(i + 1) * len]
+}
+
+fn part_mut<T>(all: &mut [T], n: usize, i: usize) -> &mut [T] {
+    let len = all.len() / n;
+    &mut all[i * len..(i + 1) * len]
+}
+
+/// Interleaves 4 bytes at a time.
+fn interleave(pieces: [&[u8; 16]; TOKENS], to: &mut [u8; 64]) {
+    // SAFETY: each piece holds 16 bytes.
+    let pieces = pieces.map(|piece| unsafe { V::load(piece.as_ptr()) });
+    for (v, to) in V::transpose_32(pieces).into_iter().zip(to.as_chunks_mut::<16>().0) {
+        // SAFETY: the chunk holds 16 bytes.
+        unsafe { v.store(to.as_mut_ptr()) };
+    }
+}

@@ -1,0 +1,88 @@
+//! Rows as a GGUF file has them, one after another.
+
+use super::blocks::{Block, FourRows, low_f16};
+use super::narrow::Narrow;
+use super::scalar::u32_at;
+use crate::simd::V;
+
+/// The blocks of four rows.
+#[derive(Clone, Copy)]
+pub(super) struct RawRows(pub [*const u8; 4]);
+
+impl FourRows for RawRows {
+    #[inline(always)]
+    unsafe fn behind(self, offset: usize) -> Self {
+        // SAFETY: the caller vouches for the blocks there.
+        Self(self.0.map(|p| unsafe { p.add(offset) }))
+    }
+
+    #[inline(always)]
+    unsafe fn words(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the words.
+        V::from_i32x4(self.0.map(|p| unsafe { u32_at(p.add(offset)) } as i32))
+    }
+
+    #[inline(always)]
+    unsafe fn halves(self, offset: usize) -> V {
+        let half = |p: *const u8| {
+            // SAFETY: the caller vouches for the two bytes.
+            u16::from_le_bytes(unsafe { p.add(offset).cast::<[u8; 2]>().read() })
+        };
+        low_f16(V::from_i32x4(self.0.map(|p| i32::from(half(p)))))
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
+        let pieces = Q::SUB_BLOCK / 16;
+        for piece in 0..pieces {
+            // SAFETY: the caller vouches for the blocks.
+            let q = self.0.map(|row| unsafe { Q::quants(RawBlock(row), unit, i * pieces + piece) });
+            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
+                put(4 * piece + j, q);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
+        for i in 0..4 {
+            // SAFETY: the caller vouches for the bytes.
+            let q = self.0.map(|p| unsafe { RawBlock(p).wide_bytes(offset + 8 * i) });
+            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
+                put(4 * i + j, q);
+            }
+        }
+    }
+}
+
+/// A block of one row.
+#[derive(Clone, Copy)]
+pub(super) struct RawBlock(pub *const u8);
+
+impl RawBlock {
+    /// The eight signed bytes from `offset`, widened to i16.
+    ///
+    /// # Safety
+    /// They must lie in the block.
+    #[inline(always)]
+    pub unsafe fn wide_bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_i8x8(self.0.add(offset)) }
+    }
+}
+
+impl Block for RawBlock {
+    #[inline(always)]
+    unsafe fn bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load(self.0.add(offset)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V {
+        // SAFETY: the caller vouches for the u32.
+        let bits = unsafe { V::load_splat_32(self.0.add(offset)) };
+        let select = V::from_u64(0x8040_2010_0804_0201, 0x8040_2010_0804_0201);
+        bits.spread_u16(i).and(select).eq_u8(select).and(V::splat_u8(0x10))
+    }
+}

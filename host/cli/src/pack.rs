@@ -1,0 +1,45 @@
+//! `moewe pack`: a copy of a model that is read faster.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use moewe_models::Bar;
+use moewe_models::pack::{check, copy_path, pack};
+
+use crate::open;
+
+/// Write a copy of a model that runs faster
+///
+/// The copy holds the same numbers, in the order in which they are used, and
+/// computes the same to the bit. Where NAME.packed.gguf lies beside NAME.gguf,
+/// it is used whenever NAME.gguf is asked for, as long as that does not change.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A GGUF file (of a split model, the first), or the name of a known model
+    model: PathBuf,
+    /// The file to write [default: NAME.packed.gguf beside NAME.gguf]
+    #[arg(short, long, value_name = "FILE.gguf")]
+    out: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(short, long)]
+    force: bool,
+    /// Write nothing: compare MODEL, a packed file, with its checksums
+    #[arg(long, conflicts_with_all = ["out", "force"])]
+    check: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let path = open::resolve(&args.model)?;
+    let mut out = io::stdout();
+    if args.check {
+        let n_tensors = check(&path, &mut Bar::new())?;
+        writeln!(out, "{}: all of {n_tensors} tensors are sound", path.display())?;
+    } else {
+        let packed = args.out.clone().unwrap_or_else(|| copy_path(&path));
+        pack(&path, &packed, args.force, &mut Bar::new())?;
+        writeln!(out, "{}", packed.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,187 @@
+//! Models of random weights, for tests and measurements: no download, any
+//! size, and the same bytes from the same seed everywhere.
+//!
+//! They compute like real ones: hidden states keep their magnitude from layer
+//! to layer, the router's choices change from token to token, and the logits
+//! spread as those of a trained model do. What they say is noise.
+
+mod numbers;
+mod tensor;
+mod vocabulary;
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::gguf::Header;
+use crate::{Error, Progress, Result, Step};
+use numbers::Numbers;
+use tensor::Tensor;
+
+/// Where tensors may begin.
+const ALIGNMENT: u64 = 32;
+
+/// Progress is reported after so many bytes.
+const REPORT_BYTES: u64 = 4 << 20;
+
+/// The shape of a mixture of experts with the architecture `qwen3moe`
+/// ([Qwen3](https://arxiv.org/abs/2505.09388)).
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many layers.
+    pub n_layer: u32,
+    /// Width of the hidden state; a multiple of 256, as all rows of Q4_K are.
+    pub n_embd: u32,
+    /// Heads of queries.
+    pub n_head: u32,
+    /// Heads of keys and values.
+    pub kv_heads: u32,
+    /// Numbers in a head; all heads together are a multiple of 256.
+    pub head_dim: u32,
+    /// Experts in a layer.
+    pub n_expert: u32,
+    /// Experts that the router picks for a token.
+    pub n_expert_used: u32,
+    /// Inner width of an expert; a multiple of 256.
+    pub n_ff_expert: u32,
+    /// Size of the vocabulary: 260 to 2963 tokens.
+    pub n_vocab: u32,
+    /// The longest context in tokens.
+    pub n_ctx: u32,
+}
+
+impl Shape {
+    /// 7.7 billion parameters, of which a token uses 1.4 billion: 4.35 GB.
+    /// The layers are those of Qwen3-30B-A3B with half of its experts, and
+    /// half as many.
+    pub const MOE_7_7B: Self = Self {
+        n_layer: 24,
+        n_embd: 2048,
+        n_head: 32,
+        kv_heads: 4,
+        head_dim: 128,
+        n_expert: 64,
+        n_expert_used: 8,
+        n_ff_expert: 768,
+        n_vocab: 2048,
+        n_ctx: 40_960,
+    };
+
+    fn check(&self) -> Result<()> {
+        let counts = [self.n_layer, self.n_head, self.kv_heads, self.n_expert_used, self.n_ctx];
+        let rows = [self.n_embd, self.n_head.saturating_mul(self.head_dim), self.n_ff_expert];
+        let complaint = if counts.contains(&0) {
+            "every count must be positive".to_owned()
+        } else if rows.iter().any(|&n| n == 0 || !n.is_multiple_of(256)) {
+            format!("rows of {rows:?} numbers; Q4_K has multiples of 256")
+        } else if !self.n_head.is_multiple_of(self.kv_heads) {
+            format!("{} heads cannot share {} KV heads", self.n_head, self.kv_heads)
+        } else if self.n_expert_used > self.n_expert {
+            format!("{} of {} experts cannot be used", self.n_expert_used, self.n_expert)
+        } else if !vocabulary::SIZES.contains(&self.n_vocab) {
+            format!("a vocabulary of {}; {:?} can be", self.n_vocab, vocabulary::SIZES)
+        } else {
+            return Ok(());
+        };
+        Err(Error::BadShape(complaint))
+    }
+
+    /// The metadata of the model.
+    fn metadata(&self, seed: u64) -> Header {
+        let mut header = Header::new(ALIGNMENT);
+        header.string("general.architecture", "qwen3moe");
+        header.string("general.name", &format!("random weights of seed {seed}"));
+        header.u32("general.quantization_version", 2);
+        let mut u32 = |key: &str, value| header.u32(&format!("qwen3moe.{key}"), value);
+        u32("block_count", self.n_layer);
+        u32("context_length", self.n_ctx);
+        u32("embedding_length", self.n_embd);
+        u32("feed_forward_length", self.n_ff_expert);
+        u32("attention.head_count", self.n_head);
+        u32("attention.head_count_kv", self.kv_heads);
+        u32("attention.key_length", self.head_dim);
+        u32("attention.value_length", self.head_dim);
+        u32("expert_count", self.n_expert);
+        u32("expert_used_count", self.n_expert_used);
+        u32("expert_feed_forward_length", self.n_ff_expert);
+        header.f32("qwen3moe.attention.layer_norm_rms_epsilon", 1e-6);
+        header.f32("qwen3moe.rope.freq_base", 1e6);
+        vocabulary::write(&mut header, self.n_vocab as usize);
+        header
+    }
+
+    /// The tensors of the model, in the order of the file.
+    fn tensors(&self) -> Vec<Tensor> {
+        let [n_embd, n_ff, n_expert, head_dim, n_vocab] =
+            [self.n_embd, self.n_ff_expert, self.n_expert, self.head_dim, self.n_vocab]
+                .map(u64::from);
+        let width = u64::from(self.n_head) * head_dim;
+        let kv_width = u64::from(self.kv_heads) * head_dim;
+        // Without training, nothing dampens small differences: were the layers
+        // louder, two implementations that round differently would soon choose
+        // other experts and compute other things. With these gains they agree
+        // as they do on a trained model, and the layers still matter.
+        let mut tensors = vec![
+            Tensor::matrix("token_embd", &[n_embd, n_vocab], (n_embd as f32).sqrt()),
+            Tensor::norm("output_norm", n_embd),
+            Tensor::matrix("output", &[n_embd, n_vocab], 2.5),
+        ];
+        for layer in 0..self.n_layer {
+            let name = |part: &str| format!("blk.{layer}.{part}");
+            tensors.extend([
+                Tensor::norm(&name("attn_norm"), n_embd),
+                Tensor::matrix(&name("attn_q"), &[n_embd, width], 1.0),
+                Tensor::matrix(&name("attn_k"), &[n_embd, kv_width], 1.0),
+                Tensor::matrix(&name("attn_v"), &[n_embd, kv_width], 1.0),
+                Tensor::norm(&name("attn_q_norm"), head_dim),
+                Tensor::norm(&name("attn_k_norm"), head_dim),
+                Tensor::matrix(&name("attn_output"), &[width, n_embd], 0.2),
+                Tensor::norm(&name("ffn_norm"), n_embd),
+                Tensor::router(&name("ffn_gate_inp"), &[n_embd, n_expert], 2.0),
+                Tensor::matrix(&name("ffn_gate_exps"), &[n_embd, n_ff, n_expert], 1.0),
+                Tensor::matrix(&name("ffn_up_exps"), &[n_embd, n_ff, n_expert], 1.0),
+                Tensor::matrix(&name("ffn_down_exps"), &[n_ff, n_embd, n_expert], 0.7),
+            ]);
+        }
+        tensors
+    }
+}
+
+/// Writes a model of random weights to `path`. A file that is there is
+/// replaced once all is written.
+///
+/// # Errors
+///
+/// [`Error::BadShape`] if no such model can be; the disk may fail.
+pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progress) -> Result<()> {
+    shape.check()?;
+    let mut header = shape.metadata(seed);
+    let tensors = shape.tensors();
+    let bytes_total =
+        (tensors.iter()).map(|t| header.tensor(&t.name, &t.dims, t.type_id(), t.bytes())).sum();
+
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let part = path.with_file_name(format!("{name}.part"));
+    let write_error = || Error::io("write", &part);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(write_error())?);
+    let mut header = header.bytes();
+    header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
+    file.write_all(&header).map_err(write_error())?;
+    progress.start(Step::Generate, &name, bytes_total);
+    let mut numbers = Numbers::new(seed);
+    let (mut bytes_done, mut bytes_told) = (0, 0);
+    for tensor in &tensors {
+        let mut sink = |bytes: &[u8]| {
+            bytes_done += bytes.len() as u64;
+            if bytes_done - bytes_told >= REPORT_BYTES {
+                bytes_told = bytes_done;
+                progress.at(bytes_told);
+            }
+            file.write_all(bytes)
+        };
+        tensor.write(&mut numbers, &mut sink).map_err(write_error())?;
+    }
+    progress.at(bytes_total);
+    file.into_inner().map_err(|error| write_error()(error.into_error()))?;
+    fs::rename(&part, path).map_err(Error::io("write", path))
+}

@@ -1,0 +1,100 @@
+//! What can go wrong with packing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use indicatif::DecimalBytes;
+
+/// What can go wrong with packing. Each message is one line that names the way
+/// out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model cannot be read, or not be run.
+    #[error(transparent)]
+    Model(#[from] moewe_engine::Error),
+    /// The file is the outcome of an earlier pack.
+    #[error("{} is packed already: name the original, or run it as it is", .0.display())]
+    AlreadyPacked(PathBuf),
+    /// No matrix can be packed.
+    #[error(
+        "{} has nothing to pack: its matrices are not quantised, or have no multiple of 4 rows; \
+         run it as it is",
+        .0.display()
+    )]
+    NothingToPack(PathBuf),
+    /// There is a file where the packed one shall be.
+    #[error(
+        "{} exists: add --force to replace it, or name another file with --out",
+        .0.display()
+    )]
+    Exists(PathBuf),
+    /// The packed file would replace the original.
+    #[error("{} is the model itself: name another file with --out", .0.display())]
+    OntoItself(PathBuf),
+    /// The packed file's path is that of a folder.
+    #[error("{} is a folder: name the file to write", .0.display())]
+    Folder(PathBuf),
+    /// Another program is at it.
+    #[error("{} is being written by another program: wait for it", .0.display())]
+    Busy(PathBuf),
+    /// The disk is too small.
+    #[error(
+        "no space for {}: it takes {}, {} are free; free some, or name a file on another disk \
+         with --out",
+        path.display(), DecimalBytes(*bytes_needed), DecimalBytes(*bytes_free)
+    )]
+    NoSpace {
+        /// The file to write.
+        path: PathBuf,
+        /// What it takes.
+        bytes_needed: u64,
+        /// What is free.
+        bytes_free: u64,
+    },
+    /// The disk became full.
+    #[error(
+        "no space left for {}: free some, or name a file on another disk with --out",
+        .0.display()
+    )]
+    DiskFull(PathBuf),
+    /// The file has no checksums, or those of another layout.
+    #[error(
+        "{} is not packed, or by another version of moewe: name the .packed.gguf file, or pack \
+         the model again",
+        .0.display()
+    )]
+    NotPacked(PathBuf),
+    /// The file is not what was written.
+    #[error("{}: {what} is damaged; pack the original model again with --force", path.display())]
+    Damaged {
+        /// The packed file.
+        path: PathBuf,
+        /// The part that is damaged.
+        what: String,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The finished file cannot be moved into place.
+    #[error(transparent)]
+    Place(#[from] crate::Error),
+}
+
+impl Error {
+    /// Turns a failure to `action` the file at `path` into an error.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(path),
+            _ => Self::Io { action, path, source },
+        }
+    }
+}

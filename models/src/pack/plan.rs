@@ -1,0 +1,103 @@
+//! What a packed file holds, in its order.
+
+use moewe_engine::gguf::{Header, TensorInfo, TensorType};
+
+/// Rows that are interleaved.
+const ROWS: u64 = 4;
+
+/// A tensor of the packed file, and where it comes from.
+pub struct Tensor {
+    pub name: String,
+    /// The length of a row first.
+    pub dims: Vec<u64>,
+    /// The type in the original.
+    pub ty: TensorType,
+    /// Whether its rows shall be interleaved.
+    pub packed: bool,
+    pub file: usize,
+    pub offset: u64,
+    /// Bytes, in the original and packed.
+    pub size: u64,
+    /// The layer and the number of the expert that it belongs to.
+    expert: Option<(u32, u64)>,
+}
+
+impl Tensor {
+    fn new(name: String, info: &TensorInfo, dims: &[u64]) -> Self {
+        let n_dims = dims.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
+        let dims = dims[..n_dims].to_vec();
+        let packed = dims.len() == 2 && dims[1].is_multiple_of(ROWS) && info.ty.packed().is_some();
+        let size = dims.iter().product::<u64>() / info.ty.block_len() * info.ty.block_bytes();
+        let (ty, file, offset) = (info.ty, info.file, info.offset);
+        Self { name, dims, ty, packed, file, offset, size, expert: None }
+    }
+
+    /// The type as the packed file has it.
+    pub fn type_id(&self) -> u32 {
+        let packed = self.ty.packed().filter(|_| self.packed);
+        packed.unwrap_or(self.ty).id()
+    }
+
+    pub fn row_bytes(&self) -> u64 {
+        self.dims[0] / self.ty.block_len() * self.ty.block_bytes()
+    }
+
+    /// Bytes that must be copied together.
+    pub fn group_bytes(&self) -> u64 {
+        if self.packed { ROWS * self.row_bytes() } else { 1 }
+    }
+}
+
+/// The weights that every token needs, in the order of the original; then the
+/// experts, layer by layer, the matrices of each together and apart from those
+/// of others.
+pub fn tensors(header: &Header) -> Vec<Tensor> {
+    let mut infos: Vec<_> = header.tensors.values().collect();
+    infos.sort_by_key(|info| (info.file, info.offset));
+    // Gate, up and down of an expert keep this order.
+    infos.sort_by_key(|info| matrix_of_experts(&info.name).map(|m| (m.layer, m.projection)));
+    let mut tensors = Vec::new();
+    for info in infos {
+        let Some(matrix) = matrix_of_experts(&info.name) else {
+            tensors.push(Tensor::new(info.name.clone(), info, &info.dims));
+            continue;
+        };
+        let n = if matrix.expert.is_none() { info.dims[2] } else { 1 };
+        for i in 0..n {
+            let expert = matrix.expert.unwrap_or(i);
+            let ExpertMatrix { layer, projection, .. } = matrix;
+            let name = format!("blk.{layer}.ffn_{}.{expert}.weight", PROJECTIONS[projection]);
+            let mut tensor = Tensor::new(name, info, &info.dims[..2]);
+            tensor.offset += i * tensor.size;
+            tensor.expert = Some((layer, expert));
+            tensors.push(tensor);
+        }
+    }
+    tensors.sort_by_key(|tensor| tensor.expert);
+    tensors
+}
+
+const PROJECTIONS: [&str; 3] = ["gate", "up", "down"];
+
+/// One of the three matrices of an expert, or of all experts of a layer.
+struct ExpertMatrix {
+    layer: u32,
+    /// An index of [`PROJECTIONS`].
+    projection: usize,
+    /// Absent if the tensor holds all experts.
+    expert: Option<u64>,
+}
+
+/// What a tensor holds of which experts, by its name: `blk.0.ffn_up_exps.weight`
+/// has all, and in files from early 2024, `blk.0.ffn_up.7.weight` one.
+fn matrix_of_experts(name: &str) -> Option<ExpertMatrix> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let rest = rest.strip_prefix("ffn_")?.strip_suffix(".weight")?;
+    let (projection, expert) = match rest.strip_suffix("_exps") {
+        Some(projection) => (projection, None),
+        None => rest.split_once('.').map(|(projection, n)| (projection, Some(n)))?,
+    };
+    let projection = PROJECTIONS.iter().position(|p| *p == projection)?;
+    let expert = expert.map(str::parse).transpose().ok()?;
+    Some(ExpertMatrix { layer: layer.parse().ok()?, projection, expert })
+}

@@ -1,0 +1,98 @@
+//! `moewe pack`, and models that are opened by way of their packed copies.
+
+use std::path::{Path, PathBuf};
+
+use moewe::{Engine, Model, ModelOptions, SessionOptions, WeightsMode};
+use moewe_tests::{golden, moewe, moewe_ok, smollm2};
+use tempfile::TempDir;
+
+const TOKENS: [u32; 6] = [1, 504, 275, 337, 302, 273];
+
+/// A copy of a model in a folder of its own.
+fn copy(model: &Path) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // Not `copy`: the original may be read-only.
+    std::fs::write(&path, std::fs::read(model).unwrap()).unwrap();
+    (folder, path)
+}
+
+/// The file that is used when `path` is opened, and the bits of the logits
+/// behind a batch and behind a token.
+fn open(path: &Path, weights: WeightsMode, threads: usize) -> (PathBuf, Vec<u32>) {
+    let mut options = ModelOptions::default();
+    (options.weights, options.threads) = (weights, threads);
+    let model = Model::open(&Engine::new().unwrap(), path, options).unwrap();
+    let mut session = model.session(SessionOptions::default()).unwrap();
+    let mut bits = Vec::new();
+    for tokens in [&TOKENS[..5], &TOKENS[5..]] {
+        session.feed(tokens).unwrap();
+        bits.extend(session.logits().unwrap().into_iter().map(f32::to_bits));
+    }
+    (model.path().to_owned(), bits)
+}
+
+#[test]
+fn a_packed_copy_is_used_and_computes_the_same() {
+    let Some(golden) = golden() else { return };
+    for model in ["mixtral-q8_0.gguf", "qwen2moe-q4_k_m.gguf"] {
+        let (folder, path) = copy(&golden.join(model));
+        let (used, expected) = open(&path, WeightsMode::Attach, 1);
+        assert_eq!(used, path);
+        let printed = moewe_ok(["pack".as_ref(), path.as_os_str()]);
+        let packed = folder.path().join("model.packed.gguf");
+        assert_eq!(Path::new(printed.trim_end()), packed);
+        for (weights, threads) in
+            [(WeightsMode::Attach, 1), (WeightsMode::Attach, 3), (WeightsMode::Read, 2)]
+        {
+            for name in [&path, &packed] {
+                let (used, got) = open(name, weights, threads);
+                assert_eq!(used, packed);
+                assert!(got == expected, "{model}, {weights:?}, {threads} threads");
+            }
+        }
+        // The last byte of the weights.
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(open(&path, WeightsMode::Attach, 1).0, path);
+        let inspected = moewe_ok(["inspect".as_ref(), path.as_os_str()]);
+        assert!(inspected.contains("model.packed.gguf was made from another file"), "{inspected}");
+    }
+}
+
+#[test]
+fn greedy_text_is_the_same_from_a_packed_copy() {
+    let Some(model) = smollm2() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("packed.gguf");
+    moewe_ok(["pack".as_ref(), model.as_os_str(), "-o".as_ref(), packed.as_os_str()]);
+    let run = |model: &Path| {
+        let prompt = "The capital of France is";
+        let given = ["run".as_ref(), model.as_os_str(), prompt.as_ref()];
+        let more = ["--temp", "0", "-n", "24", "-t", "2"].map(str::as_ref);
+        moewe_ok(given.iter().chain(&more))
+    };
+    assert_eq!(run(&packed), run(&model));
+    let inspected = moewe_ok(["inspect".as_ref(), packed.as_os_str()]);
+    assert!(inspected.contains("packed: ") && inspected.contains("Q8_0x4"), "{inspected}");
+}
+
+#[test]
+fn a_damaged_packed_file_is_found() {
+    let Some(golden) = golden() else { return };
+    let (folder, path) = copy(&golden.join("olmoe-q4_k_m.gguf"));
+    moewe_ok(["pack".as_ref(), path.as_os_str()]);
+    let packed = folder.path().join("model.packed.gguf");
+    let check = || moewe(["pack".as_ref(), "--check".as_ref(), packed.as_os_str()]);
+    assert!(check().status.success());
+    let mut bytes = std::fs::read(&packed).unwrap();
+    // The last expert ends within the last page.
+    let at = bytes.len() - 4096;
+    bytes[at] ^= 1;
+    std::fs::write(&packed, bytes).unwrap();
+    let output = check();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(message.contains("tensor blk.1.ffn_down.7.weight is damaged"), "{message}");
+}
