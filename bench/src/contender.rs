@@ -137,7 +137,9 @@ impl Programs {
             }
             Contender::Native => {
                 command = Command::new(&arguments.native);
-                command.arg(path).args([&n_prompt_text, &n_gen_text, "1"]);
+                // The command opens the packed copy, if there is one.
+                command.arg(moewe_packed::file_to_open(path));
+                command.args([&n_prompt_text, &n_gen_text, "1"]);
                 if lane.threads > 1 {
                     command.arg(threads);
                 }

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moewe_packed::PackedCopy;
-
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -135,10 +133,7 @@ impl Model {
             let message = format!("{n_threads} threads cannot compute together; use 1 to {max}");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let path = match PackedCopy::of(path.as_ref()) {
-            PackedCopy::Current(copy) => copy,
-            PackedCopy::Absent | PackedCopy::Stale(_) => path.as_ref().to_owned(),
-        };
+        let path = moewe_packed::file_to_open(path.as_ref());
         let weights = Arc::new(WeightStore::open(&path, options.weights)?);
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;

@@ -6,12 +6,7 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use moewe_packed::PackedCopy;
-//!
-//! let path = match PackedCopy::of(Path::new("model.gguf")) {
-//!     PackedCopy::Current(copy) => copy,
-//!     PackedCopy::Absent | PackedCopy::Stale(_) => "model.gguf".into(),
-//! };
+//! let path = moewe_packed::file_to_open(Path::new("model.gguf"));
 //! ```
 //!
 //! The metadata of a packed file begins with three pairs in fixed places: the
@@ -53,6 +48,15 @@ impl PackedCopy {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Self::Absent,
             _ => Self::Stale(path),
         }
+    }
+}
+
+/// The file to open for the model in `source`: its packed copy if that was made
+/// from it, else itself.
+pub fn file_to_open(source: &Path) -> PathBuf {
+    match PackedCopy::of(source) {
+        PackedCopy::Current(copy) => copy,
+        PackedCopy::Absent | PackedCopy::Stale(_) => source.to_owned(),
     }
 }
 

@@ -23,6 +23,18 @@ pub enum Error {
         .0.display()
     )]
     NothingToPack(PathBuf),
+    /// The packed file could not be read.
+    #[error(
+        "{} cannot be packed: with a tensor for each expert's matrix, it would have {n_tensors}, \
+         more than {}; run it as it is",
+        path.display(), moewe_engine::gguf::N_TENSORS_MAX
+    )]
+    TooManyTensors {
+        /// The original.
+        path: PathBuf,
+        /// Tensors that the packed file would have.
+        n_tensors: usize,
+    },
     /// There is a file where the packed one shall be.
     #[error(
         "{} exists: add --force to replace it, or name another file with --out",

@@ -65,6 +65,9 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
     if !tensors.iter().any(|tensor| tensor.packed) {
         return Err(Error::NothingToPack(source.into()));
     }
+    if tensors.len() as u64 > gguf::N_TENSORS_MAX {
+        return Err(Error::TooManyTensors { path: source.into(), n_tensors: tensors.len() });
+    }
 
     let paths = match header.header_bytes.len() {
         1 => vec![source.to_owned()],
