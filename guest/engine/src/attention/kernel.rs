@@ -2,12 +2,12 @@
 
 use crate::kv_cache::PANEL;
 use crate::ops::load;
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// Vectors that the kernel takes at a time.
 pub(super) const KERNEL: usize = 4;
 /// Rows of a panel that it takes at a time.
-const STEP: usize = 4;
+const RUN: usize = 16;
 
 /// Adds the products of `n` vectors, at most `KERNEL`, with a panel
 /// `[..][width]` to `width` numbers each. `place` says for each vector where it
@@ -38,11 +38,6 @@ pub(super) fn add_products(
 
 /// [`add_products`] of `N` vectors with a panel of `4 * W` columns. Each of
 /// the results is a sum of its own, in the order of the panel's rows.
-///
-/// The sums are in memory, and a step of the panel in registers: Wasmtime looks
-/// at every turn of a loop whether the guest shall stop, and puts all vectors
-/// that the next turn wants into memory meanwhile. For the same reason this is
-/// a small function.
 #[inline(never)]
 fn kernel<const N: usize, const W: usize>(
     x: &[f32],
@@ -50,35 +45,39 @@ fn kernel<const N: usize, const W: usize>(
     places: [(usize, usize); N],
     out: &mut [f32],
 ) {
-    for (from, to) in places {
-        assert!(from + panel.len() <= x.len() && to + 4 * W <= out.len());
-    }
-    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
-    let (steps, rest) = panel.as_chunks::<STEP>();
-    for (step, rows) in steps.iter().enumerate() {
-        let rows = rows.each_ref().map(|row| row.each_ref().map(load));
-        for (from, to) in places {
-            // SAFETY: the vector has as many numbers as the panel has rows,
-            // `STEP` for each step.
-            let x = unsafe { V::load(x.add(from + STEP * step).cast()) };
-            let x: [V; 4] = std::array::from_fn(|i| x.splat_lane(i));
-            for j in 0..W {
-                // SAFETY: there are `4 * W` numbers, and nobody else has them.
-                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
-                let sum = rows.iter().zip(x).fold(load(out), |sum, (y, x)| sum.madd_f32(x, y[j]));
-                sum.store_f32(out);
-            }
-        }
-    }
-    for (k, row) in (STEP * steps.len()..).zip(rest) {
-        for (from, to) in places {
-            // SAFETY: as above.
-            let x = V::splat_f32(unsafe { *x.add(from + k) });
-            for (j, y) in row.iter().enumerate() {
+    let x = places.map(|(from, _)| x[from..from + panel.len()].as_ptr());
+    let mut sums = places.map(|(_, to)| {
+        let (fours, _) = out[to..to + 4 * W].as_chunks::<4>();
+        std::array::from_fn::<V, W, _>(|j| load(&fours[j]))
+    });
+    let (fours, _) = panel.as_chunks::<4>();
+    for (run, fours) in fours.chunks(RUN / 4).enumerate() {
+        let rows = fours.as_ptr().cast::<[[f32; 4]; W]>();
+        steps!(RUN, 4 * fours.len(), |step| {
+            // SAFETY: the run has the row, and each vector four numbers from
+            // a multiple of four on.
+            let row = unsafe { &*rows.add(step) }.each_ref().map(load);
+            for (x, sums) in x.iter().zip(&mut sums) {
                 // SAFETY: as above.
-                let out = unsafe { &mut *out.add(to + 4 * j).cast::<[f32; 4]>() };
-                load(out).madd_f32(x, load(y)).store_f32(out);
+                let x = unsafe { V::load(x.add(RUN * run + step / 4 * 4).cast()) };
+                let x = x.splat_lane(step % 4);
+                for (sum, y) in sums.iter_mut().zip(row) {
+                    *sum = sum.madd_f32(x, y);
+                }
+            }
+        });
+    }
+    for (k, row) in panel.iter().enumerate().skip(4 * fours.len()) {
+        for (x, sums) in x.iter().zip(&mut sums) {
+            // SAFETY: the vector has as many numbers as the panel has rows.
+            let x = V::splat_f32(unsafe { *x.add(k) });
+            for (sum, y) in sums.iter_mut().zip(row) {
+                *sum = sum.madd_f32(x, load(y));
             }
         }
+    }
+    for ((_, to), sums) in places.into_iter().zip(sums) {
+        let (fours, _) = out[to..to + 4 * W].as_chunks_mut::<4>();
+        fours.iter_mut().zip(sums).for_each(|(out, sum)| sum.store_f32(out));
     }
 }

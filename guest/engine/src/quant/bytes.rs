@@ -2,11 +2,11 @@
 
 use super::activations::ActivationBlock;
 use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
-use super::gemm::{GROUPS, load_step, steps};
+use super::gemm::{GROUPS, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
 use super::raw::RawBlock;
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 pub(super) struct Bytes;
 

@@ -14,32 +14,6 @@ pub(super) const GROUPS: usize = 2;
 /// Products of a tile with a panel: a lane for each row.
 pub(super) type Products = [[V; GROUPS]; TOKENS];
 
-/// Does `$body` for steps 0, 1, ... up to `$n`, which is known when this is
-/// compiled, and must equal `$n_steps`, which is not: up to 16.
-///
-/// A loop would be interrupted at every step to look at the clock, and a plain
-/// sequence rearranged until it needs more registers than there are. What may
-/// end behind each step is left as it is.
-macro_rules! steps {
-    ($n:expr, $n_steps:expr, |$step:ident| $body:block) => {
-        super::gemm::steps!(@ $n, $n_steps, $step, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    (@ $n:expr, $n_steps:expr, $step:ident, $body:block, $($i:literal)*) => {
-        'steps: {
-            $(
-                if $i < $n {
-                    let $step = $i;
-                    $body
-                    if $n_steps == $i + 1 {
-                        break 'steps;
-                    }
-                }
-            )*
-        }
-    };
-}
-pub(super) use steps;
-
 /// What a tile and a panel have for a step.
 ///
 /// # Safety
@@ -57,7 +31,7 @@ pub(super) unsafe fn load_step(rows: *const u8, x: *const u8, step: usize) -> ([
 pub(super) struct Tile {
     /// Sub-blocks in a row.
     n: usize,
-    /// `STEPS` of the format, for [`steps`].
+    /// `STEPS` of the format, for [`steps`](crate::simd::steps).
     n_steps: usize,
     /// `[sub-blocks][steps][GROUPS][16 bytes]`, a step being what four rows'
     /// columns fill 16 bytes.

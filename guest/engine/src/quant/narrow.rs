@@ -2,11 +2,11 @@
 
 use super::activations::{ActivationBlock, BLOCK};
 use super::blocks::{Block, FourRows, Quants, WholeProducts};
-use super::gemm::{GROUPS, load_step, steps};
+use super::gemm::{GROUPS, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
 use super::raw::RawBlock;
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// A format of few bits, whose numbers are not negative.
 pub(super) trait Narrow {

@@ -28,6 +28,9 @@ mod portable;
 )))]
 pub(crate) use portable::V;
 
+mod steps;
+pub(crate) use steps::steps;
+
 /// What the kernels were compiled for.
 pub const INSTRUCTIONS: &str = if cfg!(target_arch = "wasm32") {
     if cfg!(target_feature = "relaxed-simd") { "wasm relaxed-simd" } else { "portable" }
