@@ -1,10 +1,9 @@
 //! What the kernels need to know of a quantised format.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::gemm::GROUPS;
+use super::gemm::Products;
 use super::narrow::Narrow;
 use super::packed::PackedRows;
-use super::panels::TOKENS;
 use super::raw::RawBlock;
 use crate::simd::V;
 
@@ -83,11 +82,8 @@ pub(super) trait Quants {
     ///
     /// # Safety
     /// The pointers must be to whole sub-blocks.
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts;
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products;
 }
-
-/// Products of a tile with a panel: a lane for each row.
-pub(super) type WholeProducts = [[V; GROUPS]; TOKENS];
 
 /// Blocks of four rows, as they lie in memory.
 pub(super) trait FourRows: Copy {

@@ -1,8 +1,8 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Quants, WholeProducts};
-use super::gemm::{GROUPS, load_step};
+use super::blocks::{Blocks, FourRows, Quants};
+use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
 use super::raw::RawBlock;
@@ -59,7 +59,7 @@ impl Quants for Bytes {
     const STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products {
         let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
         steps!(Self::STEPS, n_steps, |step| {
             // SAFETY: the caller vouches for sub-blocks.

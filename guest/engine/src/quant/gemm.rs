@@ -11,6 +11,7 @@ use crate::simd::V;
 
 /// Groups of four rows in a tile.
 pub(super) const GROUPS: usize = 2;
+
 /// Products of a tile with a panel: a lane for each row.
 pub(super) type Products = [[V; GROUPS]; TOKENS];
 
@@ -107,8 +108,7 @@ impl Tile {
     }
 }
 
-/// The products of a tile with a panel, in the order that `gemv::dot_rows`
-/// has.
+/// The products of a tile with a panel, in the order that `gemv` has.
 ///
 /// # Safety
 /// The tile must have been unpacked in all groups and the panels made for

@@ -1,8 +1,8 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Block, FourRows, Quants, WholeProducts};
-use super::gemm::{GROUPS, load_step};
+use super::blocks::{Block, FourRows, Quants};
+use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
 use super::raw::RawBlock;
@@ -76,7 +76,7 @@ impl<Q: Narrow> Quants for Q {
     const STEPS: usize = products_max(Q::BITS) / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> WholeProducts {
+    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products {
         let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
         for first in (0..Q::SUB_BLOCK / 4).step_by(Self::STEPS) {
             let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];

@@ -1,30 +1,16 @@
 //! A context gives the same bits however its tokens get into it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use moewe_engine::native::Folder;
 use moewe_engine::{Context, Model};
 
-/// The reference models, unless they are absent.
-fn golden() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    if !path.is_dir() {
-        eprintln!("SKIPPED: the reference models are not there: {}", path.display());
-        return None;
-    }
-    Some(path)
-}
+use crate::{golden, tokens};
 
 fn load(path: &Path, window_bytes_max: u64) -> Rc<Model> {
     let (folder, name) = Folder::of(path).unwrap();
     Rc::new(Model::load(&folder, &name, window_bytes_max).unwrap_or_else(|e| panic!("{e}")))
-}
-
-fn tokens(golden: &Path) -> Vec<u32> {
-    let text = std::fs::read_to_string(golden.join("tokens.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    json["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
 fn logits(model: Rc<Model>, tokens: &[u32]) -> Vec<Vec<f32>> {

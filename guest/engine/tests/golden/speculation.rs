@@ -1,11 +1,13 @@
 //! Drafts change how long a text takes, and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use moewe_engine::Context;
 use moewe_engine::language_model::LanguageModel;
 use moewe_engine::native::Folder;
 use moewe_engine::sampler::{Sampler, Sampling};
+
+use crate::golden;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -16,16 +18,6 @@ const GREEDY: Sampling = Sampling {
     repeat_last_n: 64,
     seed: 0,
 };
-
-/// The reference models, unless they are absent.
-fn golden() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    if !path.is_dir() {
-        eprintln!("SKIPPED: the reference models are not there: {}", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 fn load(path: &Path) -> LanguageModel {
     let (folder, name) = Folder::of(path).unwrap();

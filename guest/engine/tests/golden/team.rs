@@ -1,6 +1,6 @@
 //! Any number of threads computes the same bits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 
@@ -8,21 +8,7 @@ use moewe_engine::native::{Folder, Member};
 use moewe_engine::team::Team;
 use moewe_engine::{Context, ErrorKind, Model};
 
-/// The reference models, unless they are absent.
-fn golden() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-    if !path.is_dir() {
-        eprintln!("SKIPPED: the reference models are not there: {}", path.display());
-        return None;
-    }
-    Some(path)
-}
-
-fn tokens(golden: &Path) -> Vec<u32> {
-    let text = std::fs::read_to_string(golden.join("tokens.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    json["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
+use crate::{golden, tokens};
 
 /// Runs `f` in a thread for each member, with its model.
 fn run<T: Send>(
