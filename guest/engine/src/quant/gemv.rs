@@ -90,13 +90,6 @@ unsafe fn partial_sums<B: Blocks>(
     let together = if B::UNITS * B::SUB_BLOCKS == 1 { 4 } else { 1 };
     let n = x.len() / (B::UNITS * unit_len);
     let (mut row, mut x, mut out) = (row, x.as_ptr(), out);
-    macro_rules! sub_blocks {
-        ($n:expr, $block:expr, $unit:expr, $x:expr, $out:expr, $($i:literal)*) => { $(
-            if $i < $n {
-                *$out.add(4 * $i) = B::partial($block, $unit, $i, $x);
-            }
-        )* };
-    }
     // SAFETY: the caller vouches for the row, `x` and `out`: each step takes a
     // block of theirs.
     unsafe {
@@ -112,7 +105,14 @@ unsafe fn partial_sums<B: Blocks>(
             } else {
                 for unit in 0..units {
                     let x = x.add(unit * unit_len);
-                    sub_blocks!(B::SUB_BLOCKS, RawBlock(row), unit, x, out, 0 1 2 3 4 5 6 7);
+                    macro_rules! sub_blocks {
+                        ($($i:literal)*) => { $(
+                            if $i < B::SUB_BLOCKS {
+                                *out.add(4 * $i) = B::partial(RawBlock(row), unit, $i, x);
+                            }
+                        )* };
+                    }
+                    sub_blocks!(0 1 2 3 4 5 6 7);
                     out = out.add(4 * B::SUB_BLOCKS);
                 }
             }
