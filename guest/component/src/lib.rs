@@ -5,6 +5,7 @@
 mod bindings {
     wit_bindgen::generate!({ world: "engine", path: "../../wit" });
 }
+mod experts;
 mod inference;
 mod team;
 mod weights;

@@ -1,12 +1,14 @@
 //! The engine's weights, over the component's imports.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::any::Any;
 use std::rc::Rc;
 
-use moewe_engine::weights::{Source, Weights, Window};
+use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 
 use crate::bindings::moewe::inference::weights as host;
+use crate::experts;
 
 /// The most bytes asked for in one `read`.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -44,10 +46,18 @@ impl Weights for Imports {
             capabilities: self.capabilities,
         }))
     }
+
+    fn expert_store(&self, model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
+        experts::Imported::open(model, self.page_size())
+    }
 }
 
-fn from_host(error: host::Error) -> Error {
-    Error::new(ErrorKind::Weights, error.message)
+pub(crate) fn from_host(error: host::Error) -> Error {
+    let kind = match error.code {
+        host::ErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
+        _ => ErrorKind::Weights,
+    };
+    Error::new(kind, error.message)
 }
 
 fn no_memory(bytes: usize) -> Error {
@@ -90,7 +100,7 @@ impl Source for ImportedSource {
 
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
         if self.capabilities.attach
-            && let Some(attached) = Attached::new(self, offset, length)?
+            && let Some(attached) = self.attach(offset, length)?
         {
             return Ok(Box::new(attached));
         }
@@ -115,22 +125,40 @@ impl Window for Copied {
     }
 }
 
-/// Pages of this guest's heap in whose place the host has put a file.
-struct Attached {
+impl ImportedSource {
+    /// `None` if the host cannot attach these bytes after all.
+    fn attach(&self, offset: u64, length: usize) -> Result<Option<Attached>> {
+        let page_size = self.capabilities.page_size as usize;
+        let start = (offset % page_size as u64) as usize;
+        let attach = |address| {
+            let first = self.source.attach(offset, length as u64, address)?;
+            Ok(first == address + start as u64)
+        };
+        Attached::new(page_size, start, length, self.source.clone(), attach)
+    }
+}
+
+/// Pages of this guest's heap in whose place the host has put something.
+pub(crate) struct Attached {
     pages: *mut u8,
     layout: Layout,
     /// The bytes that were asked for lie here in the pages.
     start: usize,
     length: usize,
-    /// The file stays open as long as the window.
-    _source: Rc<host::Source>,
+    /// Stays open as long as the window.
+    _source: Rc<dyn Any>,
 }
 
 impl Attached {
-    /// `None` if the host cannot attach these bytes after all.
-    fn new(from: &ImportedSource, offset: u64, length: usize) -> Result<Option<Self>> {
-        let page_size = from.capabilities.page_size as usize;
-        let start = (offset % page_size as u64) as usize;
+    /// Has `attach` put `length` bytes behind the first `start` of some pages;
+    /// it answers whether it put them there. `None` if the host cannot attach.
+    pub fn new(
+        page_size: usize,
+        start: usize,
+        length: usize,
+        source: Rc<dyn Any>,
+        attach: impl FnOnce(u64) -> Result<bool, host::Error>,
+    ) -> Result<Option<Self>> {
         let layout = length
             .checked_add(start)
             .and_then(|n| n.checked_next_multiple_of(page_size))
@@ -142,11 +170,9 @@ impl Attached {
         if pages.is_null() {
             return Err(no_memory(length));
         }
-        let answer = from.source.attach(offset, length as u64, pages.addr() as u64);
-        let expected = (pages.addr() + start) as u64;
-        if answer.as_ref().is_ok_and(|&first| first == expected) {
-            let _source = from.source.clone();
-            return Ok(Some(Self { pages, layout, start, length, _source }));
+        let answer = attach(pages.addr() as u64);
+        if matches!(answer, Ok(true)) {
+            return Ok(Some(Self { pages, layout, start, length, _source: source }));
         }
         // SAFETY: allocated above with this layout. Should a host have attached
         // at another address, that is its own doing.

@@ -1,19 +1,21 @@
 //! The experts of all layers, made addressable when the router wants them.
 
 use std::cell::RefCell;
+use std::hash::Hash;
 use std::ops::Range;
 use std::rc::Rc;
 
 use lru::LruCache;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::quant::{Format, Matrix};
-use crate::weights::{Source, Window};
+use crate::weights::{ExpertStore, Piece, Place, Source, Window};
 
 /// One of the three matrices of every expert in a layer.
 pub(crate) struct ExpertTensor {
     pub format: Format,
     pub cols: usize,
+    pub n_rows: usize,
     /// The rows that this member of the team computes.
     pub rows: Range<usize>,
     /// For each expert, the file and the offset of its matrix.
@@ -26,15 +28,25 @@ impl ExpertTensor {
         self.rows.len() * self.format.row_bytes(self.cols)
     }
 
-    /// This member's rows in a window on them.
-    pub fn matrix<'a>(&self, window: &'a dyn Window) -> Matrix<'a> {
-        Matrix::new(self.format, self.rows.len(), self.cols, window.bytes())
+    /// Where this member's rows begin in a matrix.
+    fn skipped(&self) -> usize {
+        self.rows.start * self.format.row_bytes(self.cols)
+    }
+
+    /// This member's rows in a window that has them at `range`.
+    pub fn matrix<'a>(&self, window: &'a dyn Window, range: Range<usize>) -> Matrix<'a> {
+        Matrix::new(self.format, self.rows.len(), self.cols, &window.bytes()[range])
     }
 
     fn window(&self, sources: &[Box<dyn Source>], expert: usize) -> Result<Box<dyn Window>> {
         let (file, offset) = self.places[expert];
-        let skipped = self.rows.start * self.format.row_bytes(self.cols);
-        sources[file].window(offset + skipped as u64, self.bytes())
+        sources[file].window(offset + self.skipped() as u64, self.bytes())
+    }
+
+    /// All rows of an expert.
+    fn piece(&self, expert: usize) -> Piece {
+        let (file, offset) = self.places[expert];
+        Piece { file, offset, length: self.n_rows as u64 * self.format.row_bytes(self.cols) as u64 }
     }
 }
 
@@ -66,51 +78,204 @@ impl ExpertLayer {
             Projection::Down => &self.down,
         }
     }
-}
 
-/// Windows on the matrices used last. A model's experts may be larger than the
-/// address space: windows take at most `bytes_max`.
-pub(crate) struct ExpertWindows {
-    bytes_max: u64,
-    state: RefCell<State>,
-}
-
-struct State {
-    bytes: u64,
-    /// By layer, expert and projection.
-    windows: LruCache<(usize, usize, Projection), Rc<dyn Window>>,
-}
-
-impl ExpertWindows {
-    pub fn new(bytes_max: u64) -> Self {
-        let state = State { bytes: 0, windows: LruCache::unbounded() };
-        Self { bytes_max, state: RefCell::new(state) }
+    /// The pieces of an expert, in the order that a slot has them.
+    fn pieces_of(&self, expert: usize) -> [Piece; 3] {
+        [&self.gate, &self.up, &self.down].map(|tensor| tensor.piece(expert))
     }
 
-    /// Makes a matrix of the expert `expert` of layer `index` addressable;
-    /// this member has rows of it.
-    pub fn get(
-        &self,
-        sources: &[Box<dyn Source>],
-        layer: &ExpertLayer,
-        projection: Projection,
-        index: usize,
-        expert: usize,
+    /// The pieces of all experts.
+    pub fn pieces(&self) -> Vec<Piece> {
+        (0..self.gate.places.len()).flat_map(|expert| self.pieces_of(expert)).collect()
+    }
+
+    /// Where a slot with an expert has this member's rows of a matrix.
+    fn range(&self, projection: Projection, expert: usize, page_size: usize) -> Range<usize> {
+        let mut at = 0;
+        for (piece, of) in self.pieces_of(expert).into_iter().zip([
+            Projection::Gate,
+            Projection::Up,
+            Projection::Down,
+        ]) {
+            let first = at + (piece.offset % page_size as u64) as usize;
+            if of == projection {
+                let tensor = self.tensor(projection);
+                let start = first + tensor.skipped();
+                return start..start + tensor.bytes();
+            }
+            at = (first + piece.length as usize).next_multiple_of(page_size);
+        }
+        unreachable!("a projection is one of three")
+    }
+}
+
+/// Windows that were used last, which take at most `bytes_max`.
+pub(crate) struct Windows<K: Hash + Eq> {
+    bytes_max: u64,
+    bytes: u64,
+    windows: LruCache<K, Rc<dyn Window>>,
+}
+
+impl<K: Hash + Eq> Windows<K> {
+    fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, bytes: 0, windows: LruCache::unbounded() }
+    }
+
+    fn get(
+        &mut self,
+        key: K,
+        bytes: u64,
+        open: impl FnOnce() -> Result<Box<dyn Window>>,
     ) -> Result<Rc<dyn Window>> {
-        let state = &mut *self.state.borrow_mut();
-        let key = (index, expert, projection);
-        if let Some(found) = state.windows.get(&key) {
+        if let Some(found) = self.windows.get(&key) {
             return Ok(found.clone());
         }
-        let tensor = layer.tensor(projection);
-        let bytes = tensor.bytes() as u64;
-        while state.bytes + bytes > self.bytes_max {
-            let Some((_, evicted)) = state.windows.pop_lru() else { break };
-            state.bytes -= evicted.bytes().len() as u64;
+        while self.bytes + bytes > self.bytes_max {
+            let Some((_, evicted)) = self.windows.pop_lru() else { break };
+            self.bytes -= evicted.bytes().len() as u64;
         }
-        let opened: Rc<dyn Window> = tensor.window(sources, expert)?.into();
-        state.bytes += bytes;
-        state.windows.put(key, opened.clone());
+        let opened: Rc<dyn Window> = open()?.into();
+        self.bytes += bytes;
+        self.windows.put(key, opened.clone());
         Ok(opened)
+    }
+}
+
+/// How experts become addressable. They may be larger than the address space:
+/// windows take at most so many bytes.
+pub(crate) enum Experts {
+    /// By windows on the files, by layer, expert and projection.
+    Files(RefCell<Windows<(usize, usize, Projection)>>),
+    /// By windows on the slots of a store.
+    Stored(Box<dyn ExpertStore>, RefCell<Windows<usize>>),
+}
+
+impl Experts {
+    pub fn new(store: Option<Box<dyn ExpertStore>>, window_bytes_max: u64) -> Self {
+        match store {
+            None => Self::Files(RefCell::new(Windows::new(window_bytes_max))),
+            Some(store) => Self::Stored(store, RefCell::new(Windows::new(window_bytes_max))),
+        }
+    }
+
+    /// The most experts that can be demanded at once.
+    pub fn n_demand_max(&self) -> usize {
+        match self {
+            Self::Files(_) => usize::MAX,
+            Self::Stored(store, _) => store.n_demand_max(),
+        }
+    }
+
+    /// Demands experts of layer `index`: those of these choices of expert and
+    /// token, sorted.
+    pub fn demand<'a>(
+        &'a self,
+        sources: &'a [Box<dyn Source>],
+        layer: &'a ExpertLayer,
+        index: usize,
+        choices: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<Demand<'a>> {
+        let mut demand = Demand { experts: self, sources, layer, index, places: Vec::new() };
+        if let Self::Stored(store, _) = self {
+            let choices: Vec<_> = choices.collect();
+            let n = choices.chunk_by(|a, b| a.0 == b.0).count();
+            let places = store.demand(index, &choices)?;
+            if places.len() != n {
+                let message = format!("the host has {} places for {n} experts", places.len());
+                return Err(Error::new(ErrorKind::Weights, message));
+            }
+            demand.places = places;
+        }
+        Ok(demand)
+    }
+
+    /// Says that experts, ascending, may be demanded next.
+    pub fn prefetch(&self, index: usize, experts: &[usize]) {
+        if let Self::Stored(store, _) = self {
+            store.prefetch(index, experts);
+        }
+    }
+
+    /// Whether it is of use to say what may be demanded.
+    pub fn prefetches(&self) -> bool {
+        matches!(self, Self::Stored(..))
+    }
+}
+
+/// Experts of a layer that can be used as long as it lives.
+pub(crate) struct Demand<'a> {
+    experts: &'a Experts,
+    sources: &'a [Box<dyn Source>],
+    layer: &'a ExpertLayer,
+    index: usize,
+    /// Of the experts in a store.
+    places: Vec<Place>,
+}
+
+impl Demand<'_> {
+    /// The order in which to use `n` experts: those that are there come first.
+    pub fn order(&self, n: usize) -> impl Iterator<Item = usize> {
+        let late = |i: usize| self.places.get(i).is_some_and(|place| !place.loaded);
+        (0..n).filter(move |&i| !late(i)).chain((0..n).filter(move |&i| late(i)))
+    }
+
+    /// Waits for the demanded expert number `i`.
+    pub fn wait(&self, i: usize) -> Result<()> {
+        match (self.experts, self.places.get(i)) {
+            (Experts::Stored(store, _), Some(place)) if !place.loaded => store.wait(place.slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// A window on a matrix of `expert`, which is the demanded one number `i`
+    /// and there, and where in it this member's rows are.
+    pub fn window(
+        &self,
+        i: usize,
+        expert: usize,
+        projection: Projection,
+    ) -> Result<(Rc<dyn Window>, Range<usize>)> {
+        let tensor = self.layer.tensor(projection);
+        match self.experts {
+            Experts::Files(windows) => {
+                let key = (self.index, expert, projection);
+                let bytes = tensor.bytes();
+                let open = || tensor.window(self.sources, expert);
+                Ok((windows.borrow_mut().get(key, bytes as u64, open)?, 0..bytes))
+            }
+            Experts::Stored(store, windows) => {
+                let slot = self.places[i].slot;
+                let bytes = store.slot_bytes();
+                let window = windows.borrow_mut().get(slot, bytes as u64, || store.window(slot))?;
+                let range = self.layer.range(projection, expert, store.page_size());
+                if range.end > window.bytes().len() {
+                    let message = "the host's slots are smaller than an expert";
+                    return Err(Error::new(ErrorKind::Weights, message));
+                }
+                Ok((window, range))
+            }
+        }
+    }
+
+    /// Gives the experts up.
+    pub fn release(mut self) -> Result<()> {
+        self.give_up()
+    }
+
+    fn give_up(&mut self) -> Result<()> {
+        match self.experts {
+            Experts::Stored(store, _) if !self.places.is_empty() => {
+                self.places.clear();
+                store.release()
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Demand<'_> {
+    fn drop(&mut self) {
+        // Whoever did not release it has an error to tell already.
+        let _ = self.give_up();
     }
 }

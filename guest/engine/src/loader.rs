@@ -188,17 +188,31 @@ impl<'a> Loader<'a> {
                 places.push((tensor.file, tensor.offset));
             }
             let format = format.ok_or_else(|| missing(stem))?;
-            return Ok(ExpertTensor { format, cols, rows, places });
+            return Ok(ExpertTensor { format, cols, n_rows, rows, places });
         }
         let (tensor, format) = self.tensor(&format!("{stem}_exps.weight"), &[cols, n_rows, n])?;
         let bytes = tensor.size / n as u64;
         self.addressable(tensor, bytes)?;
         let places = (0..n as u64).map(|i| (tensor.file, tensor.offset + i * bytes)).collect();
-        Ok(ExpertTensor { format, cols, rows, places })
+        Ok(ExpertTensor { format, cols, n_rows, rows, places })
     }
 
-    fn mixture(&mut self, layer: &str) -> Result<Mixture> {
-        let Hyperparameters { n_embd, n_expert, n_ff_expert, n_ff_shared, .. } = *self.h;
+    /// The experts of a layer, if it has any. Nothing is made addressable yet.
+    pub fn expert_layer(&mut self, index: usize) -> Result<Option<ExpertLayer>> {
+        let Hyperparameters { n_embd, n_expert, n_ff_expert, .. } = *self.h;
+        let layer = format!("blk.{index}");
+        if n_expert == 0 || !self.has(&format!("{layer}.ffn_gate_inp.weight")) {
+            return Ok(None);
+        }
+        Ok(Some(ExpertLayer {
+            gate: self.experts(&format!("{layer}.ffn_gate"), n_ff_expert, n_embd)?,
+            up: self.experts(&format!("{layer}.ffn_up"), n_ff_expert, n_embd)?,
+            down: self.experts(&format!("{layer}.ffn_down"), n_embd, n_ff_expert)?,
+        }))
+    }
+
+    fn mixture(&mut self, layer: &str, experts: ExpertLayer) -> Result<Mixture> {
+        let Hyperparameters { n_embd, n_expert, n_ff_shared, .. } = *self.h;
         let shared = match n_ff_shared {
             0 => None,
             inner => Some((
@@ -209,11 +223,7 @@ impl<'a> Loader<'a> {
         let router = format!("{layer}.ffn_gate_inp");
         Ok(Mixture {
             router: self.linear(&router, n_expert, n_embd, 0..n_expert)?,
-            experts: ExpertLayer {
-                gate: self.experts(&format!("{layer}.ffn_gate"), n_ff_expert, n_embd)?,
-                up: self.experts(&format!("{layer}.ffn_up"), n_ff_expert, n_embd)?,
-                down: self.experts(&format!("{layer}.ffn_down"), n_embd, n_ff_expert)?,
-            },
+            experts,
             shared,
         })
     }
@@ -222,6 +232,7 @@ impl<'a> Loader<'a> {
     pub fn layer(
         &mut self,
         index: usize,
+        experts: Option<ExpertLayer>,
         heads: &Range<usize>,
         kv_heads: &Range<usize>,
     ) -> Result<Layer> {
@@ -229,9 +240,9 @@ impl<'a> Loader<'a> {
         let name = format!("blk.{index}");
         let (width, kv_width) = (h.n_head * h.head_dim, h.kv_heads * h.head_dim);
         let rows = |heads: &Range<usize>| heads.start * h.head_dim..heads.end * h.head_dim;
-        let ffn = match h.n_expert > 0 && self.has(&format!("{name}.ffn_gate_inp.weight")) {
-            true => Ffn::Mixture(Box::new(self.mixture(&name)?)),
-            false => Ffn::Dense(Box::new(self.feed_forward(&name, "", h.n_ff)?)),
+        let ffn = match experts {
+            Some(experts) => Ffn::Mixture(Box::new(self.mixture(&name, experts)?)),
+            None => Ffn::Dense(Box::new(self.feed_forward(&name, "", h.n_ff)?)),
         };
         let q_norm = self.head_norm(&format!("{name}.attn_q_norm.weight"), width)?;
         let k_norm = self.head_norm(&format!("{name}.attn_k_norm.weight"), kv_width)?;

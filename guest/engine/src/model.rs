@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::experts::{ExpertLayer, ExpertWindows};
+use crate::experts::{ExpertLayer, Experts};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::hyperparameters::Hyperparameters;
 use crate::loader::{Loader, missing};
 use crate::quant::{Format, Matrix};
 use crate::rope::Rope;
 use crate::team::{Alone, Exchange, Team};
-use crate::weights::{Source, Weights, Window};
+use crate::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
@@ -141,7 +141,7 @@ pub struct Model {
     pub(crate) output_norm: Vec<f32>,
     /// Absent if the embedding serves as the output matrix too.
     pub(crate) output: Option<Linear>,
-    pub(crate) windows: ExpertWindows,
+    pub(crate) experts: Experts,
     pub(crate) sources: Vec<Box<dyn Source>>,
     info: ModelInfo,
 }
@@ -163,12 +163,13 @@ impl Model {
         team: Box<dyn Team>,
     ) -> Result<Self> {
         let gguf = Gguf::open(weights, name)?;
-        Self::from_gguf(gguf, window_bytes_max, team)
+        Self::from_gguf(weights, gguf, window_bytes_max, team)
             .map_err(|e| Error::new(e.kind(), format!("{name}: {e}")))
     }
 
     /// The model in files that are open already.
     pub(crate) fn from_gguf(
+        weights: &dyn Weights,
         gguf: Gguf,
         window_bytes_max: u64,
         team: Box<dyn Team>,
@@ -204,6 +205,11 @@ impl Model {
         };
         let mut loader =
             Loader::new(&gguf.header.tensors, &sources, &h, &exchange, window_bytes_max);
+        let experts = (0..h.n_layer).map(|i| loader.expert_layer(i)).collect::<Result<Vec<_>>>()?;
+        let kv_numbers = 2 * h.n_layer as u64 * h.kv_heads as u64 * h.head_dim as u64;
+        let kv_bytes_per_token = kv_numbers * size_of::<f32>() as u64;
+        let tensors = &gguf.header.tensors;
+        let store = expert_store(weights, &gguf.names, tensors, &h, kv_bytes_per_token, &experts)?;
         let embedding = loader.linear("token_embd", n_vocab, h.n_embd, 0..n_vocab)?;
         let output = match loader.has("output.weight") {
             true => {
@@ -220,8 +226,8 @@ impl Model {
             None => None,
         };
         let rope = Rope::new(&h, &keys, factors.as_deref())?;
-        let layers = (0..h.n_layer)
-            .map(|i| loader.layer(i, &heads, &kv_heads))
+        let layers = (experts.into_iter().enumerate())
+            .map(|(i, experts)| loader.layer(i, experts, &heads, &kv_heads))
             .collect::<Result<Vec<_>>>()?;
 
         if let Some(unused) = loader.unused() {
@@ -232,7 +238,10 @@ impl Model {
             )));
         }
         let left = loader.window_bytes_left();
-        let expert_bytes = layers.iter().filter_map(Layer::expert_bytes).max().unwrap_or(0);
+        let expert_bytes = match &store {
+            Some(store) => store.slot_bytes() as u64,
+            None => layers.iter().filter_map(Layer::expert_bytes).max().unwrap_or(0),
+        };
         if expert_bytes > left {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
@@ -243,16 +252,15 @@ impl Model {
                 ),
             ));
         }
-        let windows = ExpertWindows::new(left);
+        let experts = Experts::new(store, left);
         let tensors = gguf.header.tensors.values();
-        let kv_numbers = 2 * h.n_layer as u64 * h.kv_heads as u64 * h.head_dim as u64;
         let info = ModelInfo {
             architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),
             name: metadata.str("general.name")?.map(str::to_owned),
             quantization: quantization(&gguf.header.tensors),
             n_params: tensors.clone().map(TensorInfo::n_elements).fold(0, u64::saturating_add),
             weight_bytes: tensors.map(|t| t.size).fold(0, u64::saturating_add),
-            kv_bytes_per_token: kv_numbers * size_of::<f32>() as u64,
+            kv_bytes_per_token,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
             n_vocab: n_vocab as u32,
@@ -270,7 +278,7 @@ impl Model {
             layers,
             output_norm,
             output,
-            windows,
+            experts,
             sources,
             info,
         })
@@ -293,6 +301,28 @@ impl Model {
             }
         }
     }
+}
+
+/// The store for the experts, if there are any and the host keeps one.
+fn expert_store(
+    weights: &dyn Weights,
+    files: &[String],
+    tensors: &BTreeMap<String, TensorInfo>,
+    h: &Hyperparameters,
+    kv_bytes_per_token: u64,
+    experts: &[Option<ExpertLayer>],
+) -> Result<Option<Box<dyn ExpertStore>>> {
+    let dense = tensors.values().filter(|t| !t.is_expert()).map(|t| t.size);
+    let layers = experts.iter().enumerate();
+    weights.expert_store(&ExpertTable {
+        files,
+        n_layer: h.n_layer,
+        n_expert: h.n_expert,
+        n_expert_used: h.n_expert_used,
+        dense_bytes: dense.fold(0, u64::saturating_add),
+        kv_bytes_per_token,
+        layers: layers.filter_map(|(i, layer)| Some((i, layer.as_ref()?.pieces()))).collect(),
+    })
 }
 
 /// The tensor type that most bytes of the weights have.

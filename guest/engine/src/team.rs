@@ -136,6 +136,11 @@ impl Exchange {
         Ok(Self { team, shared, len, second: Cell::new(false), spare: RefCell::default() })
     }
 
+    /// Whether this is the member that speaks for all.
+    pub fn is_first(&self) -> bool {
+        self.team.rank() == 0
+    }
+
     /// Numbers that are exchanged at a time.
     pub fn len(&self) -> usize {
         self.len

@@ -9,6 +9,14 @@ use crate::error::Result;
 pub trait Weights {
     /// Opens a file by its name, without any folder.
     fn open(&self, name: &str) -> Result<Box<dyn Source>>;
+
+    /// The store for the experts of a model, if this host keeps one; otherwise
+    /// experts are made addressable by [`Source::window`].
+    ///
+    /// Asked for before any window.
+    fn expert_store(&self, _model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
+        Ok(None)
+    }
 }
 
 /// One file of a model.
@@ -31,4 +39,76 @@ pub trait Source {
 pub trait Window {
     /// The bytes.
     fn bytes(&self) -> &[u8];
+}
+
+/// Where the experts of a model lie, and what else it takes.
+pub struct ExpertTable<'a> {
+    /// The names of the model's files.
+    pub files: &'a [String],
+    /// Layers, those without experts included.
+    pub n_layer: usize,
+    /// Experts in a layer.
+    pub n_expert: usize,
+    /// Experts that the router picks for a token.
+    pub n_expert_used: usize,
+    /// Bytes of the weights that every token needs.
+    pub dense_bytes: u64,
+    /// Bytes of KV cache for each token.
+    pub kv_bytes_per_token: u64,
+    /// The layers that have experts, ascending: index, and the pieces of each
+    /// expert in the order of the experts.
+    pub layers: Vec<(usize, Vec<Piece>)>,
+}
+
+/// Bytes of one of a model's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Index into [`ExpertTable::files`].
+    pub file: usize,
+    /// Where they begin.
+    pub offset: u64,
+    /// How many they are.
+    pub length: u64,
+}
+
+/// Experts in slots that the host fills.
+///
+/// A slot holds the pieces of its expert one after another, each from the next
+/// page on: the first byte of a piece lies its offset modulo the page size
+/// behind the start of a page. All members of a team make the same calls of
+/// `demand` and `release`.
+pub trait ExpertStore {
+    /// Bytes of a page: a power of two.
+    fn page_size(&self) -> usize;
+
+    /// Bytes of a slot.
+    fn slot_bytes(&self) -> usize;
+
+    /// The most experts that can be demanded at once, at least 1.
+    fn n_demand_max(&self) -> usize;
+
+    /// Demands the experts of a layer that these choices of expert and token
+    /// name, sorted; answers a place for each different expert.
+    fn demand(&self, layer: usize, choices: &[(usize, usize)]) -> Result<Vec<Place>>;
+
+    /// Waits until the expert that was demanded is in its slot.
+    fn wait(&self, slot: usize) -> Result<()>;
+
+    /// Makes a slot addressable, whatever expert it holds.
+    fn window(&self, slot: usize) -> Result<Box<dyn Window>>;
+
+    /// Gives up what was demanded.
+    fn release(&self) -> Result<()>;
+
+    /// Says that these experts, ascending, may be demanded next.
+    fn prefetch(&self, layer: usize, experts: &[usize]);
+}
+
+/// Where an expert is, or will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The slot.
+    pub slot: usize,
+    /// Whether it is there already; if not, it must be waited for.
+    pub loaded: bool,
 }

@@ -2,10 +2,14 @@
 
 use super::{Pass, linear};
 use crate::error::Result;
-use crate::experts::Projection;
+use crate::experts::{Demand, Projection};
 use crate::model::{FeedForward, Ffn, Layer, Mixture};
 use crate::ops;
 use crate::team::Parts;
+
+/// The most tokens for which the next layer's experts are predicted: many tokens
+/// want nearly all of them.
+const N_PREDICTED_MAX: usize = 4;
 
 /// An expert that the router picked for a token.
 #[derive(Debug, Clone, Copy)]
@@ -44,36 +48,39 @@ impl Pass<'_> {
     }
 
     /// A mixture of experts. Each expert is visited once, with all the tokens
-    /// that were routed to it, in ascending order: a token's sum has the same
-    /// order whatever else is in the batch.
+    /// that were routed to it, and added in ascending order: a token's sum has
+    /// the same order whatever else is in the batch.
     fn mixture(&mut self, index: usize, mixture: &Mixture) -> Result<()> {
-        let (h, exchange) = (&self.model.h, &self.model.exchange);
+        let (model, exchange) = (self.model, &self.model.exchange);
+        let h = &model.h;
         let mine = exchange.rows(h.n_embd).mine().len();
         self.route(mixture);
-        if let Some((network, _)) = &mixture.shared {
-            self.inner(network);
-        }
-        self.s.out.clear();
-        self.s.out.resize(self.n_tokens * mine, 0.0);
         let choices = std::mem::take(&mut self.s.choices);
-        // Experts are exchanged as many at a time as fit, and one at least.
-        let (mut rest, mut first) = (&choices[..], true);
-        while !rest.is_empty() {
-            let mut n = 0;
-            for group in rest.chunk_by(|a, b| a.expert == b.expert) {
-                if n > 0 && (n + group.len()).saturating_mul(h.n_ff_expert) > exchange.len() {
-                    break;
-                }
-                n += group.len();
+        let rounds = self.rounds(&choices);
+        let demand = |round: &[Choice]| {
+            let choices = round.iter().map(|choice| (choice.expert, choice.token));
+            model.experts.demand(&model.sources, &mixture.experts, index, choices)
+        };
+        for (i, round) in rounds.iter().enumerate() {
+            let demand = demand(round)?;
+            match rounds.get(i + 1) {
+                Some(next) => self.announce(index, next),
+                None => self.predict(index + 1),
             }
-            let (round, later) = rest.split_at(n);
-            rest = later;
-            self.experts_inner(index, mixture, round)?;
+            if i == 0 {
+                if let Some((network, _)) = &mixture.shared {
+                    self.inner(network);
+                }
+                self.s.out.clear();
+                self.s.out.resize(self.n_tokens * mine, 0.0);
+            }
+            let groups: Vec<_> = round.chunk_by(|a, b| a.expert == b.expert).collect();
+            self.experts_inner(mixture, &demand, &groups)?;
             let s = &mut *self.s;
             let split = exchange.rows(h.n_ff_expert);
-            let experts = Parts { split, n, x: &mut s.expert_gate };
+            let experts = Parts { split, n: round.len(), x: &mut s.expert_gate };
             match &mixture.shared {
-                Some((network, gate)) if first => {
+                Some((network, gate)) if i == 0 => {
                     let split = exchange.rows(h.n_ff_shared);
                     let shared = Parts { split, n: self.n_tokens, x: &mut s.gate };
                     exchange.gather(&mut [shared, experts])?;
@@ -81,38 +88,110 @@ impl Pass<'_> {
                 }
                 _ => exchange.gather(&mut [experts])?,
             }
-            first = false;
-            self.experts_out(index, mixture, round)?;
+            self.experts_out(mixture, &demand, &groups)?;
+            demand.release()?;
         }
         self.s.choices = choices;
         Ok(())
     }
 
+    /// Choices that are computed together: of as many experts as can be demanded
+    /// at once and whose inner numbers can be exchanged, and of one at least.
+    fn rounds<'a>(&self, choices: &'a [Choice]) -> Vec<&'a [Choice]> {
+        let (h, n_max) = (&self.model.h, self.model.experts.n_demand_max());
+        let (mut rounds, mut rest) = (Vec::new(), choices);
+        while !rest.is_empty() {
+            let (mut n, mut n_experts) = (0, 0);
+            for group in rest.chunk_by(|a, b| a.expert == b.expert) {
+                let len = (n + group.len()).saturating_mul(h.n_ff_expert);
+                if n > 0 && (len > self.model.exchange.len() || n_experts == n_max) {
+                    break;
+                }
+                n += group.len();
+                n_experts += 1;
+            }
+            let (round, later) = rest.split_at(n);
+            rounds.push(round);
+            rest = later;
+        }
+        rounds
+    }
+
+    /// Says which experts of the same layer come next.
+    fn announce(&mut self, index: usize, next: &[Choice]) {
+        let experts = &self.model.experts;
+        if !experts.prefetches() || !self.model.exchange.is_first() {
+            return;
+        }
+        let order = &mut self.s.order;
+        order.clear();
+        order.extend(next.iter().map(|choice| choice.expert));
+        order.dedup();
+        experts.prefetch(index, order);
+    }
+
+    /// Says which experts layer `index` will probably want: those that its
+    /// router picks for the hidden states as they are now, before this layer
+    /// has added anything to them
+    /// ([Eliseev and Mazur, 2023](https://arxiv.org/abs/2312.17238)).
+    fn predict(&mut self, index: usize) {
+        let model = self.model;
+        if !model.experts.prefetches()
+            || !model.exchange.is_first()
+            || self.n_tokens > N_PREDICTED_MAX
+        {
+            return;
+        }
+        let Some(layer) = model.layers.get(index) else { return };
+        let Ffn::Mixture(next) = &layer.ffn else { return };
+        let (h, s) = (&model.h, &mut *self.s);
+        s.guess_x.clear();
+        s.guess_x.extend_from_slice(&s.hidden);
+        for row in s.guess_x.chunks_exact_mut(h.n_embd) {
+            ops::rms_norm(row, &layer.ffn_norm, h.rms_epsilon);
+        }
+        s.guess.set(&s.guess_x, h.n_embd);
+        linear(&next.router, &s.guess, &s.all, &mut s.router);
+        s.tokens.clear();
+        for logits in s.router.chunks_exact(h.n_expert) {
+            top_k(logits, h.n_expert_used, &mut s.order);
+            s.tokens.extend_from_slice(&s.order);
+        }
+        s.tokens.sort_unstable();
+        s.tokens.dedup();
+        model.experts.prefetch(index, &s.tokens);
+    }
+
     /// This member's inner numbers of the chosen experts: a vector for each
-    /// choice.
-    fn experts_inner(&mut self, index: usize, mixture: &Mixture, round: &[Choice]) -> Result<()> {
-        let (model, s) = (self.model, &mut *self.s);
+    /// choice, whatever the order in which the experts come.
+    fn experts_inner(
+        &mut self,
+        mixture: &Mixture,
+        demand: &Demand<'_>,
+        groups: &[&[Choice]],
+    ) -> Result<()> {
+        let s = &mut *self.s;
         let layer = &mixture.experts;
         let rows = layer.gate.rows.len();
-        s.expert_gate.resize(round.len() * rows, 0.0);
-        s.expert_up.resize(round.len() * rows, 0.0);
-        if rows == 0 {
-            return Ok(());
-        }
-        let mut done = 0;
-        for group in round.chunk_by(|a, b| a.expert == b.expert) {
+        let n: usize = groups.iter().map(|group| group.len()).sum();
+        s.expert_gate.resize(n * rows, 0.0);
+        s.expert_up.resize(n * rows, 0.0);
+        for i in demand.order(groups.len()) {
+            demand.wait(i)?;
+            if rows == 0 {
+                continue;
+            }
+            let first: usize = groups[..i].iter().map(|group| group.len()).sum();
             s.tokens.clear();
-            s.tokens.extend(group.iter().map(|choice| choice.token));
+            s.tokens.extend(groups[i].iter().map(|choice| choice.token));
             let projections =
                 [(Projection::Gate, &mut s.expert_gate), (Projection::Up, &mut s.expert_up)];
             for (projection, out) in projections {
-                let expert = group[0].expert;
-                let window = model.windows.get(&model.sources, layer, projection, index, expert)?;
-                let matrix = layer.tensor(projection).matrix(&*window);
-                let out = &mut out[done * rows..];
+                let (window, range) = demand.window(i, groups[i][0].expert, projection)?;
+                let matrix = layer.tensor(projection).matrix(&*window, range);
+                let out = &mut out[first * rows..];
                 matrix.multiply(&s.activations, &s.tokens, |i, row, y| out[i * rows + row] = y);
             }
-            done += group.len();
         }
         ops::swiglu(&mut s.expert_gate, &s.expert_up);
         Ok(())
@@ -132,23 +211,26 @@ impl Pass<'_> {
 
     /// Adds this member's rows of the chosen experts, whose inner numbers are
     /// gathered.
-    fn experts_out(&mut self, index: usize, mixture: &Mixture, round: &[Choice]) -> Result<()> {
-        let (model, s) = (self.model, &mut *self.s);
+    fn experts_out(
+        &mut self,
+        mixture: &Mixture,
+        demand: &Demand<'_>,
+        groups: &[&[Choice]],
+    ) -> Result<()> {
+        let (h, s) = (&self.model.h, &mut *self.s);
         let layer = &mixture.experts;
         let rows = layer.down.rows.len();
         if rows == 0 {
             return Ok(());
         }
-        s.inner.set(&s.expert_gate, model.h.n_ff_expert);
+        s.inner.set(&s.expert_gate, h.n_ff_expert);
         let mut done = 0;
-        for group in round.chunk_by(|a, b| a.expert == b.expert) {
+        for (i, group) in groups.iter().enumerate() {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
-            let expert = group[0].expert;
-            let window =
-                model.windows.get(&model.sources, layer, Projection::Down, index, expert)?;
+            let (window, range) = demand.window(i, group[0].expert, Projection::Down)?;
             let out = &mut s.out;
-            layer.down.matrix(&*window).multiply(&s.inner, &s.tokens, |i, row, y| {
+            layer.down.matrix(&*window, range).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
                 out[token * rows + row] += weight * y;
             });
@@ -166,10 +248,7 @@ impl Pass<'_> {
         s.choices.clear();
         for (token, logits) in s.router.chunks_exact_mut(h.n_expert).enumerate() {
             ops::softmax(logits);
-            s.order.clear();
-            s.order.extend(0..logits.len());
-            s.order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-            s.order.truncate(h.n_expert_used);
+            top_k(logits, h.n_expert_used, &mut s.order);
             let sum: f32 = s.order.iter().map(|&e| logits[e]).sum();
             let scale = h.expert_scale / if h.normalize_top_k { sum } else { 1.0 };
             s.choices.extend(s.order.iter().map(|&expert| Choice {
@@ -180,4 +259,12 @@ impl Pass<'_> {
         }
         s.choices.sort_by_key(|choice| choice.expert);
     }
+}
+
+/// The indices of the `k` largest numbers, the largest first.
+fn top_k(x: &[f32], k: usize, out: &mut Vec<usize>) {
+    out.clear();
+    out.extend(0..x.len());
+    out.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
+    out.truncate(k);
 }

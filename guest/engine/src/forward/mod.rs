@@ -56,6 +56,9 @@ pub(crate) struct Scratch {
     /// Quantised input of the second matrix of a block.
     inner: Activations,
     router: Vec<f32>,
+    /// Input of the next layer's router, as far as it can be guessed.
+    guess_x: Vec<f32>,
+    guess: Activations,
     order: Vec<usize>,
     choices: Vec<Choice>,
     tokens: Vec<usize>,

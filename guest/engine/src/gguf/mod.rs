@@ -49,6 +49,14 @@ impl TensorInfo {
     pub fn n_elements(&self) -> u64 {
         self.dims.iter().product()
     }
+
+    /// Whether it belongs to an expert that the router picks. GGUF keeps all
+    /// experts of a layer in one tensor, `blk.0.ffn_up_exps.weight`; files from
+    /// early 2024 and packed ones have one for each, `blk.0.ffn_up.7.weight`.
+    pub fn is_expert(&self) -> bool {
+        let name = &self.name;
+        name.contains("_exps.") || name.split('.').nth(3).is_some_and(|s| s.parse::<u32>().is_ok())
+    }
 }
 
 /// The header of a model: metadata and tensors of all its files.
@@ -70,6 +78,8 @@ pub struct Gguf {
     pub header: Header,
     /// The files, in the order of [`TensorInfo::file`].
     pub sources: Vec<Box<dyn Source>>,
+    /// Their names.
+    pub names: Vec<String>,
 }
 
 impl Gguf {
@@ -80,6 +90,7 @@ impl Gguf {
         let File { metadata, pairs, mut tensors, end } = read_file(first.as_ref(), name, 0)?;
         let mut header_bytes = vec![end];
         let mut sources = vec![first];
+        let mut names = vec![name.to_owned()];
 
         let n_split = metadata.u32("split.count")?.unwrap_or(1).max(1);
         if n_split > N_SPLIT_MAX {
@@ -114,9 +125,10 @@ impl Gguf {
                 }
                 header_bytes.push(other.end);
                 sources.push(source);
+                names.push(shard);
             }
         }
-        Ok(Self { header: Header { metadata, tensors, pairs, header_bytes }, sources })
+        Ok(Self { header: Header { metadata, tensors, pairs, header_bytes }, sources, names })
     }
 }
 

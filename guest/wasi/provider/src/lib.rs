@@ -1,7 +1,7 @@
 //! Feeds the moewe component over plain WASI.
 //!
-//! A component that exports `moewe:inference/weights` and
-//! `moewe:inference/team` and imports `wasi:filesystem` only, so that any
+//! A component that exports `moewe:inference/weights`,
+//! `moewe:inference/experts` and `moewe:inference/team`, and imports `wasi:filesystem` only, so that any
 //! runtime with WASI 0.2 can run the engine. It copies (`read`); it cannot map
 //! files into another component (`attach` answers `unsupported`), and its team
 //! has one member.
@@ -17,6 +17,7 @@
 //!   makes no difference. The files of a split model lie in one folder, so the
 //!   path of the first with another number finds the others.
 
+mod experts;
 mod folders;
 mod source;
 mod team;
