@@ -1,0 +1,164 @@
+//! The disk as its callers see it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::job::Part;
+use crate::queue::Queue;
+use crate::stats::Counters;
+use crate::threads::Threads;
+use crate::ticket::Ticket;
+use crate::{ALIGNMENT, DiskStats, Piece, Read, ReadError, Storage};
+
+/// How the disk is to read. The defaults were measured.
+#[derive(Debug, Clone)]
+pub struct DiskOptions {
+    /// Who makes the calls.
+    pub backend: Backend,
+    /// How many calls are under way at a time.
+    pub depth: usize,
+    /// How many bytes a call reads at most: longer pieces are divided, and
+    /// shorter ones joined if they are neighbours in the file.
+    pub call_bytes: usize,
+    /// How often a call that failed is repeated.
+    pub max_retries: u32,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self { backend: Backend::Auto, depth: 4, call_bytes: 1 << 20, max_retries: 3 }
+    }
+}
+
+/// Who makes the calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring where it is allowed, threads elsewhere.
+    Auto,
+    /// The kernel, asked by one thread. Threads still read storages without a
+    /// file descriptor.
+    IoUring,
+    /// As many threads as calls at a time.
+    Threads,
+}
+
+/// Reads pieces of files, demands before prefetches.
+///
+/// Demands are begun in the order in which they were asked for; those of one
+/// batch in the order of the file. A piece is read by several calls at a time
+/// if it is long, and neighbours share one, even of different reads and in
+/// different places of memory.
+///
+/// Dropping it cancels what has not begun, waits for the calls under way, and
+/// for its threads, except the one that drops it.
+pub struct Disk {
+    threads: Threads,
+    counters: Arc<Counters>,
+}
+
+impl Disk {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// No more threads; `InvalidInput` for options that make no sense; with
+    /// [`Backend::IoUring`] its absence.
+    pub fn new(options: DiskOptions) -> io::Result<Self> {
+        let DiskOptions { depth, call_bytes, max_retries, .. } = options;
+        if depth == 0 || call_bytes == 0 || !is_aligned(call_bytes as u64) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let counters = Arc::new(Counters::default());
+        let queue = || Queue::new(call_bytes, max_retries, counters.clone());
+        if options.backend == Backend::IoUring {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Self { threads: Threads::new(depth, queue())?, counters })
+    }
+
+    /// Who makes the calls; never [`Backend::Auto`].
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        Backend::Threads
+    }
+
+    /// Asks for a batch. Returns at once.
+    ///
+    /// A read whose pieces are not aligned, or reach too far beyond the end of
+    /// the file, fails as [`ReadError::Io`] with `InvalidInput`.
+    ///
+    /// # Safety
+    ///
+    /// The memory of each piece is valid for writes, and nobody else reads or
+    /// writes it, until `done` of its read was called. This holds for pieces of
+    /// the same batch as well: they do not overlap in memory.
+    pub unsafe fn read(&self, reads: Vec<Read>) {
+        let mut parts = Vec::new();
+        let mut settled = Vec::new();
+        for Read { id, storage, pieces, priority, done } in reads {
+            let invalid = pieces.iter().find(|piece| !is_valid(piece, storage.promised()));
+            let result = invalid.map_or(Ok(()), |piece| {
+                let source = Arc::new(io::ErrorKind::InvalidInput.into());
+                Err(ReadError::Io { offset: piece.offset, source })
+            });
+            if result.is_err() || pieces.iter().all(|piece| piece.length == 0) {
+                let ticket = Ticket::new(id, storage, 0, done, self.counters.clone());
+                let piece = Piece { offset: 0, length: 0, memory: std::ptr::null_mut() };
+                settled.push((Part { ticket: Arc::new(ticket), piece }, result));
+                continue;
+            }
+            let length = pieces.iter().map(|piece| piece.length).sum();
+            let ticket = Arc::new(Ticket::new(id, storage, length, done, self.counters.clone()));
+            let pieces = pieces.into_iter().filter(|piece| piece.length > 0);
+            parts.extend(pieces.map(|piece| (priority, Part { ticket: ticket.clone(), piece })));
+        }
+        parts.sort_by_key(|(_, part)| (address(&part.ticket.storage), part.piece.offset));
+        self.threads.change(|queue| {
+            settled.into_iter().for_each(|(part, result)| queue.settle(part, result));
+            parts.into_iter().for_each(|(priority, part)| queue.push(priority, part));
+        });
+    }
+
+    /// Cancels a prefetch that has not begun: its `done` is called with
+    /// [`ReadError::Cancelled`], on this thread, before this returns true.
+    /// Otherwise nothing happens.
+    pub fn cancel(&self, id: u64) -> bool {
+        let parts = self.threads.change(|queue| queue.cancel(id));
+        let is_cancelled = !parts.is_empty();
+        for part in parts {
+            part.settle(Err(ReadError::Cancelled));
+        }
+        is_cancelled
+    }
+
+    /// Makes a demand of a prefetch, of what has not begun of it, as if it were
+    /// asked for now.
+    pub fn promote(&self, id: u64) {
+        self.threads.change(|queue| queue.promote(id));
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> DiskStats {
+        self.counters.stats()
+    }
+}
+
+fn is_aligned(n: u64) -> bool {
+    n.is_multiple_of(ALIGNMENT)
+}
+
+fn is_valid(piece: &Piece, promised: u64) -> bool {
+    let Piece { offset, length, memory } = *piece;
+    let end = offset.checked_add(length as u64);
+    let last = promised.checked_next_multiple_of(ALIGNMENT);
+    is_aligned(offset)
+        && is_aligned(length as u64)
+        && is_aligned(memory.addr() as u64)
+        && end.is_some()
+        && end <= last
+}
+
+fn address(storage: &Arc<dyn Storage>) -> usize {
+    Arc::as_ptr(storage).addr()
+}
