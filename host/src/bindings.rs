@@ -5,6 +5,9 @@
 wasmtime::component::bindgen!({
     path: "../wit",
     world: "moewe:inference/engine",
-    with: { "moewe:inference/weights.source": crate::weights::WeightFileHandle },
+    with: {
+        "moewe:inference/weights.source": crate::weights::WeightFileHandle,
+        "moewe:inference/experts.store": crate::sandbox::StoreHandle,
+    },
     imports: { default: trappable },
 });

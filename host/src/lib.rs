@@ -40,6 +40,7 @@ mod memory;
 mod model;
 mod sandbox;
 mod session;
+mod store;
 mod weights;
 
 pub use engine::Engine;
@@ -48,4 +49,5 @@ pub use generate::{Generation, TokenStream};
 pub use model::{Model, ModelInfo, ModelOptions};
 pub use sandbox::CancelHandle;
 pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};
+pub use store::{ExpertStats, MemoryOptions, Prefetch};
 pub use weights::{WeightStats, WeightsMode};

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::{Limits, Sandbox};
 use crate::session::{Session, SessionOptions};
+use crate::store::{ExpertStats, MemoryOptions};
 use crate::weights::{WeightStats, WeightStore, WeightsMode};
 
 /// How a model is opened.
@@ -33,6 +34,10 @@ pub struct ModelOptions {
     /// take from the machine are this limit and, for each thread, the size of
     /// the model's files.
     pub memory_max: u64,
+    /// The most memory that the process may take, for models that are larger
+    /// than that; any amount by default, and the system's page cache holds the
+    /// weights. Linux only.
+    pub memory: Option<MemoryOptions>,
     /// The longest time that one call may take; any time by default. A call
     /// that exceeds it ends the session.
     pub time_max: Option<Duration>,
@@ -45,7 +50,13 @@ impl ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { weights: WeightsMode::default(), threads: 1, memory_max: 2 << 30, time_max: None }
+        Self {
+            weights: WeightsMode::default(),
+            threads: 1,
+            memory_max: 2 << 30,
+            memory: None,
+            time_max: None,
+        }
     }
 }
 
@@ -134,7 +145,7 @@ impl Model {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let path = moewe_packed::file_to_open(path.as_ref());
-        let weights = Arc::new(WeightStore::open(&path, options.weights)?);
+        let weights = Arc::new(WeightStore::open(&path, options.weights, options.memory)?);
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;
         Ok(Self {
@@ -165,6 +176,9 @@ impl Model {
     /// As for [`open`](Self::open), and `InvalidInput` if the options make no
     /// sense.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
+        if let (Some(store), Some(n_ctx)) = (&self.weights.store, options.n_ctx) {
+            store.check_context(n_ctx.min(self.info.n_ctx_train).into())?;
+        }
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut sandbox = match spare {
             Some(sandbox) => sandbox,
@@ -180,6 +194,20 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// How the experts are doing, if the model has a budget of memory.
+    pub fn expert_stats(&self) -> Option<ExpertStats> {
+        self.weights.store.as_ref().map(|store| store.stats())
+    }
+
+    /// Ends the trace that [`MemoryOptions::trace`] asked for.
+    ///
+    /// # Errors
+    ///
+    /// `Internal` if it could not be written.
+    pub fn finish_trace(&self) -> Result<()> {
+        self.weights.store.as_ref().map_or(Ok(()), |store| store.finish_trace())
     }
 
     /// What all sessions together asked of the weights so far.

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use crate::bindings::moewe::inference::weights as wit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::{MemoryOptions, ModelStore};
 
 /// The most bytes that one `read` returns.
 const READ_BYTES_MAX: u32 = 1 << 20;
@@ -50,28 +51,45 @@ pub struct WeightStats {
 }
 
 /// The files of one model, opened once and shared by all its sessions.
-#[derive(Debug)]
 pub(crate) struct WeightStore {
     folder: PathBuf,
     name: String,
     pub(crate) mode: WeightsMode,
+    /// What holds the weights within a budget of memory, if there is one.
+    pub(crate) store: Option<Arc<ModelStore>>,
     files: Mutex<BTreeMap<String, Arc<WeightFile>>>,
     stats: Mutex<WeightStats>,
 }
 
 impl WeightStore {
     /// The store of the model with this (first) file, which must exist.
-    pub(crate) fn open(path: &Path, mode: WeightsMode) -> Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        mode: WeightsMode,
+        memory: Option<MemoryOptions>,
+    ) -> Result<Self> {
         let weights = |message| Error::new(ErrorKind::Weights, message);
         let shown = path.display();
         let file = WeightFile::open(path).map_err(|e| weights(e.message))?;
         let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
             weights(format!("{shown}: the file's name is not UTF-8 text; rename it"))
         })?;
+        if memory.is_some() && (mode != WeightsMode::Attach || !cfg!(target_os = "linux")) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a budget of memory needs weights that are attached, which is possible on Linux; \
+                 leave one of the two out",
+            ));
+        }
+        let store = match memory {
+            Some(options) => Some(Arc::new(ModelStore::new(name, options)?)),
+            None => None,
+        };
         Ok(Self {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
             name: name.to_owned(),
             mode,
+            store,
             files: Mutex::new(BTreeMap::from([(name.to_owned(), Arc::new(file))])),
             stats: Mutex::default(),
         })
@@ -181,6 +199,11 @@ impl WeightFile {
     /// The size in bytes, when it was opened.
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The open file.

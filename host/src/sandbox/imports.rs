@@ -1,5 +1,7 @@
 //! What a guest imports: weights, and a team.
 
+use std::fs::File;
+
 use wasmtime::component::{Resource, ResourceTableError};
 
 use super::State;
@@ -20,7 +22,7 @@ impl State {
     }
 }
 
-fn map_code(error: &MapError) -> weights::ErrorCode {
+pub(super) fn map_code(error: &MapError) -> weights::ErrorCode {
     match error {
         MapError::Range { .. } | MapError::NotAttached { .. } => weights::ErrorCode::InvalidRange,
         // The file system knows no mappings, or all of them are in use: the
@@ -113,12 +115,21 @@ impl weights::HostSource for State {
             let code = weights::ErrorCode::Unsupported;
             return Ok(Err(file.error(code, "this host copies weights, it does not attach them")));
         };
-        let attached =
-            file.check_range(offset, length).and_then(|()| file.check_unchanged()).and_then(|()| {
-                region
-                    .attach(file.file(), offset, length, address)
-                    .map_err(|e| file.error(map_code(&e), e))
-            });
+        let attached = file.check_range(offset, length).and_then(|()| file.check_unchanged());
+        let attach = |from: &File| {
+            region
+                .attach(from, offset, length, address)
+                .map_err(|e| file.error(map_code(&e), e))
+        };
+        let attached = match (attached, self.team.store()) {
+            (Err(e), _) => Err(e),
+            (Ok(()), None) => attach(file.file()),
+            (Ok(()), Some((store, _))) => {
+                let range = offset..offset + length;
+                let interrupted = || self.interrupt();
+                store.with_dense(&file, range, interrupted, |copy| attach(copy.file()))?.flatten()
+            }
+        };
         if attached.is_ok() {
             self.account_windows();
             self.count(|s| {

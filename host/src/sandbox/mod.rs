@@ -2,6 +2,7 @@
 //! and what limits it, are modules of their own; so are the threads.
 
 mod crew;
+mod experts;
 mod imports;
 mod limits;
 mod member;
@@ -21,6 +22,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{WeightStats, WeightStore};
 
+pub use self::experts::StoreHandle;
 pub use self::limits::CancelHandle;
 pub(crate) use self::limits::Limits;
 pub(crate) use self::member::State;
@@ -51,7 +53,7 @@ impl Sandbox {
         limits: Limits,
         n_threads: usize,
     ) -> Result<Self> {
-        let team = Arc::new(Team::new(n_threads));
+        let team = Arc::new(Team::new(n_threads, weights.store.clone()));
         let cancel = CancelHandle { stopped: Arc::default(), cancelled: team.cancelled.clone() };
         let mut crew = Crew::start(&team).map_err(|e| {
             let message = format!("no {n_threads} threads for a session ({e}); use fewer");

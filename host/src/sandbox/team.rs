@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use super::wait::Wait;
 use crate::memory;
+use crate::store::ModelStore;
 use crate::weights::WeightStats;
 
 /// How often a member that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Members that compute together.
-#[derive(Debug)]
 pub(crate) struct Team {
     size: usize,
+    /// What counts the memory of all teams with the model, and this team's
+    /// number there.
+    store: Option<(Arc<ModelStore>, u64)>,
     /// Members at the barrier.
     n_waiting: AtomicUsize,
     /// How often all have met there.
@@ -65,9 +68,14 @@ pub(super) enum NotShared {
 }
 
 impl Team {
-    pub fn new(size: usize) -> Self {
+    pub fn new(size: usize, store: Option<Arc<ModelStore>>) -> Self {
+        let store = store.map(|store| {
+            let team = store.add_team(size);
+            (store, team)
+        });
         Self {
             size,
+            store,
             n_waiting: AtomicUsize::new(0),
             n_met: AtomicUsize::new(0),
             left: AtomicBool::new(false),
@@ -143,16 +151,34 @@ impl Team {
     /// Lets a member have a memory of `bytes` if that is within the limit.
     pub fn grow(&self, rank: usize, bytes: u64, memory_max: u64) -> bool {
         let mut inner = self.lock();
-        let allowed = bytes <= inner.memory_bytes_left(rank, memory_max);
-        if allowed {
-            inner.accounts[rank].memory = bytes;
+        let old = inner.accounts[rank].memory;
+        inner.accounts[rank].memory = bytes;
+        let allowed = bytes <= inner.memory_bytes_left(rank, memory_max) && self.charge(&inner);
+        if !allowed {
+            inner.accounts[rank].memory = old;
         }
         allowed
     }
 
+    /// Tells the store what the team has; false if that is too much.
+    fn charge(&self, inner: &Inner) -> bool {
+        match &self.store {
+            Some((store, team)) => store.charge(*team, inner.private()),
+            None => true,
+        }
+    }
+
+    /// The store of experts, if there is one, and the team's number there.
+    pub fn store(&self) -> Option<(&Arc<ModelStore>, u64)> {
+        self.store.as_ref().map(|(store, team)| (store, *team))
+    }
+
     /// Changes what a member is known to have.
     pub fn account(&self, rank: usize, change: impl FnOnce(&mut Account)) {
-        change(&mut self.lock().accounts[rank]);
+        let mut inner = self.lock();
+        change(&mut inner.accounts[rank]);
+        // Less than before, or a window in place of memory.
+        self.charge(&inner);
     }
 
     /// The shared region, which the first to ask creates.
@@ -166,6 +192,10 @@ impl Team {
             }
             let file = memory::shared_memory(length).map_err(|_| NotShared::Unsupported)?;
             inner.shared = Some((Arc::new(file), length));
+            if !self.charge(&inner) {
+                inner.shared = None;
+                return Err(NotShared::TooLarge);
+            }
         }
         match &inner.shared {
             Some((file, size)) if *size == length => Ok(file.clone()),
@@ -186,7 +216,22 @@ impl Team {
     }
 }
 
+impl Drop for Team {
+    fn drop(&mut self) {
+        if let Some((store, team)) = &self.store {
+            store.remove_team(*team);
+        }
+    }
+}
+
 impl Inner {
+    /// Memory of all members that is no window, and the shared region.
+    fn private(&self) -> u64 {
+        let own = self.accounts.iter().map(|a| a.memory.saturating_sub(a.attached));
+        let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
+        own.fold(shared, u64::saturating_add)
+    }
+
     fn memory_bytes_max(&self, memory_max: u64) -> u64 {
         let files = self.accounts.iter().map(|a| a.files).max().unwrap_or(0);
         let attached = self.accounts.iter().map(|a| a.attached.min(files));

@@ -1,0 +1,71 @@
+//! What of a budget of memory is left for experts.
+
+use crate::memory;
+
+/// What cannot be counted beforehand: threads, queues, the host's own tables.
+const HEADROOM_BYTES: u64 = 24 << 20;
+/// What is gained by a change of this size or less does not make slots come
+/// back: they would soon go again.
+const SLACK_BYTES: u64 = 16 << 20;
+
+/// A budget, and what is known of its use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    /// The most that there may be.
+    pub bytes: u64,
+    /// What the process had before the model was opened.
+    pub base: u64,
+    /// The weights that every token needs, and what of them is in memory.
+    pub dense: u64,
+    pub dense_resident: u64,
+    /// Sandboxes' memory without their windows.
+    pub guests: u64,
+    /// How many sandboxes map all of it.
+    pub n_guests: u64,
+    pub slot_bytes: u64,
+}
+
+impl Budget {
+    /// Of memory that guests and the host map, with the tables for that.
+    fn mapped(&self, bytes: u64) -> u64 {
+        let entries = (bytes / memory::page_size()).saturating_mul(8 * (self.n_guests + 1));
+        bytes.saturating_add(entries)
+    }
+
+    /// All but the experts.
+    pub fn others(&self) -> u64 {
+        // Before a window is attached, its place counts as a guest's own memory,
+        // though nobody has touched it.
+        let untouched = (self.dense.saturating_sub(self.dense_resident))
+            .saturating_add(self.slot_bytes.saturating_mul(self.n_guests));
+        HEADROOM_BYTES
+            .saturating_add(self.base)
+            .saturating_add(self.mapped(self.dense))
+            .saturating_add(self.guests.saturating_sub(untouched))
+    }
+
+    /// How many experts fit.
+    pub fn n_slots(&self) -> u64 {
+        match self.slot_bytes {
+            0 => 0,
+            bytes => self.bytes.saturating_sub(self.others()) / self.mapped(bytes),
+        }
+    }
+
+    /// The least that suffices for `n_slots` experts.
+    pub fn floor(&self, n_slots: u64) -> u64 {
+        self.others().saturating_add(self.mapped(self.slot_bytes).saturating_mul(n_slots))
+    }
+
+    /// Whether a change from `old` slots to `new` is worth its trouble.
+    pub fn is_change(&self, old: u64, new: u64) -> bool {
+        new < old || (new - old).saturating_mul(self.slot_bytes) > SLACK_BYTES
+    }
+}
+
+/// Bytes of memory that the process has, as the kernel counts them.
+pub(super) fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(memory::page_size())
+}

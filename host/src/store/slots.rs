@@ -1,0 +1,256 @@
+//! The slots, and the reads into them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
+use moewe_experts::{Cache, Key, Lookup};
+
+use super::Shared;
+use super::table::Table;
+use crate::memory::Mapping;
+
+/// What there is of an expert in its slot.
+pub(super) enum Content {
+    /// Reads are under way, or wait for their turn.
+    Loading { ids: Vec<u64>, n_left: usize, is_prefetch: bool, error: Option<ReadError> },
+    Loaded,
+    /// A prefetch that did not begin before it was too late.
+    Cancelled,
+    Failed(ReadError),
+}
+
+pub(super) struct Slot {
+    key: Key,
+    pub content: Content,
+}
+
+/// The memory for experts, and what is in it.
+pub(super) struct Slots {
+    pub cache: Cache,
+    pub arena: Arc<Mapping>,
+    pub slot_bytes: u64,
+    slots: Vec<Option<Slot>>,
+    storages: Vec<Arc<dyn Storage>>,
+    /// Prefetches that may not have ended.
+    prefetching: Vec<(Key, usize)>,
+    next_id: AtomicU64,
+}
+
+/// What is to be asked of the disk, when nothing is locked any more.
+#[derive(Default)]
+pub(super) struct Requests {
+    pub reads: Vec<Read>,
+    pub promoted: Vec<u64>,
+    pub cancelled: Vec<u64>,
+}
+
+impl Requests {
+    pub fn send(self, disk: &Disk) {
+        for id in self.cancelled {
+            disk.cancel(id);
+        }
+        for id in self.promoted {
+            disk.promote(id);
+        }
+        if !self.reads.is_empty() {
+            // SAFETY: all pieces lie in the slots of experts that the cache has
+            // as busy: nobody else is given these slots, or looks into them,
+            // before `done` says that the read has ended. `done` keeps the
+            // memory.
+            unsafe { disk.read(self.reads) };
+        }
+    }
+}
+
+impl Slots {
+    pub fn new(
+        cache: Cache,
+        arena: Arc<Mapping>,
+        slot_bytes: u64,
+        storages: Vec<Arc<dyn Storage>>,
+    ) -> Self {
+        Self {
+            cache,
+            arena,
+            slot_bytes,
+            slots: Vec::new(),
+            storages,
+            prefetching: Vec::new(),
+            next_id: AtomicU64::new(0),
+        }
+    }
+
+    /// What there is of an expert in a slot.
+    pub fn content(&self, slot: usize, key: Key) -> Option<&Content> {
+        self.slots.get(slot)?.as_ref().filter(|s| s.key == key).map(|s| &s.content)
+    }
+
+    /// Whether the expert is in its slot.
+    pub fn is_loaded(&self, slot: usize, key: Key) -> bool {
+        matches!(self.content(slot, key), Some(Content::Loaded))
+    }
+
+    /// Takes the slots for a demand, and has read what is missing.
+    pub fn demand(
+        &mut self,
+        layer: u16,
+        experts: &[u16],
+        table: &Table,
+        shared: &Arc<Shared>,
+        requests: &mut Requests,
+    ) -> Option<Vec<usize>> {
+        // What is known not to be wanted must not stand in the way.
+        let is_waste = |key: &Key| key.layer == layer && experts.binary_search(&key.expert).is_err();
+        let wasted: Vec<_> = self.prefetching.iter().filter(|(key, _)| is_waste(key)).collect();
+        for &&(key, slot) in &wasted {
+            if let Some(Content::Loading { ids, is_prefetch: true, .. }) = self.content(slot, key) {
+                requests.cancelled.extend(ids);
+            }
+        }
+        let lookups = self.cache.acquire(layer, experts)?;
+        self.prefetching.retain(|(key, _)| key.layer != layer);
+        let mut slots = Vec::with_capacity(lookups.len());
+        for (&expert, lookup) in experts.iter().zip(lookups) {
+            let key = Key { layer, expert };
+            match lookup {
+                Lookup::Hit { slot } => {
+                    slots.push(slot);
+                    if let Some(Some(Slot { content, .. })) = self.slots.get_mut(slot)
+                        && let Content::Loading { ids, is_prefetch, .. } = content
+                        && std::mem::take(is_prefetch)
+                    {
+                        requests.promoted.extend(ids.iter());
+                    }
+                }
+                Lookup::Miss { slot, .. } => {
+                    slots.push(slot);
+                    let reads = self.read(key, slot, Priority::Demand, table, shared);
+                    requests.reads.extend(reads);
+                }
+            }
+        }
+        Some(slots)
+    }
+
+    /// Has an expert read that may be wanted, if there is a slot for it.
+    pub fn prefetch(
+        &mut self,
+        key: Key,
+        table: &Table,
+        shared: &Arc<Shared>,
+        requests: &mut Requests,
+    ) {
+        if let Some((slot, _)) = self.cache.prefetch(key) {
+            self.prefetching.push((key, slot));
+            requests.reads.extend(self.read(key, slot, Priority::Prefetch, table, shared));
+        }
+    }
+
+    /// The prefetches that have not begun, as far as is known here.
+    pub fn cancel_prefetches(&self, requests: &mut Requests) {
+        for &(key, slot) in &self.prefetching {
+            if let Some(Content::Loading { ids, is_prefetch: true, .. }) = self.content(slot, key) {
+                requests.cancelled.extend(ids);
+            }
+        }
+    }
+
+    /// The reads that bring an expert into its slot, one for each file.
+    pub fn read(
+        &mut self,
+        key: Key,
+        slot: usize,
+        priority: Priority,
+        table: &Table,
+        shared: &Arc<Shared>,
+    ) -> Vec<Read> {
+        let pieces = table.expert(key.layer.into(), key.expert.into());
+        let mut reads = Vec::new();
+        for pieces in pieces.chunk_by(|a, b| a.file == b.file) {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let (arena, shared) = (self.arena.clone(), shared.clone());
+            let piece = |piece: &super::table::SlotPiece| {
+                let length = piece.length as usize;
+                let start = slot as u64 * self.slot_bytes + piece.start;
+                Piece { offset: piece.offset, length, memory: arena.at(start as usize, length) }
+            };
+            let pieces_of_file = pieces.iter().map(piece).collect();
+            reads.push(Read {
+                id,
+                storage: self.storages[pieces[0].file].clone(),
+                pieces: pieces_of_file,
+                priority,
+                done: Box::new(move |result| {
+                    drop(arena);
+                    shared.read_ended(key, slot, result);
+                }),
+            });
+        }
+        let content = Content::Loading {
+            ids: reads.iter().map(|read| read.id).collect(),
+            n_left: reads.len(),
+            is_prefetch: priority == Priority::Prefetch,
+            error: None,
+        };
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        self.slots[slot] = Some(Slot { key, content });
+        reads
+    }
+
+    /// A read into a slot has ended; `is_wanted` if somebody waits for it.
+    pub fn read_ended(
+        &mut self,
+        key: Key,
+        slot: usize,
+        result: Result<(), ReadError>,
+        is_wanted: bool,
+    ) {
+        let Some(Some(Slot { content, .. })) =
+            self.slots.get_mut(slot).map(|s| s.as_mut().filter(|s| s.key == key))
+        else {
+            return;
+        };
+        let Content::Loading { n_left, error, .. } = content else { return };
+        *n_left -= 1;
+        if let Err(e) = result {
+            // A failure weighs more than a cancellation.
+            if !matches!((&*error, &e), (Some(_), ReadError::Cancelled)) {
+                *error = Some(e);
+            }
+        }
+        if *n_left > 0 {
+            return;
+        }
+        match error.take() {
+            None => {
+                *content = Content::Loaded;
+                self.cache.loaded(key);
+            }
+            Some(ReadError::Cancelled) => {
+                *content = Content::Cancelled;
+                if !is_wanted {
+                    self.cache.forget(key);
+                }
+            }
+            Some(e) => {
+                *content = Content::Failed(e);
+                self.cache.forget(key);
+            }
+        }
+    }
+
+    /// Changes how many slots there are; gives the memory of those that go back.
+    pub fn set_capacity(&mut self, n_slots: usize) {
+        for slot in self.cache.set_capacity(n_slots) {
+            self.arena.discard(slot as u64 * self.slot_bytes, self.slot_bytes);
+        }
+    }
+
+    /// Bytes of the slots in use.
+    pub fn resident_bytes(&self) -> u64 {
+        self.cache.n_used() as u64 * self.slot_bytes
+    }
+}
