@@ -4,7 +4,7 @@ use crate::key::PerExpert;
 use crate::{Key, Policy, PolicyKind};
 
 /// How a [`Cache`] behaves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CacheOptions {
     /// How a victim is chosen.
     pub policy: PolicyKind,

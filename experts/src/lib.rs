@@ -24,7 +24,13 @@
 mod cache;
 mod key;
 mod policy;
+pub mod simulate;
+mod switch;
+pub mod synthetic;
+pub mod timing;
+pub mod trace;
 
 pub use cache::{Cache, CacheOptions, CacheStats, Lookup};
 pub use key::Key;
 pub use policy::{LayerLru, Lfu, Lru, ParsePolicyError, Policy, PolicyKind};
+pub use switch::{Switch, SwitchStats};

@@ -114,15 +114,28 @@ impl Policy for Lru {
 /// This is LRFU (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the
 /// Least Recently Used and Least Frequently Used Policies", IEEE Transactions on
 /// Computers 50(12), 2001), whose weighing function is one half to the power of
-/// the age in half-lives.
+/// the age in half-lives; but each layer has its own time, which counts its
+/// demands, and what counts is an expert's share of them. So the layers that had
+/// their turn are not worth more than those whose turn is next.
 #[derive(Debug, Clone)]
 pub struct Lfu {
     half_life: f64,
+    layers: Vec<LayerTime>,
     uses: PerExpert<Option<Uses>>,
 }
 
+/// The demands of a layer so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct LayerTime {
+    n_demand: u64,
+    /// The sum of their weights.
+    weight: f64,
+    /// When the last demand was.
+    tick: u64,
+}
+
 /// The uses of an expert so far: the sum of their weights at the time of the
-/// last one.
+/// last one, and this time.
 #[derive(Debug, Clone, Copy)]
 struct Uses {
     weight: f64,
@@ -130,7 +143,7 @@ struct Uses {
 }
 
 impl Lfu {
-    /// Tokens after which a use counts one half.
+    /// Demands of a layer after which a use counts one half.
     pub const HALF_LIFE: f64 = 64.0;
 
     /// For a model of this shape.
@@ -138,31 +151,33 @@ impl Lfu {
         Self::with_half_life(n_layer, n_expert, Self::HALF_LIFE)
     }
 
-    /// With another half-life, in tokens.
-    pub fn with_half_life(n_layer: usize, n_expert: usize, tokens: f64) -> Self {
-        let half_life = tokens * n_layer as f64;
-        Self { half_life, uses: PerExpert::new(n_layer, n_expert, None) }
-    }
-
-    /// How many half-lives ago it was.
-    fn age(&self, uses: Uses, tick: u64) -> f64 {
-        tick.saturating_sub(uses.last) as f64 / self.half_life
+    /// With another half-life, in demands of a layer.
+    pub fn with_half_life(n_layer: usize, n_expert: usize, half_life: f64) -> Self {
+        let layers = vec![LayerTime::default(); n_layer];
+        Self { half_life, layers, uses: PerExpert::new(n_layer, n_expert, None) }
     }
 }
 
 impl Policy for Lfu {
     fn touch(&mut self, key: Key, tick: u64) {
-        let Some(&uses) = self.uses.get(key) else { return };
-        let weight = 1.0 + uses.map_or(0.0, |u| u.weight * (-self.age(u, tick)).exp2());
-        if let Some(uses) = self.uses.get_mut(key) {
-            *uses = Some(Uses { weight, last: tick });
+        let layer = self.layers.get_mut(usize::from(key.layer));
+        let (Some(layer), Some(uses)) = (layer, self.uses.get_mut(key)) else { return };
+        if layer.tick != tick {
+            let weight = 1.0 + layer.weight * (-1.0 / self.half_life).exp2();
+            *layer = LayerTime { n_demand: layer.n_demand + 1, weight, tick };
         }
+        let now = layer.n_demand;
+        let left = |u: Uses| u.weight * (-((now - u.last) as f64) / self.half_life).exp2();
+        *uses = Some(Uses { weight: 1.0 + uses.map_or(0.0, left), last: now });
     }
 
     /// As a logarithm, so that it never becomes zero.
-    fn score(&self, key: Key, tick: u64) -> f64 {
-        match self.uses.get(key) {
-            Some(&Some(uses)) => uses.weight.log2() - self.age(uses, tick),
+    fn score(&self, key: Key, _tick: u64) -> f64 {
+        match (self.layers.get(usize::from(key.layer)), self.uses.get(key)) {
+            (Some(layer), Some(Some(uses))) => {
+                let age = (layer.n_demand - uses.last) as f64 / self.half_life;
+                (uses.weight / layer.weight).log2() - age
+            }
             _ => f64::NEG_INFINITY,
         }
     }
@@ -230,17 +245,26 @@ mod tests {
 
     #[test]
     fn frequent_experts_are_worth_more_until_long_ago() {
-        let mut lfu = Lfu::with_half_life(1, 4, 10.0);
+        let mut lfu = Lfu::with_half_life(2, 4, 10.0);
         for tick in 1..=3 {
             lfu.touch(key(0, 1), tick);
         }
         lfu.touch(key(0, 2), 4);
         assert!(lfu.score(key(0, 1), 4) > lfu.score(key(0, 2), 4));
         assert!(lfu.score(key(0, 2), 4) > lfu.score(key(0, 3), 4));
+        (5..30).for_each(|tick| lfu.touch(key(0, 3), tick));
         lfu.touch(key(0, 2), 30);
         assert!(lfu.score(key(0, 1), 30) < lfu.score(key(0, 2), 30));
         // Neither is forgotten altogether.
+        (31..100_000).for_each(|tick| lfu.touch(key(0, 3), tick));
         assert!(lfu.score(key(0, 1), 1 << 40) < lfu.score(key(0, 2), 1 << 40));
+    }
+
+    #[test]
+    fn a_layer_is_not_worth_more_for_having_had_its_turn() {
+        let mut lfu = Lfu::new(2, 4);
+        (0..5).for_each(|tick| lfu.touch(key(tick as u16 % 2, 3), tick));
+        assert_eq!(lfu.score(key(0, 3), 4), lfu.score(key(1, 3), 4));
     }
 
     #[test]
