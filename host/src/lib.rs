@@ -46,6 +46,7 @@ mod weights;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, TokenStream};
+pub use moewe_experts::{Key as ExpertKey, PolicyKind};
 pub use model::{Model, ModelInfo, ModelOptions};
 pub use sandbox::CancelHandle;
 pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use moewe::{ModelInfo, Sampling, Session, SessionOptions};
 
+use crate::memory;
 use crate::open::{self, ModelArgs};
 
 /// Measure prefill and decode
@@ -72,6 +73,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let test = Test { n_threads: args.model.threads(), n_prompt, n_gen };
         rows.push(Row::new(path.clone(), model.info(), test, &times));
     }
+    if let Some(stats) = model.expert_stats() {
+        let n_runs = u64::from(args.repetitions) + 1;
+        memory::print_stats(&stats, n_runs * u64::from(args.n_prompt + args.n_gen));
+    }
+    model.finish_trace()?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &rows)?;

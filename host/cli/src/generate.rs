@@ -77,6 +77,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Tokens of prompt and answer together.
+    pub fn n_tokens(&self) -> u64 {
+        (self.n_prompt + self.tokens.len()) as u64
+    }
+
     /// Prints what it took to stderr; `start` is when the user began to wait.
     pub fn print_stats(&self, session: &Session, start: Instant) {
         let speed = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);

@@ -60,6 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Ok(())
     })?;
     bar.finish_and_clear();
+    model.finish_trace()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod logits;
+mod memory;
 mod models;
 mod open;
 mod pack;

@@ -9,6 +9,8 @@ use moewe::{Engine, Model, ModelOptions, WeightsMode};
 use moewe_models::Store;
 use moewe_packed::PackedCopy;
 
+use crate::memory::MemoryArgs;
+
 /// Threads beyond this many seldom help: memory is not faster for them.
 const THREADS_DEFAULT_MAX: usize = 8;
 
@@ -26,6 +28,8 @@ pub struct ModelArgs {
     /// for each processor, at most 8]
     #[arg(short = 't', long, value_name = "N", value_parser = value_parser!(u8).range(1..=64))]
     pub threads: Option<u8>,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 }
 
 impl ModelArgs {
@@ -80,6 +84,7 @@ pub fn open(args: &ModelArgs) -> Result<Model> {
         Weights::Read => WeightsMode::Read,
     };
     options.threads = args.threads();
+    options.memory = args.memory.options()?;
     // One user, one model: the KV cache may have all that can be addressed.
     options.memory_max = 4 << 30;
     Ok(Model::open(&Engine::new()?, path, options)?)

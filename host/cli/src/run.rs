@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::chat;
 use crate::generate::{self, GenerateArgs};
 use crate::interrupt::{self, Interrupt};
+use crate::memory;
 use crate::open::{self, ModelArgs};
 
 /// Continue a text
@@ -50,7 +51,11 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
         open::print_file(&model);
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
         answer.print_stats(&session, start);
+        if let Some(stats) = model.expert_stats() {
+            memory::print_stats(&stats, answer.n_tokens());
+        }
     }
+    model.finish_trace()?;
     Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
 }
 

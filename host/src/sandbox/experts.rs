@@ -40,7 +40,8 @@ impl HostStore for State {
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }
-        let files = files.iter().map(|name| self.weights.file(name)).collect();
+        let files = files.iter().map(|name| self.weights.file(name));
+        let files: Result<Vec<_>, Error> = files.collect();
         match files.and_then(|files| Table::new(files, shape)) {
             Ok(table) => {
                 let described = Some(table);

@@ -21,7 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moewe_disk::{DirectFile, Disk, DiskOptions, Priority, ReadError, Storage};
-use moewe_experts::{Cache, CacheOptions, Key, Recorder, Switch, trace};
+use moewe_experts::trace::{Header, Recorder};
+use moewe_experts::{Cache, CacheOptions, Key, Switch};
 
 use self::budget::{Budget, resident_bytes};
 use self::dense::{Mirrors, NotRead};
@@ -291,11 +292,11 @@ impl ModelStore {
         let options = CacheOptions {
             policy: self.options.policy,
             layer_floor: self.options.layer_floor,
-            pins: self.options.pins.clone(),
+            pins: self.options.pins.iter().take(n_slots as usize / 2).copied().collect(),
         };
         let (n_layer, n_expert) = (shape.n_layer as usize, shape.n_expert as usize);
         if let Some(path) = &self.options.trace {
-            let header = trace::Header {
+            let header = Header {
                 n_layer,
                 n_expert,
                 n_expert_used: shape.n_expert_used as usize,

@@ -20,7 +20,8 @@ pub struct MemoryOptions {
     pub policy: PolicyKind,
     /// Slots below which no layer is pushed by others.
     pub layer_floor: usize,
-    /// Experts that stay once they were read.
+    /// Hot experts, the hottest first, which stay once they were read: as many
+    /// of them as half of the slots.
     pub pins: Vec<Key>,
     /// Whether experts are read before they are wanted.
     pub prefetch: Prefetch,

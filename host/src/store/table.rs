@@ -102,7 +102,7 @@ impl Table {
     }
 
     /// What is to be read for an expert; nothing if there is none.
-    pub fn expert(&self, layer: usize, expert: usize) -> Vec<SlotPiece> {
+    pub(super) fn expert(&self, layer: usize, expert: usize) -> Vec<SlotPiece> {
         let pieces = self.layers.get(layer).map_or(&[][..], |pieces| pieces);
         let n = pieces.len() / self.shape.n_expert.max(1) as usize;
         let pieces = pieces.get(expert * n..(expert + 1) * n);
