@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::job::Part;
 use crate::queue::Queue;
+use crate::ring::Ring;
 use crate::stats::Counters;
 use crate::threads::Threads;
 use crate::ticket::Ticket;
@@ -53,6 +54,8 @@ pub enum Backend {
 /// for its threads, except the one that drops it.
 pub struct Disk {
     threads: Threads,
+    /// Reads the storages that have a file descriptor.
+    ring: Option<Ring>,
     counters: Arc<Counters>,
 }
 
@@ -70,16 +73,18 @@ impl Disk {
         }
         let counters = Arc::new(Counters::default());
         let queue = || Queue::new(call_bytes, max_retries, counters.clone());
-        if options.backend == Backend::IoUring {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        Ok(Self { threads: Threads::new(depth, queue())?, counters })
+        let ring = match options.backend {
+            Backend::Auto => Ring::new(depth, queue()).ok(),
+            Backend::IoUring => Some(Ring::new(depth, queue())?),
+            Backend::Threads => None,
+        };
+        Ok(Self { threads: Threads::new(depth, queue())?, ring, counters })
     }
 
     /// Who makes the calls; never [`Backend::Auto`].
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::Threads
+        if self.ring.is_some() { Backend::IoUring } else { Backend::Threads }
     }
 
     /// Asks for a batch. Returns at once.
@@ -113,9 +118,20 @@ impl Disk {
             parts.extend(pieces.map(|piece| (priority, Part { ticket: ticket.clone(), piece })));
         }
         parts.sort_by_key(|(_, part)| (address(&part.ticket.storage), part.piece.offset));
+        let (by_ring, by_threads) = parts.into_iter().partition::<Vec<_>, _>(|(_, part)| {
+            self.ring.is_some() && part.ticket.storage.raw_fd().is_some()
+        });
+        if let Some(ring) = &self.ring
+            && !by_ring.is_empty()
+        {
+            ring.change(|queue| queue.extend(by_ring));
+        }
+        if by_threads.is_empty() && settled.is_empty() {
+            return;
+        }
         self.threads.change(|queue| {
             settled.into_iter().for_each(|(part, result)| queue.settle(part, result));
-            parts.into_iter().for_each(|(priority, part)| queue.push(priority, part));
+            queue.extend(by_threads);
         });
     }
 
@@ -123,7 +139,10 @@ impl Disk {
     /// [`ReadError::Cancelled`], on this thread, before this returns true.
     /// Otherwise nothing happens.
     pub fn cancel(&self, id: u64) -> bool {
-        let parts = self.threads.change(|queue| queue.cancel(id));
+        let mut parts = self.threads.change(|queue| queue.cancel(id));
+        if let Some(ring) = &self.ring {
+            parts.extend(ring.change(|queue| queue.cancel(id)));
+        }
         let is_cancelled = !parts.is_empty();
         for part in parts {
             part.settle(Err(ReadError::Cancelled));
@@ -135,6 +154,9 @@ impl Disk {
     /// asked for now.
     pub fn promote(&self, id: u64) {
         self.threads.change(|queue| queue.promote(id));
+        if let Some(ring) = &self.ring {
+            ring.change(|queue| queue.promote(id));
+        }
     }
 
     /// What was done so far.

@@ -45,10 +45,13 @@ impl Queue {
         }
     }
 
-    pub fn push(&mut self, priority: Priority, part: Part) {
-        match priority {
-            Priority::Demand => self.demands.push_back(part),
-            Priority::Prefetch => self.prefetches.push_back(part),
+    /// More parts, in this order.
+    pub fn extend(&mut self, parts: impl IntoIterator<Item = (Priority, Part)>) {
+        for (priority, part) in parts {
+            match priority {
+                Priority::Demand => self.demands.push_back(part),
+                Priority::Prefetch => self.prefetches.push_back(part),
+            }
         }
     }
 
