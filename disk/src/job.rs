@@ -25,6 +25,15 @@ impl Part {
         Self { ticket: self.ticket.clone(), piece: Piece { offset, length: n, memory } }
     }
 
+    /// Behind the end of the file direct I/O may write or not.
+    fn clear_behind(&self, end: u64) {
+        let Piece { offset, length, memory } = self.piece;
+        let there = end.saturating_sub(offset).min(length as u64) as usize;
+        // SAFETY: the range lies in the part, whose memory is the disk's until
+        // it has its result.
+        unsafe { memory.add(there).write_bytes(0, length - there) };
+    }
+
     pub fn settle(&self, result: Result<(), ReadError>) {
         self.ticket.settle(self.piece.length, result);
     }
@@ -146,6 +155,7 @@ impl Job {
                 self.parts.pop_front().expect("there is a first part")
             };
             n -= read.piece.length;
+            read.clear_behind(self.storage.promised());
             read.settle(Ok(()));
         }
     }
