@@ -16,7 +16,8 @@ use crate::{ALIGNMENT, DiskStats, Piece, Read, ReadError, Storage};
 pub struct DiskOptions {
     /// Who makes the calls.
     pub backend: Backend,
-    /// How many calls are under way at a time.
+    /// How many calls are under way at a time; half as many for prefetches, so
+    /// that a demand does not wait long for them.
     pub depth: usize,
     /// How many bytes a call reads at most: longer pieces are divided, and
     /// shorter ones joined if they are neighbours in the file.
@@ -50,6 +51,9 @@ pub enum Backend {
 /// if it is long, and neighbours share one, even of different reads and in
 /// different places of memory.
 ///
+/// A call that fails is repeated a few times, after pauses of 10, 50 and 250 ms;
+/// one that several pieces share is made for each of them instead.
+///
 /// Dropping it cancels what has not begun, waits for the calls under way, and
 /// for its threads, except the one that drops it.
 pub struct Disk {
@@ -67,13 +71,13 @@ impl Disk {
     /// No more threads; `InvalidInput` for options that make no sense; with
     /// [`Backend::IoUring`] its absence.
     pub fn new(options: DiskOptions) -> io::Result<Self> {
-        let DiskOptions { depth, call_bytes, max_retries, .. } = options;
+        let DiskOptions { backend, depth, call_bytes, .. } = options;
         if depth == 0 || call_bytes == 0 || !is_aligned(call_bytes as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let counters = Arc::new(Counters::default());
-        let queue = || Queue::new(call_bytes, max_retries, counters.clone());
-        let ring = match options.backend {
+        let queue = || Queue::new(&options, counters.clone());
+        let ring = match backend {
             Backend::Auto => Ring::new(depth, queue()).ok(),
             Backend::IoUring => Some(Ring::new(depth, queue())?),
             Backend::Threads => None,
@@ -94,9 +98,9 @@ impl Disk {
     ///
     /// # Safety
     ///
-    /// The memory of each piece is valid for writes, and nobody else reads or
-    /// writes it, until `done` of its read was called. This holds for pieces of
-    /// the same batch as well: they do not overlap in memory.
+    /// The memory of each piece is valid, with something in it, and nobody else
+    /// reads or writes it, until `done` of its read was called. This holds for
+    /// pieces of the same batch as well: they do not overlap in memory.
     pub unsafe fn read(&self, reads: Vec<Read>) {
         let mut parts = Vec::new();
         let mut settled = Vec::new();

@@ -121,11 +121,16 @@ impl Worker {
 
     /// Begins what there is room for; false when there will be nothing any more.
     fn begin(&mut self) -> bool {
+        let mut is_over = false;
         while let Some(free) = self.calls.0.iter().position(Option::is_none) {
-            match self.shared.change(|queue| queue.take(Instant::now())) {
-                Some(Work::Settle(part, result)) => part.settle(result),
-                Some(Work::Call(job)) => self.call(free, job),
-                None => break,
+            let take = |queue: &mut Queue| (queue.take(Instant::now()), queue.is_closed());
+            match self.shared.change(take) {
+                (Some(Work::Settle(part, result)), _) => part.settle(result),
+                (Some(Work::Call(job)), _) => self.call(free, job),
+                (None, is_closed) => {
+                    is_over = is_closed;
+                    break;
+                }
             }
         }
         if !self.is_listening {
@@ -134,12 +139,13 @@ impl Worker {
             push(&mut self.ring, &listen.build().user_data(WAKE));
             self.is_listening = true;
         }
-        self.calls.0.iter().any(Option::is_some) || !self.shared.change(|queue| queue.is_closed())
+        !is_over || self.calls.0.iter().any(Option::is_some)
     }
 
     fn call(&mut self, place: usize, job: Job) {
         job.call_begins();
-        // SAFETY: both live in `calls` until the call has ended.
+        // SAFETY: the job stays in `calls`, and these beside it, until the call has
+        // ended.
         let buffers: Vec<IoSliceMut<'static>> = unsafe { job.buffers() };
         let fd = job.storage().raw_fd().map_or(-1, |fd| fd.as_raw_fd());
         // The system knows `IoSliceMut` as `iovec`.

@@ -268,6 +268,24 @@ fn demands_come_first_and_prefetches_can_be_cancelled_and_promoted() {
 }
 
 #[test]
+fn prefetches_leave_room_for_demands() {
+    let disk = Disk::new(options(4)).unwrap();
+    let gate = Gate::new();
+    let (stalled, sound) = (gate.storage(20), Faulty::new(20, |_, n| Ok(n)));
+    let asker = Asker::new();
+    let (mut memory, mut other) = (Memory::new(20 * BLOCK), Memory::new(20 * BLOCK));
+    let prefetches: Vec<_> = (0..5).map(|i| (i, Priority::Prefetch)).collect();
+    ask(&disk, &asker, &stalled, &mut memory, &prefetches);
+    called(&stalled, 2);
+    ask(&disk, &asker, &sound, &mut other, &[(9, Priority::Demand)]);
+    assert!(matches!(asker.next(), (9, Ok(()))));
+    asker.nothing_yet();
+    assert_eq!(stalled.calls().len(), 2);
+    gate.open();
+    (0..5).for_each(|_| asker.next().1.unwrap());
+}
+
+#[test]
 fn a_long_prefetch_that_has_begun_is_not_cancelled() {
     let disk = Disk::new(DiskOptions { call_bytes: BLOCK, ..options(1) }).unwrap();
     let gate = Gate::new();
