@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::job::Part;
 use crate::queue::Queue;
+use crate::ring::Ring;
 use crate::stats::Counters;
 use crate::threads::Threads;
 use crate::ticket::Ticket;
@@ -15,7 +16,8 @@ use crate::{ALIGNMENT, DiskStats, Piece, Read, ReadError, Storage};
 pub struct DiskOptions {
     /// Who makes the calls.
     pub backend: Backend,
-    /// How many calls are under way at a time.
+    /// How many calls are under way at a time; half as many for prefetches, so
+    /// that a demand does not wait long for them.
     pub depth: usize,
     /// How many bytes a call reads at most: longer pieces are divided, and
     /// shorter ones joined if they are neighbours in the file.
@@ -49,10 +51,15 @@ pub enum Backend {
 /// if it is long, and neighbours share one, even of different reads and in
 /// different places of memory.
 ///
+/// A call that fails is repeated a few times, after pauses of 10, 50 and 250 ms;
+/// one that several pieces share is made for each of them instead.
+///
 /// Dropping it cancels what has not begun, waits for the calls under way, and
 /// for its threads, except the one that drops it.
 pub struct Disk {
     threads: Threads,
+    /// Reads the storages that have a file descriptor.
+    ring: Option<Ring>,
     counters: Arc<Counters>,
 }
 
@@ -64,22 +71,24 @@ impl Disk {
     /// No more threads; `InvalidInput` for options that make no sense; with
     /// [`Backend::IoUring`] its absence.
     pub fn new(options: DiskOptions) -> io::Result<Self> {
-        let DiskOptions { depth, call_bytes, max_retries, .. } = options;
+        let DiskOptions { backend, depth, call_bytes, .. } = options;
         if depth == 0 || call_bytes == 0 || !is_aligned(call_bytes as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let counters = Arc::new(Counters::default());
-        let queue = || Queue::new(call_bytes, max_retries, counters.clone());
-        if options.backend == Backend::IoUring {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        Ok(Self { threads: Threads::new(depth, queue())?, counters })
+        let queue = || Queue::new(&options, counters.clone());
+        let ring = match backend {
+            Backend::Auto => Ring::new(depth, queue()).ok(),
+            Backend::IoUring => Some(Ring::new(depth, queue())?),
+            Backend::Threads => None,
+        };
+        Ok(Self { threads: Threads::new(depth, queue())?, ring, counters })
     }
 
     /// Who makes the calls; never [`Backend::Auto`].
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::Threads
+        if self.ring.is_some() { Backend::IoUring } else { Backend::Threads }
     }
 
     /// Asks for a batch. Returns at once.
@@ -89,9 +98,9 @@ impl Disk {
     ///
     /// # Safety
     ///
-    /// The memory of each piece is valid for writes, and nobody else reads or
-    /// writes it, until `done` of its read was called. This holds for pieces of
-    /// the same batch as well: they do not overlap in memory.
+    /// The memory of each piece is valid, with something in it, and nobody else
+    /// reads or writes it, until `done` of its read was called. This holds for
+    /// pieces of the same batch as well: they do not overlap in memory.
     pub unsafe fn read(&self, reads: Vec<Read>) {
         let mut parts = Vec::new();
         let mut settled = Vec::new();
@@ -113,9 +122,20 @@ impl Disk {
             parts.extend(pieces.map(|piece| (priority, Part { ticket: ticket.clone(), piece })));
         }
         parts.sort_by_key(|(_, part)| (address(&part.ticket.storage), part.piece.offset));
+        let (by_ring, by_threads) = parts.into_iter().partition::<Vec<_>, _>(|(_, part)| {
+            self.ring.is_some() && part.ticket.storage.raw_fd().is_some()
+        });
+        if let Some(ring) = &self.ring
+            && !by_ring.is_empty()
+        {
+            ring.change(|queue| queue.extend(by_ring));
+        }
+        if by_threads.is_empty() && settled.is_empty() {
+            return;
+        }
         self.threads.change(|queue| {
             settled.into_iter().for_each(|(part, result)| queue.settle(part, result));
-            parts.into_iter().for_each(|(priority, part)| queue.push(priority, part));
+            queue.extend(by_threads);
         });
     }
 
@@ -123,7 +143,10 @@ impl Disk {
     /// [`ReadError::Cancelled`], on this thread, before this returns true.
     /// Otherwise nothing happens.
     pub fn cancel(&self, id: u64) -> bool {
-        let parts = self.threads.change(|queue| queue.cancel(id));
+        let mut parts = self.threads.change(|queue| queue.cancel(id));
+        if let Some(ring) = &self.ring {
+            parts.extend(ring.change(|queue| queue.cancel(id)));
+        }
         let is_cancelled = !parts.is_empty();
         for part in parts {
             part.settle(Err(ReadError::Cancelled));
@@ -135,6 +158,9 @@ impl Disk {
     /// asked for now.
     pub fn promote(&self, id: u64) {
         self.threads.change(|queue| queue.promote(id));
+        if let Some(ring) = &self.ring {
+            ring.change(|queue| queue.promote(id));
+        }
     }
 
     /// What was done so far.

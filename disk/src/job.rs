@@ -25,6 +25,15 @@ impl Part {
         Self { ticket: self.ticket.clone(), piece: Piece { offset, length: n, memory } }
     }
 
+    /// Zeros behind the end of the file, where direct I/O may write or not.
+    fn clear_behind(&self, end: u64) {
+        let Piece { offset, length, memory } = self.piece;
+        let there = end.saturating_sub(offset).min(length as u64) as usize;
+        // SAFETY: the range lies in the part, whose memory is the disk's until
+        // it has its result.
+        unsafe { memory.add(there).write_bytes(0, length - there) };
+    }
+
     pub fn settle(&self, result: Result<(), ReadError>) {
         self.ticket.settle(self.piece.length, result);
     }
@@ -36,6 +45,8 @@ pub(crate) struct Job {
     /// Those which have not been read yet.
     parts: VecDeque<Part>,
     progress: Progress,
+    /// Held by all jobs that prefetch, which are counted by it.
+    prefetch: Option<Arc<()>>,
     max_retries: u32,
     counters: Arc<Counters>,
 }
@@ -54,12 +65,17 @@ pub(crate) enum Step {
 
 impl Job {
     /// `parts` are not empty.
-    pub fn new(parts: VecDeque<Part>, max_retries: u32, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        parts: VecDeque<Part>,
+        prefetch: Option<Arc<()>>,
+        max_retries: u32,
+        counters: Arc<Counters>,
+    ) -> Self {
         let (first, last) = (&parts[0], &parts[parts.len() - 1].piece);
         let storage = first.ticket.storage.clone();
         let end = last.offset + last.length as u64;
         let progress = Progress::new(first.piece.offset, end, storage.promised(), max_retries);
-        Self { storage, parts, progress, max_retries, counters }
+        Self { storage, parts, progress, prefetch, max_retries, counters }
     }
 
     pub fn storage(&self) -> &dyn Storage {
@@ -119,8 +135,10 @@ impl Job {
 
     /// A job for each part.
     pub fn split(self) -> impl Iterator<Item = Self> {
-        let Self { parts, max_retries, counters, .. } = self;
-        parts.into_iter().map(move |part| Self::new([part].into(), max_retries, counters.clone()))
+        let Self { parts, prefetch, max_retries, counters, .. } = self;
+        parts.into_iter().map(move |part| {
+            Self::new([part].into(), prefetch.clone(), max_retries, counters.clone())
+        })
     }
 
     /// The parts that have no result yet.
@@ -146,6 +164,7 @@ impl Job {
                 self.parts.pop_front().expect("there is a first part")
             };
             n -= read.piece.length;
+            read.clear_behind(self.storage.promised());
             read.settle(Ok(()));
         }
     }

@@ -38,6 +38,7 @@ mod job;
 mod progress;
 mod queue;
 mod read;
+mod ring;
 mod stats;
 mod storage;
 mod threads;

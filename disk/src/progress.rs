@@ -94,3 +94,97 @@ impl Progress {
         Next::Pause(pause)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = ALIGNMENT;
+
+    fn eio() -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    fn unasked() -> io::Result<u64> {
+        panic!("the size does not matter")
+    }
+
+    #[test]
+    fn a_whole_read_is_done() {
+        let mut progress = Progress::new(BLOCK, 3 * BLOCK, 10 * BLOCK, 0);
+        assert!(matches!(progress.after(Ok(2 * BLOCK as usize), unasked), Next::Done));
+        assert_eq!(progress.position(), 3 * BLOCK);
+    }
+
+    #[test]
+    fn a_short_read_goes_on_at_a_block() {
+        let mut progress = Progress::new(BLOCK, 4 * BLOCK, 10 * BLOCK, 0);
+        assert!(matches!(progress.after(Ok(BLOCK as usize + 7), unasked), Next::Again));
+        assert_eq!(progress.position(), 2 * BLOCK);
+        assert!(matches!(progress.after(Ok(2 * BLOCK as usize), unasked), Next::Done));
+    }
+
+    #[test]
+    fn a_read_ends_with_the_file() {
+        let mut progress = Progress::new(0, 2 * BLOCK, BLOCK + 10, 0);
+        assert!(matches!(progress.after(Ok(BLOCK as usize), unasked), Next::Again));
+        assert!(matches!(progress.after(Ok(10), unasked), Next::Done));
+        assert_eq!(progress.position(), 2 * BLOCK);
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_told() {
+        for (n, size) in [(0, BLOCK), (10, BLOCK + 10)] {
+            let mut progress = Progress::new(BLOCK, 3 * BLOCK, 3 * BLOCK, 3);
+            let Next::Failed(ReadError::Truncated { offset, size: told }) =
+                progress.after(Ok(n), || Ok(size))
+            else {
+                panic!("not truncated")
+            };
+            assert_eq!((offset, told), (BLOCK + n as u64, size));
+        }
+    }
+
+    #[test]
+    fn a_read_of_nothing_from_a_whole_file_is_a_failure() {
+        let mut progress = Progress::new(0, BLOCK, BLOCK, 1);
+        assert!(matches!(progress.after(Ok(0), || Ok(BLOCK)), Next::Pause(_)));
+        assert!(matches!(
+            progress.after(Ok(0), || Ok(BLOCK)),
+            Next::Failed(ReadError::Io { offset: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn failures_are_repeated_after_growing_pauses() {
+        let mut progress = Progress::new(BLOCK, 2 * BLOCK, 2 * BLOCK, 4);
+        for pause in [10, 50, 250, 250] {
+            let Next::Pause(told) = progress.after(eio(), unasked) else { panic!("no pause") };
+            assert_eq!(told, Duration::from_millis(pause));
+        }
+        let Next::Failed(ReadError::Io { offset, source }) = progress.after(eio(), unasked) else {
+            panic!("goes on")
+        };
+        assert_eq!((offset, source.raw_os_error()), (BLOCK, Some(5)));
+    }
+
+    #[test]
+    fn progress_makes_up_for_failures() {
+        let mut progress = Progress::new(0, 3 * BLOCK, 3 * BLOCK, 1);
+        assert!(matches!(progress.after(eio(), unasked), Next::Pause(_)));
+        assert!(matches!(progress.after(Ok(BLOCK as usize), unasked), Next::Again));
+        assert!(matches!(progress.after(eio(), unasked), Next::Pause(_)));
+        assert!(matches!(progress.after(eio(), unasked), Next::Failed(_)));
+    }
+
+    #[test]
+    fn interruptions_are_repeated_at_once_but_not_for_ever() {
+        for kind in [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock] {
+            let mut progress = Progress::new(0, BLOCK, BLOCK, 0);
+            for _ in 0..INTERRUPTIONS_MAX {
+                assert!(matches!(progress.after(Err(kind.into()), unasked), Next::Again));
+            }
+            assert!(matches!(progress.after(Err(kind.into()), unasked), Next::Failed(_)));
+        }
+    }
+}

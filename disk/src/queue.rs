@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::job::{Job, Part};
 use crate::stats::Counters;
-use crate::{Priority, ReadError};
+use crate::{DiskOptions, Priority, ReadError};
 
 /// The system takes no more buffers for one call.
 const PARTS_MAX: usize = 1024;
@@ -19,6 +19,9 @@ pub(crate) struct Queue {
     demands: VecDeque<Part>,
     prefetches: VecDeque<Part>,
     is_closed: bool,
+    /// Held by all jobs that prefetch.
+    prefetching: Arc<()>,
+    prefetches_max: usize,
     call_bytes: usize,
     max_retries: u32,
     counters: Arc<Counters>,
@@ -31,24 +34,28 @@ pub(crate) enum Work {
 }
 
 impl Queue {
-    /// An empty one, whose jobs read at most `call_bytes` each.
-    pub fn new(call_bytes: usize, max_retries: u32, counters: Arc<Counters>) -> Self {
+    pub fn new(options: &DiskOptions, counters: Arc<Counters>) -> Self {
         Self {
             settled: Vec::new(),
             delayed: Vec::new(),
             demands: VecDeque::new(),
             prefetches: VecDeque::new(),
             is_closed: false,
-            call_bytes,
-            max_retries,
+            prefetching: Arc::new(()),
+            prefetches_max: (options.depth / 2).max(1),
+            call_bytes: options.call_bytes,
+            max_retries: options.max_retries,
             counters,
         }
     }
 
-    pub fn push(&mut self, priority: Priority, part: Part) {
-        match priority {
-            Priority::Demand => self.demands.push_back(part),
-            Priority::Prefetch => self.prefetches.push_back(part),
+    /// More parts, in this order.
+    pub fn extend(&mut self, parts: impl IntoIterator<Item = (Priority, Part)>) {
+        for (priority, part) in parts {
+            match priority {
+                Priority::Demand => self.demands.push_back(part),
+                Priority::Prefetch => self.prefetches.push_back(part),
+            }
         }
     }
 
@@ -73,13 +80,18 @@ impl Queue {
         if let Some(i) = self.delayed.iter().position(|(due, _)| *due <= now) {
             return Some(Work::Call(self.delayed.remove(i).1));
         }
-        let waiting =
-            if self.demands.is_empty() { &mut self.prefetches } else { &mut self.demands };
+        let (waiting, prefetch) = if !self.demands.is_empty() {
+            (&mut self.demands, None)
+        } else if Arc::strong_count(&self.prefetching) <= self.prefetches_max {
+            (&mut self.prefetches, Some(self.prefetching.clone()))
+        } else {
+            return None;
+        };
         let parts = contiguous(waiting, self.call_bytes);
         if parts.is_empty() {
             return None;
         }
-        Some(Work::Call(Job::new(parts, self.max_retries, self.counters.clone())))
+        Some(Work::Call(Job::new(parts, prefetch, self.max_retries, self.counters.clone())))
     }
 
     /// When the first of the delayed jobs goes on.

@@ -11,7 +11,7 @@ pub const ALIGNMENT: u64 = 4096;
 /// A piece of a file, and the memory it goes to.
 ///
 /// It may reach beyond the end of the file, up to the next multiple of
-/// [`ALIGNMENT`]. The bytes behind the end are left as they are.
+/// [`ALIGNMENT`]. Behind the end it is filled with zeros, as in a mapping.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece {
     /// Its first byte in the file.
