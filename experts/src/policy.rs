@@ -263,8 +263,8 @@ mod tests {
     #[test]
     fn a_layer_is_not_worth_more_for_having_had_its_turn() {
         let mut lfu = Lfu::new(2, 4);
-        (0..5).for_each(|tick| lfu.touch(key(tick as u16 % 2, 3), tick));
-        assert_eq!(lfu.score(key(0, 3), 4), lfu.score(key(1, 3), 4));
+        (1..6).for_each(|tick| lfu.touch(key(tick as u16 % 2, 3), tick));
+        assert_eq!(lfu.score(key(0, 3), 5), lfu.score(key(1, 3), 5));
     }
 
     #[test]
