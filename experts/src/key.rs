@@ -40,6 +40,18 @@ impl<T: Clone> PerExpert<T> {
         self.values.get_mut(index)
     }
 
+    /// The values of a layer; none if there is no such layer.
+    pub(crate) fn layer(&self, layer: u16) -> &[T] {
+        let start = usize::from(layer) * self.n_expert;
+        self.values.get(start..start + self.n_expert).unwrap_or_default()
+    }
+
+    /// The values of a layer; none if there is no such layer.
+    pub(crate) fn layer_mut(&mut self, layer: u16) -> &mut [T] {
+        let start = usize::from(layer) * self.n_expert;
+        self.values.get_mut(start..start + self.n_expert).unwrap_or_default()
+    }
+
     fn index(&self, key: Key) -> Option<usize> {
         let expert = usize::from(key.expert);
         (expert < self.n_expert).then(|| usize::from(key.layer) * self.n_expert + expert)

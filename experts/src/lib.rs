@@ -32,5 +32,5 @@ pub mod trace;
 
 pub use cache::{Cache, CacheOptions, CacheStats, Lookup};
 pub use key::Key;
-pub use policy::{LayerLru, Lfu, Lru, ParsePolicyError, Policy, PolicyKind};
+pub use policy::{Blend, LayerLru, Lfu, Lru, ParsePolicyError, Policy, PolicyKind};
 pub use switch::{Switch, SwitchStats};

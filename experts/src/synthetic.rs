@@ -1,13 +1,15 @@
 //! Traces of a made-up router, to compare policies with and to test with.
 
 use crate::CacheOptions;
+use std::collections::VecDeque;
+
 use crate::trace::{Header, Record};
 
 /// How the made-up router chooses.
 ///
 /// In each layer the experts have a rank for each topic, and the one of rank r is
-/// chosen with a probability in proportion to r to the power of `-skew`. An expert
-/// of the token before stays with the probability `persistence`.
+/// chosen with a probability in proportion to r to the power of `-skew`. But with
+/// the probability `persistence` it is any of those of the last `memory` tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing {
     /// Layers.
@@ -20,8 +22,10 @@ pub struct Routing {
     pub n_token: usize,
     /// 0 is no favourites at all.
     pub skew: f64,
-    /// The probability that an expert stays for another token.
+    /// How often an expert is one of those of the last tokens.
     pub persistence: f64,
+    /// How many tokens these are.
+    pub memory: usize,
     /// Tokens of a topic. The next one has other favourites for half the ranks.
     pub n_topic_token: usize,
     /// How likely each prediction is right; `None` for no predictions.
@@ -39,6 +43,7 @@ impl Default for Routing {
             n_token: 100,
             skew: 0.7,
             persistence: 0.2,
+            memory: 1,
             n_topic_token: 500,
             foresight: None,
             seed: 0,
@@ -75,14 +80,16 @@ impl Routing {
             })
             .collect();
         let mut chosen = vec![Vec::new(); self.n_layer];
+        let mut recent = vec![VecDeque::new(); self.n_layer];
         let mut records = Vec::new();
         for n_token in 0..self.n_token {
             if n_token > 0 && n_token.is_multiple_of(self.n_topic_token.max(1)) {
                 rankings.iter_mut().for_each(|ranking| change_topic(ranking, &mut random));
             }
-            for (chosen, ranking) in chosen.iter_mut().zip(&rankings) {
-                let persistence = self.persistence;
-                *chosen = choose(chosen, ranking, &weights, n_used, persistence, &mut random);
+            for ((chosen, recent), ranking) in chosen.iter_mut().zip(&mut recent).zip(&rankings) {
+                *chosen = choose(recent, ranking, &weights, n_used, self.persistence, &mut random);
+                recent.extend(chosen.iter().copied());
+                recent.drain(..recent.len().saturating_sub(self.memory * n_used));
             }
             for (layer, experts) in chosen.iter().enumerate() {
                 let choices = experts.iter().map(|&expert| (expert, 0)).collect();
@@ -105,15 +112,23 @@ fn change_topic(ranking: &mut [u16], random: &mut Random) {
 }
 
 fn choose(
-    last: &[u16],
+    recent: &VecDeque<u16>,
     ranking: &[u16],
     weights: &[f64],
     n: usize,
     persistence: f64,
     random: &mut Random,
 ) -> Vec<u16> {
-    let mut chosen: Vec<u16> =
-        last.iter().copied().filter(|_| random.unit() < persistence).collect();
+    let mut chosen = Vec::new();
+    for _ in 0..n {
+        let stays = random.unit() < persistence;
+        if let Some(expert) = recent.get(random.below(recent.len()))
+            && stays
+            && !chosen.contains(expert)
+        {
+            chosen.push(*expert);
+        }
+    }
     while chosen.len() < n {
         let is_free = |rank: &usize| !chosen.contains(&ranking[*rank]);
         let free: Vec<_> = (0..ranking.len()).filter(is_free).collect();
