@@ -59,6 +59,7 @@ impl Routing {
             n_expert: self.n_expert,
             n_expert_used: self.n_expert_used,
             slot_bytes: 1,
+            other_bytes: 0,
             model: "synthetic".to_owned(),
             options: CacheOptions::default(),
         }

@@ -8,6 +8,7 @@
 //! | version | [`VERSION`] |
 //! | `n_layer`, `n_expert`, `n_expert_used` | the shape of the model |
 //! | `slot_bytes` | what an expert takes in memory |
+//! | `other_bytes` | what all else takes |
 //! | model | length in bytes, UTF-8 |
 //! | policy | length in bytes, its name |
 //! | `layer_floor` | slots |
@@ -64,6 +65,8 @@ pub struct Header {
     pub n_expert_used: usize,
     /// What an expert takes in memory.
     pub slot_bytes: u64,
+    /// What all else takes in memory.
+    pub other_bytes: u64,
     /// The model's name.
     pub model: String,
     /// The cache's options when the trace was recorded.
@@ -185,6 +188,7 @@ impl<W: Write> Recorder<W> {
             put(&mut bytes, n as u64);
         }
         put(&mut bytes, header.slot_bytes);
+        put(&mut bytes, header.other_bytes);
         let CacheOptions { policy, layer_floor, pins } = &header.options;
         for name in [&header.model, &policy.to_string()] {
             put(&mut bytes, name.len() as u64);
@@ -443,6 +447,7 @@ fn read_header<R: Read>(input: &mut Input<R>) -> Result<Header, TraceError> {
     let n_expert = input.number("experts", N_EXPERT_MAX)?;
     let n_expert_used = input.number("experts used", N_EXPERT_MAX)?;
     let slot_bytes = input.varint()?;
+    let other_bytes = input.varint()?;
     let model = input.name()?;
     let policy = match input.name()?.parse::<PolicyKind>() {
         Ok(policy) => policy,
@@ -456,7 +461,8 @@ fn read_header<R: Read>(input: &mut Input<R>) -> Result<Header, TraceError> {
         pins.push(Key { layer: layer?, expert: expert? });
     }
     let options = CacheOptions { policy, layer_floor, pins };
-    let header = Header { n_layer, n_expert, n_expert_used, slot_bytes, model, options };
+    let header =
+        Header { n_layer, n_expert, n_expert_used, slot_bytes, other_bytes, model, options };
     match header.check() {
         Ok(()) => Ok(header),
         Err(what) => Err(input.damaged(what)),
@@ -534,6 +540,7 @@ mod tests {
             n_expert: 300,
             n_expert_used: 2,
             slot_bytes: 1 << 40,
+            other_bytes: 12345,
             model: "möwe".to_owned(),
             options: CacheOptions { policy: PolicyKind::LayerLru, layer_floor: 5, pins },
         }

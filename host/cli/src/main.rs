@@ -10,7 +10,9 @@ mod memory;
 mod models;
 mod open;
 mod pack;
+mod plan;
 mod run;
+mod simulate;
 mod tokenize;
 
 use std::io;
@@ -39,6 +41,8 @@ enum Command {
     Tokenize(tokenize::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Simulate(simulate::Args),
+    Plan(plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +61,8 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -5,9 +5,9 @@ mod linux;
 #[cfg(target_os = "linux")]
 mod mapping;
 #[cfg(target_os = "linux")]
-pub(crate) use mapping::Mapping;
-#[cfg(target_os = "linux")]
 pub(crate) use linux::{Region, capture, configure, page_size, shared_memory};
+#[cfg(target_os = "linux")]
+pub(crate) use mapping::Mapping;
 
 #[cfg(not(target_os = "linux"))]
 mod portable;

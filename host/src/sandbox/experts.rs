@@ -32,11 +32,7 @@ fn refused<T>(message: &str) -> Answer<T> {
 impl Host for State {}
 
 impl HostStore for State {
-    fn open(
-        &mut self,
-        files: Vec<String>,
-        shape: Shape,
-    ) -> Answer<Option<Resource<StoreHandle>>> {
+    fn open(&mut self, files: Vec<String>, shape: Shape) -> Answer<Option<Resource<StoreHandle>>> {
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }

@@ -117,9 +117,7 @@ impl weights::HostSource for State {
         };
         let attached = file.check_range(offset, length).and_then(|()| file.check_unchanged());
         let attach = |from: &File| {
-            region
-                .attach(from, offset, length, address)
-                .map_err(|e| file.error(map_code(&e), e))
+            region.attach(from, offset, length, address).map_err(|e| file.error(map_code(&e), e))
         };
         let attached = match (attached, self.team.store()) {
             (Err(e), _) => Err(e),

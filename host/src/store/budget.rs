@@ -27,7 +27,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Of memory that guests and the host map, with the tables for that.
-    fn mapped(&self, bytes: u64) -> u64 {
+    pub fn mapped(&self, bytes: u64) -> u64 {
         let entries = (bytes / memory::page_size()).saturating_mul(8 * (self.n_guests + 1));
         bytes.saturating_add(entries)
     }

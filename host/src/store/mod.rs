@@ -300,7 +300,8 @@ impl ModelStore {
                 n_layer,
                 n_expert,
                 n_expert_used: shape.n_expert_used as usize,
-                slot_bytes: table.slot_bytes,
+                slot_bytes: budget.mapped(table.slot_bytes),
+                other_bytes: budget.others(),
                 model: self.name.clone(),
                 options: options.clone(),
             };
@@ -577,8 +578,7 @@ impl ModelStore {
                 Prefetch::On => true,
                 Prefetch::Off => false,
             },
-            resident_bytes: inner.budget.dense_resident
-                + slots.map_or(0, Slots::resident_bytes),
+            resident_bytes: inner.budget.dense_resident + slots.map_or(0, Slots::resident_bytes),
         }
     }
 

@@ -13,7 +13,12 @@ use crate::memory::Mapping;
 /// What there is of an expert in its slot.
 pub(super) enum Content {
     /// Reads are under way, or wait for their turn.
-    Loading { ids: Vec<u64>, n_left: usize, is_prefetch: bool, error: Option<ReadError> },
+    Loading {
+        ids: Vec<u64>,
+        n_left: usize,
+        is_prefetch: bool,
+        error: Option<ReadError>,
+    },
     Loaded,
     /// A prefetch that did not begin before it was too late.
     Cancelled,
@@ -101,7 +106,8 @@ impl Slots {
         requests: &mut Requests,
     ) -> Option<Vec<usize>> {
         // What is known not to be wanted must not stand in the way.
-        let is_waste = |key: &Key| key.layer == layer && experts.binary_search(&key.expert).is_err();
+        let is_waste =
+            |key: &Key| key.layer == layer && experts.binary_search(&key.expert).is_err();
         let wasted: Vec<_> = self.prefetching.iter().filter(|(key, _)| is_waste(key)).collect();
         for &&(key, slot) in &wasted {
             if let Some(Content::Loading { ids, is_prefetch: true, .. }) = self.content(slot, key) {

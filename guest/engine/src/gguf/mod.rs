@@ -344,3 +344,22 @@ fn read_array(r: &mut Reader<'_>, key: &str) -> Result<Value> {
         _ => Value::Ints(r.elements(n, i64::from_le_bytes)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_are_known_by_their_names() {
+        let is_expert = |name: &str| {
+            let ty = TensorType::from_id(0).unwrap();
+            let name = name.to_owned();
+            TensorInfo { name, dims: [1; 4], ty, file: 0, offset: 0, size: 4 }.is_expert()
+        };
+        assert!(is_expert("blk.0.ffn_up_exps.weight"));
+        assert!(is_expert("blk.0.ffn_up.7.weight"));
+        assert!(!is_expert("blk.0.ffn_up_shexp.weight"));
+        assert!(!is_expert("blk.0.ffn_up.weight"));
+        assert!(!is_expert("token_embd.weight"));
+    }
+}

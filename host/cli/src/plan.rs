@@ -1,0 +1,264 @@
+//! `moewe plan`: what to expect of a model within a budget of memory.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytesize::ByteSize;
+use moewe::{Engine, Model, ModelOptions, SessionOptions};
+use moewe_engine::gguf::Gguf;
+use moewe_engine::native::Folder;
+use moewe_models::generate::{Shape, generate};
+use moewe_models::{Progress, Step, pack};
+use serde_json::json;
+
+use crate::memory::Budget;
+use crate::open::{self, ModelArgs};
+
+/// How long the disk is measured.
+const DISK_TIME: Duration = Duration::from_millis(1500);
+/// Tokens that the small model computes before the clock starts, and while it
+/// runs.
+const N_WARM: usize = 4;
+const N_TIMED: usize = 24;
+/// Experts take whole pages.
+const PAGE_BYTES: u64 = 4096;
+/// What the process takes beside weights and KV cache, and for each thread.
+const PROCESS_BYTES: u64 = 64 << 20;
+const THREAD_BYTES: u64 = 12 << 20;
+
+/// Tell what will fit, and how fast it will be, before a model is loaded
+///
+/// Only the header is read. The disk's speed is measured with reads of single
+/// experts from the model's file; the speed of computing with a small random
+/// model of the same shape. Experts are taken to be used equally often, which is
+/// the worst case for those that are kept in memory.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of context to have room for
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 512)]
+    ctx_size: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the header tells.
+struct Needs {
+    dense_bytes: u64,
+    kv_bytes: u64,
+    /// An expert, in whole pages.
+    expert_bytes: u64,
+    n_expert: u64,
+    n_expert_used: u64,
+    /// Layers that have experts.
+    n_layer: u64,
+    shape: Shape,
+    is_packed: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let budget = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
+    let path = moewe_packed::file_to_open(&open::resolve(&args.model.model)?);
+    let needs = Needs::read(&path, args.ctx_size)?;
+    let threads = args.model.threads();
+    let others = PROCESS_BYTES + THREAD_BYTES * threads as u64 + needs.dense_bytes + needs.kv_bytes;
+    let floor = others + needs.n_expert_used * needs.expert_bytes;
+    ensure!(
+        budget >= floor,
+        "{}: {} do not suffice for {} tokens of context: {} are the least",
+        path.display(),
+        ByteSize(budget),
+        args.ctx_size,
+        ByteSize(floor)
+    );
+    let n_experts = needs.n_layer * needs.n_expert;
+    let n_slots = match needs.expert_bytes {
+        0 => 0,
+        bytes => ((budget - others) / bytes).min(n_experts),
+    };
+    let hit_rate = if n_experts == 0 { 1.0 } else { n_slots as f64 / n_experts as f64 };
+
+    let used_bytes = needs.n_layer * needs.n_expert_used * needs.expert_bytes;
+    let compute_speed = compute_speed(&needs, threads)?;
+    let dense_time = needs.dense_bytes as f64 / compute_speed;
+    let expert_time = used_bytes as f64 / compute_speed;
+    let read_bytes = used_bytes as f64 * (1.0 - hit_rate);
+    let disk_speed = match read_bytes > 0.0 {
+        true => Some(disk_speed(&path, &needs)?),
+        false => None,
+    };
+    let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
+    // Experts are computed while others of their layer are read, but for the
+    // last of them.
+    let hidden = expert_time.min(disk_time) * (1.0 - 1.0 / needs.n_expert_used.max(1) as f64);
+    let token_time = dense_time + expert_time + disk_time - hidden;
+    let speed = 1.0 / token_time;
+
+    let mut out = io::stdout().lock();
+    if args.json {
+        let report = json!({
+            "memory_bytes": budget,
+            "floor_bytes": floor,
+            "dense_bytes": needs.dense_bytes,
+            "kv_bytes": needs.kv_bytes,
+            "expert_bytes": needs.expert_bytes,
+            "n_experts": n_experts,
+            "n_slots": n_slots,
+            "hit_rate": hit_rate,
+            "disk_bytes_per_token": read_bytes as u64,
+            "disk_bytes_per_second": disk_speed,
+            "compute_bytes_per_second": compute_speed,
+            "tokens_per_second": speed,
+        });
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    writeln!(out, "memory                     {:>12}", size(budget))?;
+    writeln!(out, "  the least that works     {:>12}", size(floor))?;
+    writeln!(out, "  weights for every token  {:>12}", size(needs.dense_bytes))?;
+    writeln!(out, "  KV cache, {:<6} tokens  {:>12}", args.ctx_size, size(needs.kv_bytes))?;
+    writeln!(
+        out,
+        "  experts                  {:>12} ({n_slots} of {n_experts}, {} each)",
+        size(n_slots * needs.expert_bytes),
+        size(needs.expert_bytes)
+    )?;
+    writeln!(out, "experts found in memory    {:>10.0} %", hit_rate * 100.0)?;
+    if let Some(disk_speed) = disk_speed {
+        let read = size(read_bytes as u64);
+        let rate = size(disk_speed as u64);
+        writeln!(out, "read for each token        {read:>12} at {rate} a second")?;
+    }
+    let rate = size(compute_speed as u64);
+    writeln!(out, "weights computed with      {rate:>12} a second, {threads} threads")?;
+    writeln!(out, "expected speed of decode   {speed:>12.1} tokens a second")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Needs {
+    fn read(path: &Path, n_ctx: u64) -> Result<Self> {
+        let (folder, name) = Folder::of(path)?;
+        let header = Gguf::open(&folder, &name)?.header;
+        let metadata = &header.metadata;
+        let arch = metadata.str("general.architecture")?.unwrap_or_default().to_owned();
+        let number = |key: &str| -> Result<u64> {
+            Ok(metadata.u32(&format!("{arch}.{key}"))?.unwrap_or_default().into())
+        };
+        let (mut dense_bytes, mut expert_bytes, mut n_layer) = (0_u64, 0_u64, 0);
+        for t in header.tensors.values() {
+            match t.is_expert() {
+                true => expert_bytes = expert_bytes.saturating_add(t.size),
+                false => dense_bytes = dense_bytes.saturating_add(t.size),
+            }
+            n_layer += u64::from(t.name.ends_with(".ffn_gate_inp.weight"));
+        }
+        let n_expert = number("expert_count")?;
+        let one = expert_bytes / n_layer.saturating_mul(n_expert).max(1);
+        let (n_head, kv_heads) =
+            (number("attention.head_count")?, number("attention.head_count_kv")?);
+        let kv_heads = if kv_heads == 0 { n_head } else { kv_heads };
+        let n_embd = number("embedding_length")?;
+        let head_dim = match number("attention.key_length")? {
+            0 => n_embd / n_head.max(1),
+            n => n,
+        };
+        let all_layers = number("block_count")?;
+        let kv_bytes = n_ctx
+            .saturating_mul(all_layers)
+            .saturating_mul(2 * kv_heads * head_dim * size_of::<f32>() as u64);
+        let n_ff = match number("expert_feed_forward_length")? {
+            0 => number("feed_forward_length")?,
+            n => n,
+        };
+        let n_expert_used = number("expert_used_count")?;
+        let whole = |n: u64| n.next_multiple_of(256).clamp(256, 1 << 16) as u32;
+        let shape = Shape {
+            n_layer: 3,
+            n_embd: whole(n_embd),
+            n_head: n_head.clamp(1, 256) as u32,
+            kv_heads: kv_heads.clamp(1, 256) as u32,
+            head_dim: head_dim.clamp(1, 1024) as u32,
+            n_expert: n_expert_used.clamp(1, 64) as u32,
+            n_expert_used: n_expert_used.clamp(1, 64) as u32,
+            n_ff_expert: whole(n_ff),
+            n_vocab: 2048,
+            n_ctx: 512,
+        };
+        Ok(Self {
+            dense_bytes,
+            kv_bytes,
+            expert_bytes: one.next_multiple_of(PAGE_BYTES),
+            n_expert,
+            n_expert_used,
+            n_layer,
+            shape,
+            is_packed: header.tensors.values().any(|t| t.ty.is_packed()),
+        })
+    }
+}
+
+/// Makes no noise: the work is short.
+struct Silent;
+
+impl Progress for Silent {
+    fn start(&mut self, _: Step, _: &str, _: u64) {}
+    fn at(&mut self, _: u64) {}
+    fn note(&mut self, _: &str) {}
+}
+
+/// Bytes of weights a second that the sandbox computes with, in decode: a model
+/// of the same shape and few layers is timed.
+fn compute_speed(needs: &Needs, threads: usize) -> Result<f64> {
+    let folder = tempfile::tempdir().context("there is no room for a small model")?;
+    let mut path: PathBuf = folder.path().join("small.gguf");
+    generate(&path, &needs.shape, 1, &mut Silent)?;
+    if needs.is_packed {
+        let packed = folder.path().join("packed.gguf");
+        pack::pack(&path, &packed, true, &mut Silent)?;
+        path = packed;
+    }
+    let mut options = ModelOptions::default();
+    options.threads = threads;
+    let model = Model::open(&Engine::new()?, &path, options)?;
+    let weights = model.info().weight_bytes;
+    let mut session = model.session(SessionOptions::default())?;
+    for i in 0..N_WARM {
+        session.feed(&[i as u32])?;
+    }
+    let mut times = Vec::new();
+    for i in 0..N_TIMED {
+        let start = Instant::now();
+        session.feed(&[i as u32])?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(weights as f64 / times[N_TIMED / 2].as_secs_f64().max(1e-9))
+}
+
+/// Bytes a second of reads of single experts at random places, as many at a time
+/// as a token takes in a layer.
+#[cfg(target_os = "linux")]
+fn disk_speed(path: &Path, needs: &Needs) -> Result<f64> {
+    use std::sync::Arc;
+
+    use moewe_disk::{DirectFile, Disk, DiskOptions, Storage, measure};
+
+    let failed = || format!("{}: the disk cannot be measured", path.display());
+    let file: Arc<dyn Storage> = Arc::new(DirectFile::open(path).with_context(failed)?);
+    let disk = Disk::new(DiskOptions::default()).with_context(failed)?;
+    let mut random = fastrand::Rng::with_seed(1);
+    let (length, n) = (needs.expert_bytes as usize, needs.n_expert_used as usize);
+    measure(&disk, &file, length, n, DISK_TIME, |n| random.u64(0..n)).with_context(failed)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn disk_speed(_: &Path, _: &Needs) -> Result<f64> {
+    anyhow::bail!("models larger than memory need Linux")
+}
