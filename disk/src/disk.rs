@@ -11,7 +11,15 @@ use crate::threads::Threads;
 use crate::ticket::Ticket;
 use crate::{ALIGNMENT, DiskStats, Piece, Read, ReadError, Storage};
 
-/// How the disk is to read. The defaults were measured.
+/// How the disk is to read.
+///
+/// The defaults were measured, with reads of 2.6 MiB and of 3 × 864 KiB from a
+/// disk of 1.2 to 2 GB/s. While nobody else computes, two calls of 1 MiB at a
+/// time keep it almost busy, whoever makes them. While all processors compute, four
+/// get 0.8 times what eight get. Calls of 512 KiB cost 1.2 times the processor
+/// time of those of 1 MiB; longer ones make a demand wait for prefetches, twice
+/// as long with 4 MiB. io_uring costs 0.8 times what threads cost, and is as
+/// fast or, with its one thread among many that compute, up to a quarter slower.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
     /// Who makes the calls.
@@ -28,7 +36,7 @@ pub struct DiskOptions {
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self { backend: Backend::Auto, depth: 4, call_bytes: 1 << 20, max_retries: 3 }
+        Self { backend: Backend::Threads, depth: 8, call_bytes: 1 << 20, max_retries: 3 }
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{Advice, OFlags};
+use rustix::io::Errno;
 
 use crate::{ALIGNMENT, Storage};
 
@@ -30,7 +31,7 @@ impl DirectFile {
     /// Those of opening it without direct I/O.
     pub fn open(path: &Path) -> io::Result<Self> {
         match open(path, OFlags::DIRECT) {
-            Ok(file) if reads(&file) => Self::new(file, true),
+            Ok(file) if takes_direct_io(&file) => Self::new(file, true),
             _ => Self::new(open(path, OFlags::empty())?, false),
         }
     }
@@ -57,7 +58,8 @@ impl DirectFile {
         let size = file.metadata()?.len();
         if !is_direct {
             // Reading ahead would fill the page cache with what nobody drops.
-            rustix::fs::fadvise(&file, 0, None, Advice::Random)?;
+            // Where there is no advice, there is nothing to be done about it.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         }
         Ok(Self { file, size, is_direct })
     }
@@ -67,13 +69,12 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
-/// Whether the file can be read as it was opened: some file systems refuse
-/// direct I/O only then.
-fn reads(file: &File) -> bool {
+/// Some file systems refuse direct I/O only when it comes to reading.
+fn takes_direct_io(file: &File) -> bool {
     #[repr(align(4096))]
     struct Block([u8; ALIGNMENT as usize]);
     let mut block = Box::new(Block([0; _]));
-    rustix::io::pread(file, &mut block.0, 0).is_ok()
+    rustix::io::pread(file, &mut block.0, 0) != Err(Errno::INVAL)
 }
 
 impl Storage for DirectFile {
@@ -82,7 +83,7 @@ impl Storage for DirectFile {
         if !self.is_direct
             && let Some(length) = NonZeroU64::new(n as u64)
         {
-            rustix::fs::fadvise(&self.file, offset, Some(length), Advice::DontNeed)?;
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), Advice::DontNeed);
         }
         Ok(n)
     }

@@ -54,7 +54,7 @@ pub fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| random.below(251) as u8).collect()
 }
 
-/// A file where direct I/O is likely to work: not in `/tmp`.
+/// A file where direct I/O is likely to work: temporary ones may be in memory.
 pub fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.write_all(bytes).unwrap();
