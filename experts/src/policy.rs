@@ -13,11 +13,12 @@ pub enum PolicyKind {
     /// [`Lru`]
     Lru,
     /// [`Lfu`]
-    #[default]
     Lfu,
     /// [`LayerLru`]
     LayerLru,
-    /// [`Blend`]
+    /// [`Blend`]: hits most, or nearly so, however a router may choose; see the
+    /// example `policies`.
+    #[default]
     Blend,
 }
 
@@ -156,53 +157,60 @@ impl Policy for Lfu {
 }
 
 /// The one that is least probable to be wanted at its layer's next turn is
-/// evicted: its share of the layer's last few demands and its share of very many
-/// are blended, as would have predicted the demands so far best.
+/// evicted; of those as probable, the one whose turn comes last. The probability is
+/// a blend of its shares of the layer's demands over a short, a middling and a long
+/// time, in the parts that would have predicted the demands so far best.
 ///
 /// Models differ in whether an expert that was just used is used again more often
 /// than over a long time (Liang et al., "Not All Models Suit Expert Offloading: On
 /// Local Routing Consistency of Mixture-of-Expert Models", arXiv:2505.16056), so
-/// the blend is found by least squares, over all layers together.
+/// the parts are found by least squares, over all layers together.
 #[derive(Debug, Clone)]
 pub struct Blend {
     turns: Turns,
     long: Shares,
-    short: Shares,
-    /// Sums over all experts at all demands, the older the less: the square of
-    /// what the short share has beyond the long one; its product with what the use,
-    /// 0 or 1, has beyond the long share.
-    squares: f64,
-    products: f64,
+    shorter: [Shares; 2],
+    fit: Fit,
+    /// Of the shorter shares in the blend.
+    parts: [f64; 2],
+    layer: u16,
+    n_layer: usize,
 }
 
 impl Blend {
     /// Demands of a layer after which a use counts one half.
-    const HALF_LIVES: [f64; 2] = [64.0, 1.0];
-    /// Demands after which an error counts one half.
-    const ERROR_HALF_LIFE: f64 = 2000.0;
+    const LONG: f64 = 64.0;
+    const SHORTER: [f64; 2] = [8.0, 1.0];
+    /// What an expert is worth less if its turn comes last, as a share.
+    const DISTANCE: f64 = 0.5;
 
     /// For a model of this shape.
     pub fn new(n_layer: usize, n_expert: usize) -> Self {
-        let [long, short] =
-            Self::HALF_LIVES.map(|half_life| Shares::new(n_layer, n_expert, half_life));
-        Self { turns: Turns::new(n_layer), long, short, squares: 2.0, products: 1.0 }
-    }
-
-    /// How much of the short share goes into the blend.
-    fn short_part(&self) -> f64 {
-        (self.products / self.squares).clamp(0.0, 1.0)
-    }
-
-    /// The short share and the long one were known; which experts are used is not
-    /// yet.
-    fn begin(&mut self, layer: u16) {
-        let decay = (-1.0 / Self::ERROR_HALF_LIFE).exp2();
-        self.squares *= decay;
-        self.products *= decay;
-        for (long, short) in self.long.of_layer(layer).zip(self.short.of_layer(layer)) {
-            self.squares += (short - long) * (short - long);
-            self.products -= (short - long) * long;
+        let shares = |half_life| Shares::new(n_layer, n_expert, half_life);
+        let fit = Fit::new();
+        Self {
+            turns: Turns::new(n_layer),
+            long: shares(Self::LONG),
+            shorter: Self::SHORTER.map(shares),
+            parts: fit.parts(),
+            fit,
+            layer: 0,
+            n_layer,
         }
+    }
+
+    /// A demand of the layer begins.
+    fn begin(&mut self, layer: u16) {
+        self.layer = layer;
+        self.fit.age();
+        let [middling, short] = &self.shorter;
+        let shorter = middling.of_layer(layer).zip(short.of_layer(layer));
+        for (long, (middling, short)) in self.long.of_layer(layer).zip(shorter) {
+            self.fit.add([middling - long, short - long], -long);
+        }
+        self.parts = self.fit.parts();
+        self.long.age(layer);
+        self.shorter.iter_mut().for_each(|shares| shares.age(layer));
     }
 }
 
@@ -210,17 +218,70 @@ impl Policy for Blend {
     fn touch(&mut self, key: Key, tick: u64) {
         if self.turns.begin(key.layer, tick) {
             self.begin(key.layer);
-            self.long.age(key.layer);
-            self.short.age(key.layer);
         }
-        self.products += self.short.before(key) - self.long.before(key);
+        let long = self.long.before(key);
+        self.fit.add_used(self.shorter.each_ref().map(|shares| shares.before(key) - long));
         self.long.count(key);
-        self.short.count(key);
+        self.shorter.iter_mut().for_each(|shares| shares.count(key));
     }
 
     fn score(&self, key: Key, _tick: u64) -> f64 {
         let long = self.long.of(key);
-        long + self.short_part() * (self.short.of(key) - long)
+        let [middling, short] = self.shorter.each_ref().map(|shares| shares.of(key) - long);
+        let probability = long + self.parts[0] * middling + self.parts[1] * short;
+        // Layers between this one and its turn; all of them if it is this one.
+        let [now, then] = [self.layer, key.layer].map(usize::from);
+        let n_between = if then > now { then - now } else { self.n_layer + then - now } - 1;
+        probability * (1.0 - Self::DISTANCE * n_between as f64 / self.n_layer as f64)
+    }
+}
+
+/// Least squares: which parts of the shorter shares, each as its difference from
+/// the long one, come closest to what a use, 0 or 1, has beyond the long share.
+/// Old demands count less.
+#[derive(Debug, Clone)]
+struct Fit {
+    squares: [f64; 2],
+    mixed: f64,
+    products: [f64; 2],
+}
+
+impl Fit {
+    /// Demands after which an error counts one half.
+    const HALF_LIFE: f64 = 2000.0;
+
+    /// At first as if there were some experience with equal parts.
+    fn new() -> Self {
+        Self { squares: [2.0; 2], mixed: 0.0, products: [0.6; 2] }
+    }
+
+    fn age(&mut self) {
+        let decay = (-1.0 / Self::HALF_LIFE).exp2();
+        let [a, b] = &mut self.squares;
+        let [c, d] = &mut self.products;
+        [a, b, c, d, &mut self.mixed].into_iter().for_each(|sum| *sum *= decay);
+    }
+
+    /// An expert that may be used or not.
+    fn add(&mut self, shorter: [f64; 2], beyond: f64) {
+        let sums = self.squares.iter_mut().zip(&mut self.products);
+        for ((square, product), share) in sums.zip(shorter) {
+            *square += share * share;
+            *product += share * beyond;
+        }
+        self.mixed += shorter[0] * shorter[1];
+    }
+
+    /// One of those added is used.
+    fn add_used(&mut self, shorter: [f64; 2]) {
+        self.products.iter_mut().zip(shorter).for_each(|(product, share)| *product += share);
+    }
+
+    fn parts(&self) -> [f64; 2] {
+        let [a, d] = self.squares.map(|square| square * 1.001 + 1e-9);
+        let (b, [x, y]) = (self.mixed, self.products);
+        let determinant = a * d - b * b;
+        [(d * x - b * y) / determinant, (a * y - b * x) / determinant]
     }
 }
 
@@ -376,6 +437,29 @@ mod tests {
         let mut lfu = Lfu::new(2, 4);
         (1..6).for_each(|tick| lfu.touch(key(tick as u16 % 2, 3), tick));
         assert_eq!(lfu.score(key(0, 3), 5), lfu.score(key(1, 3), 5));
+    }
+
+    #[test]
+    fn the_blend_learns_whether_recency_is_worth_something() {
+        // What the last one used is worth beyond the one used before it, if each
+        // expert is used for some demands, and then the next one.
+        let advantage = |stays: u64| {
+            let mut blend = Blend::new(1, 8);
+            let expert = |tick: u64| key(0, (tick / stays % 8) as u16);
+            let n = 400 * stays - 1;
+            (1..=n).for_each(|tick| blend.touch(expert(tick), tick));
+            blend.score(expert(n), n) - blend.score(expert(n - stays), n)
+        };
+        assert!(advantage(20) > 0.5, "{}", advantage(20));
+        assert!(advantage(1) < 0.1, "{}", advantage(1));
+    }
+
+    #[test]
+    fn of_equals_the_blend_evicts_the_one_whose_turn_comes_last() {
+        let mut blend = Blend::new(3, 4);
+        (1..=7).for_each(|tick| blend.touch(key((tick as u16 - 1) % 3, 1), tick));
+        let [this, next, last] = [0, 1, 2].map(|layer| blend.score(key(layer, 1), 7));
+        assert!(this < last && last < next, "{this} {next} {last}");
     }
 
     #[test]
