@@ -22,7 +22,7 @@ pub struct MemoryArgs {
     /// they are wanted
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<Budget>,
-    /// Which expert makes room for another one: lru, lfu, layer-lru
+    /// Which expert makes room for another one: blend, lru, lfu, layer-lru
     #[arg(long, value_name = "POLICY", default_value_t)]
     pub policy: PolicyKind,
     /// Slots for experts that every layer keeps
