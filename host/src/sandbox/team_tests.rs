@@ -22,7 +22,7 @@ fn meet(team: &Team) -> Result<(), Broken> {
 #[test]
 fn all_see_what_was_written_before_the_barrier() {
     for size in [1, 2, 5] {
-        let team = Team::new(size);
+        let team = Team::new(size, None);
         let numbers: Vec<_> = (0..size).map(|_| AtomicU64::new(0)).collect();
         thread::scope(|scope| {
             for rank in 0..size {
@@ -42,7 +42,7 @@ fn all_see_what_was_written_before_the_barrier() {
 
 #[test]
 fn a_member_that_leaves_wakes_those_who_wait() {
-    let team = Team::new(3);
+    let team = Team::new(3, None);
     thread::scope(|scope| {
         let waiting = [(); 2].map(|()| scope.spawn(|| meet(&team)));
         // Long enough for both to sleep.
@@ -57,7 +57,7 @@ fn a_member_that_leaves_wakes_those_who_wait() {
 
 #[test]
 fn whoever_leaves_behind_the_last_barrier_breaks_nothing() {
-    let team = Arc::new(Team::new(2));
+    let team = Arc::new(Team::new(2, None));
     let mut crew = Crew::<()>::start(&team).unwrap();
     for _ in 0..2000 {
         let theirs = team.clone();
@@ -69,16 +69,16 @@ fn whoever_leaves_behind_the_last_barrier_breaks_nothing() {
 
 #[test]
 fn a_member_alone_waits_for_nobody() {
-    let team = Arc::new(Team::new(2));
+    let team = Arc::new(Team::new(2, None));
     let mut crew = Crew::<()>::start(&team).unwrap();
     assert_eq!(crew.first(|_| meet(&team)), Err(Broken));
-    let one = Arc::new(Team::new(1));
+    let one = Arc::new(Team::new(1, None));
     assert_eq!(Crew::<()>::start(&one).unwrap().first(|_| meet(&one)), Ok(()));
 }
 
 #[test]
 fn every_member_keeps_what_it_made() {
-    let team = Arc::new(Team::new(3));
+    let team = Arc::new(Team::new(3, None));
     let mut crew = Crew::start(&team).unwrap();
     crew.all(|rank, member| *member = Some(10 * rank));
     let made = crew.all(|rank, member| (rank, *member));
@@ -87,7 +87,7 @@ fn every_member_keeps_what_it_made() {
 
 #[test]
 fn a_member_that_panics_leaves_the_others_their_answers() {
-    let team = Arc::new(Team::new(3));
+    let team = Arc::new(Team::new(3, None));
     let mut crew = Crew::<()>::start(&team).unwrap();
     let theirs = team.clone();
     let answers = crew.all(move |rank, _| {
@@ -107,7 +107,7 @@ fn error(kind: ErrorKind) -> Error {
 #[test]
 fn members_must_agree() {
     use ErrorKind::{Cancelled, InvalidInput, OutOfMemory, Team as Lost};
-    let team = Team::new(2);
+    let team = Team::new(2, None);
     let agree = |a: Answer<u8>, b: Answer<u8>| agree(&team, vec![Some(a), Some(b)]);
     let refused = |kind| Ok(Err(error(kind)));
     let kind = |answer: Answer<Vec<u8>>| answer.map_err(|e| e.kind());
@@ -141,7 +141,7 @@ fn run(modules: [&str; 2], limits: Limits, during: impl FnOnce(&Team)) -> Answer
     linker.func_wrap("team", "barrier", barrier).unwrap();
     let modules = modules.map(|wat| Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap());
 
-    let team = Arc::new(Team::new(2));
+    let team = Arc::new(Team::new(2, None));
     let mut crew = Crew::<()>::start(&team).unwrap();
     let theirs = team.clone();
     thread::scope(|scope| {
@@ -203,7 +203,7 @@ fn all_members_are_cancelled() {
 
 #[test]
 fn members_share_one_limit_on_memory() {
-    let team = Team::new(2);
+    let team = Team::new(2, None);
     assert!(team.grow(0, 60, 100));
     assert!(!team.grow(1, 50, 100));
     assert!(team.grow(1, 40, 100));
@@ -225,7 +225,7 @@ fn members_share_one_limit_on_memory() {
 #[test]
 fn the_shared_region_counts_once_and_has_one_length() {
     use super::team::NotShared;
-    let team = Team::new(2);
+    let team = Team::new(2, None);
     assert_eq!(team.share(0, 101, 100).unwrap_err(), NotShared::TooLarge);
     for rank in [0, 1, 1] {
         team.share(rank, 30, 100).unwrap();

@@ -29,7 +29,7 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
-    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits, Arc::new(Team::new(1)), 0)
+    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits, Arc::new(Team::new(1, None)), 0)
 }
 
 /// Runs the export `run` of a core module within the limits.
