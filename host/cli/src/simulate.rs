@@ -132,12 +132,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn cases(args: &Args, header: &Header, records: &[Record]) -> Result<Vec<Case>> {
     if args.memory.is_empty() {
-        let slots = records.iter().filter_map(|record| match record {
+        let mut slots = records.iter().filter_map(|record| match record {
             Record::Capacity { n_slots } => Some(*n_slots),
             _ => None,
         });
         // The last is that of the run; before it, the model was loaded.
-        let n_slots = slots.last().unwrap_or(0);
+        let n_slots = slots.next_back().unwrap_or(0);
         let label = format!("{}, as recorded", header.model);
         return Ok(vec![Case { label, capacity: Capacity::Recorded, n_slots }]);
     }
