@@ -131,7 +131,7 @@ fn run(modules: [&str; 2], limits: Limits, during: impl FnOnce(&Team)) -> Answer
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, "x").unwrap();
-    let weights = Arc::new(WeightStore::open(&path, WeightsMode::Attach).unwrap());
+    let weights = Arc::new(WeightStore::open(&path, WeightsMode::Attach, None).unwrap());
     let engine = wasmtime::Engine::new(&config()).unwrap();
     let _clock = start_clock(&engine).unwrap();
     let mut linker = Linker::<State>::new(&engine);

@@ -29,7 +29,12 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
-    State::new(Arc::new(WeightStore::open(path, mode).unwrap()), limits, Arc::new(Team::new(1, None)), 0)
+    State::new(
+        Arc::new(WeightStore::open(path, mode, None).unwrap()),
+        limits,
+        Arc::new(Team::new(1, None)),
+        0,
+    )
 }
 
 /// Runs the export `run` of a core module within the limits.
@@ -286,7 +291,7 @@ fn open_sources_are_limited() {
 fn a_path_that_is_no_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| {
-        let error = WeightStore::open(path, WeightsMode::Attach).unwrap_err();
+        let error = WeightStore::open(path, WeightsMode::Attach, None).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Weights);
         error.to_string()
     };
