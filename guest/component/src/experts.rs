@@ -1,5 +1,6 @@
 //! The engine's store of experts, over the component's imports.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Place, Window};
@@ -79,9 +80,11 @@ impl ExpertStore for Imported {
         self.store.wait(slot as u32).map_err(from_host)
     }
 
-    fn window(&self, slot: usize) -> Result<Box<dyn Window>> {
-        let attach = |address| self.store.attach(slot as u32, address).map(|()| true);
-        match Attached::new(self.page_size, 0, self.slot_bytes, self.store.clone(), attach)? {
+    fn window(&self, slot: usize, pages: Range<usize>) -> Result<Box<dyn Window>> {
+        let (offset, length) = (pages.start as u64, pages.len() as u64);
+        let attach =
+            |address| self.store.attach(slot as u32, offset, length, address).map(|()| true);
+        match Attached::new(self.page_size, 0, pages.len(), self.store.clone(), attach)? {
             Some(window) => Ok(Box::new(window)),
             None => Err(Error::new(ErrorKind::Weights, "the host cannot attach its slots")),
         }

@@ -109,34 +109,47 @@ impl ExpertLayer {
     }
 }
 
+/// The most windows on slots, all members of a team together: each is a mapping
+/// or two, of which a process has 65530 by default.
+const N_SLOT_WINDOWS_MAX: usize = 24 << 10;
+
 /// Windows that were used last, which take at most `bytes_max`.
 pub(crate) struct Windows<K: Hash + Eq> {
     bytes_max: u64,
+    n_max: usize,
     bytes: u64,
-    windows: LruCache<K, Rc<dyn Window>>,
+    /// Each with the range that it shows.
+    windows: LruCache<K, (Range<usize>, Rc<dyn Window>)>,
 }
 
 impl<K: Hash + Eq> Windows<K> {
-    fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: 0, windows: LruCache::unbounded() }
+    fn new(bytes_max: u64, n_max: usize) -> Self {
+        Self { bytes_max, n_max, bytes: 0, windows: LruCache::unbounded() }
     }
 
+    /// The window on a range of what `key` names.
     fn get(
         &mut self,
         key: K,
-        bytes: u64,
+        range: Range<usize>,
         open: impl FnOnce() -> Result<Box<dyn Window>>,
     ) -> Result<Rc<dyn Window>> {
-        if let Some(found) = self.windows.get(&key) {
+        if let Some((shown, found)) = self.windows.get(&key)
+            && *shown == range
+        {
             return Ok(found.clone());
         }
-        while self.bytes + bytes > self.bytes_max {
+        if let Some(other) = self.windows.pop(&key) {
+            self.bytes -= other.0.len() as u64;
+        }
+        let bytes = range.len() as u64;
+        while self.bytes + bytes > self.bytes_max || self.windows.len() >= self.n_max {
             let Some((_, evicted)) = self.windows.pop_lru() else { break };
-            self.bytes -= evicted.bytes().len() as u64;
+            self.bytes -= evicted.0.len() as u64;
         }
         let opened: Rc<dyn Window> = open()?.into();
         self.bytes += bytes;
-        self.windows.put(key, opened.clone());
+        self.windows.put(key, (range, opened.clone()));
         Ok(opened)
     }
 }
@@ -146,15 +159,23 @@ impl<K: Hash + Eq> Windows<K> {
 pub(crate) enum Experts {
     /// By windows on the files, by layer, expert and projection.
     Files(RefCell<Windows<(usize, usize, Projection)>>),
-    /// By windows on the slots of a store.
-    Stored(Box<dyn ExpertStore>, RefCell<Windows<usize>>),
+    /// By windows on the slots of a store, by slot and projection.
+    Stored(Box<dyn ExpertStore>, RefCell<Windows<(usize, Projection)>>),
 }
 
 impl Experts {
-    pub fn new(store: Option<Box<dyn ExpertStore>>, window_bytes_max: u64) -> Self {
+    /// Windows take at most so many bytes, for a member of a team of `team_size`.
+    pub fn new(
+        store: Option<Box<dyn ExpertStore>>,
+        window_bytes_max: u64,
+        team_size: usize,
+    ) -> Self {
         match store {
-            None => Self::Files(RefCell::new(Windows::new(window_bytes_max))),
-            Some(store) => Self::Stored(store, RefCell::new(Windows::new(window_bytes_max))),
+            None => Self::Files(RefCell::new(Windows::new(window_bytes_max, usize::MAX))),
+            Some(store) => {
+                let n_max = (N_SLOT_WINDOWS_MAX / team_size).min(6 << 10);
+                Self::Stored(store, RefCell::new(Windows::new(window_bytes_max, n_max)))
+            }
         }
     }
 
@@ -241,17 +262,21 @@ impl Demand<'_> {
                 let key = (self.index, expert, projection);
                 let bytes = tensor.bytes();
                 let open = || tensor.window(self.sources, expert);
-                Ok((windows.borrow_mut().get(key, bytes as u64, open)?, 0..bytes))
+                Ok((windows.borrow_mut().get(key, 0..bytes, open)?, 0..bytes))
             }
             Experts::Stored(store, windows) => {
                 let slot = self.places[i].slot;
-                let bytes = store.slot_bytes();
-                let window = windows.borrow_mut().get(slot, bytes as u64, || store.window(slot))?;
-                let range = self.layer.range(projection, expert, store.page_size());
-                if range.end > window.bytes().len() {
+                let page_size = store.page_size();
+                let range = self.layer.range(projection, expert, page_size);
+                let start = range.start / page_size * page_size;
+                let pages = start..range.end.next_multiple_of(page_size);
+                if pages.end > store.slot_bytes() {
                     let message = "the host's slots are smaller than an expert";
                     return Err(Error::new(ErrorKind::Weights, message));
                 }
+                let open = || store.window(slot, pages.clone());
+                let window = windows.borrow_mut().get((slot, projection), pages.clone(), open)?;
+                let range = range.start - start..range.end - start;
                 Ok((window, range))
             }
         }

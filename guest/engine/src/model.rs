@@ -252,7 +252,7 @@ impl Model {
                 ),
             ));
         }
-        let experts = Experts::new(store, left);
+        let experts = Experts::new(store, left, exchange.size());
         let tensors = gguf.header.tensors.values();
         let info = ModelInfo {
             architecture: metadata.str("general.architecture")?.unwrap_or_default().to_owned(),

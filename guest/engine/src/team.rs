@@ -141,6 +141,11 @@ impl Exchange {
         self.team.rank() == 0
     }
 
+    /// How many members there are.
+    pub fn size(&self) -> usize {
+        self.team.size()
+    }
+
     /// Numbers that are exchanged at a time.
     pub fn len(&self) -> usize {
         self.len

@@ -3,6 +3,8 @@
 //! The guest implements these traits with the imports of its component, a
 //! native program with [`crate::native`]. The engine never learns which.
 
+use std::ops::Range;
+
 use crate::error::Result;
 
 /// Opens the files of a model.
@@ -94,8 +96,8 @@ pub trait ExpertStore {
     /// Waits until the expert that was demanded is in its slot.
     fn wait(&self, slot: usize) -> Result<()>;
 
-    /// Makes a slot addressable, whatever expert it holds.
-    fn window(&self, slot: usize) -> Result<Box<dyn Window>>;
+    /// Makes whole pages of a slot addressable, whatever expert it holds.
+    fn window(&self, slot: usize, pages: Range<usize>) -> Result<Box<dyn Window>>;
 
     /// Gives up what was demanded.
     fn release(&self) -> Result<()>;

@@ -215,14 +215,7 @@ impl Region {
         length: u64,
         address: u64,
     ) -> Result<u64, MapError> {
-        let skew = offset % page_size();
-        let bytes = (skew.checked_add(length))
-            .filter(|_| length > 0)
-            .and_then(|n| n.checked_next_multiple_of(page_size()))
-            .ok_or(MapError::Range { address, length })?;
-        let (start, end) = self.check(address, bytes)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        self.map(start, end, flags, Some((file, offset - skew)))?;
+        let (first, start, end) = self.map_file(file, offset, length, address)?;
         let advice = if end - start <= POPULATE_BYTES_MAX {
             Advice::LinuxPopulateRead
         } else {
@@ -231,7 +224,37 @@ impl Region {
         // SAFETY: the range was just mapped, and this advice changes no byte.
         // It saves time only, so a kernel that refuses it does no harm.
         let _ = unsafe { rustix::mm::madvise(self.at(start), end - start, advice) };
-        Ok(address + skew)
+        Ok(first)
+    }
+
+    /// The same for memory of the host that is used as it comes.
+    pub(crate) fn attach_part(
+        &self,
+        memory: &File,
+        offset: u64,
+        length: u64,
+        address: u64,
+    ) -> Result<u64, MapError> {
+        self.map_file(memory, offset, length, address).map(|(first, ..)| first)
+    }
+
+    /// Answers the address of the first byte, and the bounds of the window.
+    fn map_file(
+        &self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        address: u64,
+    ) -> Result<(u64, usize, usize), MapError> {
+        let skew = offset % page_size();
+        let bytes = (skew.checked_add(length))
+            .filter(|_| length > 0)
+            .and_then(|n| n.checked_next_multiple_of(page_size()))
+            .ok_or(MapError::Range { address, length })?;
+        let (start, end) = self.check(address, bytes)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        self.map(start, end, flags, Some((file, offset - skew)))?;
+        Ok((address + skew, start, end))
     }
 
     /// Maps `length` bytes of `memory` at `address`, shared with whoever maps

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::{FallocateFlags, MemfdFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Memory that the host fills and guests map; pages that nobody has touched
 /// take no memory.
@@ -48,6 +48,15 @@ impl Mapping {
     pub(crate) fn at(&self, offset: usize, length: usize) -> *mut u8 {
         assert!(offset.checked_add(length).is_some_and(|end| end <= self.length));
         self.base.wrapping_add(offset)
+    }
+
+    /// Has the host's own mapping forget some pages; the memory keeps them. So
+    /// they count once as the process's own, where guests map them.
+    pub(crate) fn forget(&self, offset: usize, length: usize) {
+        let at = self.at(offset, length).cast();
+        // SAFETY: a mapping of a file that is shared: the bytes stay in the file.
+        // It saves no memory, so a kernel that refuses it does no harm.
+        let _ = unsafe { rustix::mm::madvise(at, length, Advice::LinuxDontNeed) };
     }
 
     /// Gives the memory of some pages back to the system; they read as zeros.

@@ -92,13 +92,20 @@ impl HostStore for State {
         Ok(store.wait(team, slot, self.rank == 0, || self.interrupt())?)
     }
 
-    fn attach(&mut self, _handle: Resource<StoreHandle>, slot: u32, address: u64) -> Answer<()> {
+    fn attach(
+        &mut self,
+        _handle: Resource<StoreHandle>,
+        slot: u32,
+        offset: u64,
+        length: u64,
+        address: u64,
+    ) -> Answer<()> {
         let (Some((store, _)), Some(region)) = (self.team.store(), &self.region) else {
             return refused("there is none");
         };
-        let attached = store.with_slot(slot, |memory, offset, length| {
+        let attached = store.with_slot(slot, offset, length, |memory, offset| {
             region
-                .attach(memory.file(), offset, length, address)
+                .attach_part(memory.file(), offset, length, address)
                 .map_err(|e| error(map_code(&e), format!("slot {slot}: {e}")))
         });
         let attached = attached.flatten();

@@ -61,6 +61,7 @@ impl Mirror {
             Piece { offset: gap.start, length, memory: self.mapping.at(gap.start as usize, length) }
         };
         let (sender, receiver) = channel();
+        let pages_of_read = pages.start as usize..pages.end as usize;
         // The memory stays until the read has ended, whoever waits for that.
         let mapping = self.mapping.clone();
         let read = Read {
@@ -69,7 +70,8 @@ impl Mirror {
             pieces: gaps.iter().map(piece).collect(),
             priority: Priority::Demand,
             done: Box::new(move |result| {
-                drop(mapping);
+                // The pieces lie between the first and the last.
+                mapping.forget(pages_of_read.start, pages_of_read.len());
                 // Whoever gave up does not listen any more.
                 let _ = sender.send(result);
             }),

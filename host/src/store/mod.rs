@@ -265,6 +265,10 @@ impl ModelStore {
         };
         let storages = table.files.iter().map(|file| (self.open)(file));
         let storages = storages.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+        // The headers went through the page cache, which counts for some.
+        for file in &table.files {
+            let _ = rustix::fs::fadvise(file.file(), 0, None, rustix::fs::Advice::DontNeed);
+        }
         let mut budget = inner.budget;
         budget.dense = shape.dense_bytes;
         budget.slot_bytes = table.slot_bytes;
@@ -511,11 +515,13 @@ impl ModelStore {
         requests.send(&self.disk);
     }
 
-    /// Passes the memory that holds a slot, and where, to `f`.
+    /// Passes the memory that holds some bytes of a slot, and where, to `f`.
     pub(crate) fn with_slot<T>(
         &self,
         slot: u32,
-        f: impl FnOnce(&Mapping, u64, u64) -> T,
+        offset: u64,
+        length: u64,
+        f: impl FnOnce(&Mapping, u64) -> T,
     ) -> Result<T, Error> {
         let (arena, bytes, n_slots) = {
             let inner = self.shared.lock();
@@ -524,10 +530,12 @@ impl ModelStore {
             let n_max = model.table.n_experts().min(inner.budget.bytes / slots.slot_bytes.max(1));
             (slots.arena.clone(), slots.slot_bytes, n_max)
         };
-        if u64::from(slot) >= n_slots {
-            return Err(invalid(format!("there is no slot {slot}")));
+        if u64::from(slot) >= n_slots || offset.checked_add(length).is_none_or(|end| end > bytes) {
+            let message =
+                format!("there is no slot {slot}, or it has no {length} bytes at {offset}");
+            return Err(invalid(message));
         }
-        Ok(f(&arena, u64::from(slot) * bytes, bytes))
+        Ok(f(&arena, u64::from(slot) * bytes + offset))
     }
 
     /// Has a range of a file read, which lies within it, and passes the memory

@@ -181,14 +181,19 @@ impl Slots {
                 let start = slot as u64 * self.slot_bytes + piece.start;
                 Piece { offset: piece.offset, length, memory: arena.at(start as usize, length) }
             };
-            let pieces_of_file = pieces.iter().map(piece).collect();
+            let pieces_of_file: Vec<_> = pieces.iter().map(piece).collect();
+            let range = pieces.iter().fold((u64::MAX, 0), |(start, end), piece| {
+                (start.min(piece.start), end.max(piece.start + piece.length))
+            });
+            let first = (slot as u64 * self.slot_bytes + range.0) as usize;
+            let length = (range.1 - range.0) as usize;
             reads.push(Read {
                 id,
                 storage: self.storages[pieces[0].file].clone(),
                 pieces: pieces_of_file,
                 priority,
                 done: Box::new(move |result| {
-                    drop(arena);
+                    arena.forget(first, length);
                     shared.read_ended(key, slot, result);
                 }),
             });

@@ -34,7 +34,7 @@ impl GuestStore for NoStore {
         match *self {}
     }
 
-    fn attach(&self, _slot: u32, _address: u64) -> Result<(), Error> {
+    fn attach(&self, _slot: u32, _offset: u64, _length: u64, _address: u64) -> Result<(), Error> {
         match *self {}
     }
 
