@@ -3,7 +3,7 @@
 use crate::memory;
 
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
-const HEADROOM_BYTES: u64 = 24 << 20;
+const HEADROOM_BYTES: u64 = 40 << 20;
 /// What is gained by a change of this size or less does not make slots come
 /// back: they would soon go again.
 const SLACK_BYTES: u64 = 16 << 20;
