@@ -40,6 +40,10 @@ mod memory;
 mod model;
 mod sandbox;
 mod session;
+#[cfg(target_os = "linux")]
+mod store;
+#[cfg(not(target_os = "linux"))]
+#[path = "store/portable.rs"]
 mod store;
 mod weights;
 

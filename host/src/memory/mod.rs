@@ -12,7 +12,7 @@ pub(crate) use mapping::Mapping;
 #[cfg(not(target_os = "linux"))]
 mod portable;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{Region, capture, configure, page_size, shared_memory};
+pub(crate) use portable::{Mapping, Region, capture, configure, page_size, shared_memory};
 
 /// The most windows in one memory, those given back included: each costs the
 /// kernel two mappings of the 65530 that a process has by default.

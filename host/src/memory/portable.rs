@@ -19,6 +19,10 @@ impl Region {
         match *self {}
     }
 
+    pub(crate) fn attach_part(&self, _: &File, _: u64, _: u64, _: u64) -> Result<u64, MapError> {
+        match *self {}
+    }
+
     pub(crate) fn share(&self, _: &File, _: u64, _: u64) -> Result<(), MapError> {
         match *self {}
     }
@@ -32,6 +36,15 @@ impl Region {
     }
 
     pub(crate) fn windows(&self) -> (usize, u64) {
+        match *self {}
+    }
+}
+
+/// Memory that guests can map; there is none on this platform.
+pub(crate) enum Mapping {}
+
+impl Mapping {
+    pub(crate) fn file(&self) -> &File {
         match *self {}
     }
 }

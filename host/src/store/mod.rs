@@ -224,6 +224,11 @@ impl ModelStore {
         true
     }
 
+    /// The most bytes that the process may have.
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.options.bytes
+    }
+
     /// Fails if a context of `n_tokens` would not fit the budget.
     pub(crate) fn check_context(&self, n_tokens: u64) -> Result<(), HostError> {
         let inner = self.shared.lock();
