@@ -36,6 +36,9 @@ impl HostStore for State {
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }
+        if mem::replace(&mut self.has_store, true) {
+            return refused("it is open already");
+        }
         let files = files.iter().map(|name| self.weights.file(name));
         let files: Result<Vec<_>, Error> = files.collect();
         match files.and_then(|files| Table::new(files, shape)) {
