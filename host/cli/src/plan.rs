@@ -26,7 +26,7 @@ const N_TIMED: usize = 24;
 /// Experts take whole pages.
 const PAGE_BYTES: u64 = 4096;
 /// What the process takes beside weights and KV cache, and for each thread.
-const PROCESS_BYTES: u64 = 64 << 20;
+const PROCESS_BYTES: u64 = 72 << 20;
 const THREAD_BYTES: u64 = 12 << 20;
 
 /// Tell what will fit, and how fast it will be, before a model is loaded
@@ -93,9 +93,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         false => None,
     };
     let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
-    // Experts are computed while others of their layer are read, but for the
-    // last of them.
-    let hidden = expert_time.min(disk_time) * (1.0 - 1.0 / needs.n_expert_used.max(1) as f64);
+    // Gate and up, two of the three matrices of an expert, are computed while
+    // others of the layer are read, but for the last of them.
+    let n_used = needs.n_expert_used.max(1) as f64;
+    let hidden = (expert_time * 2.0 / 3.0 * (1.0 - 1.0 / n_used)).min(disk_time);
     let token_time = dense_time + expert_time + disk_time - hidden;
     let speed = 1.0 / token_time;
 
