@@ -36,13 +36,18 @@ impl HostStore for State {
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }
+        if self.has_store {
+            return refused("it is open already");
+        }
         let files = files.iter().map(|name| self.weights.file(name));
         let files: Result<Vec<_>, Error> = files.collect();
         match files.and_then(|files| Table::new(files, shape)) {
             Ok(table) => {
                 let described = Some(table);
                 let handle = StoreHandle { described, n_demands: 0, holds: false };
-                Ok(Ok(Some(self.sources.push(handle)?)))
+                let handle = self.sources.push(handle)?;
+                self.has_store = true;
+                Ok(Ok(Some(handle)))
             }
             Err(e) => Ok(Err(e)),
         }
@@ -63,7 +68,9 @@ impl HostStore for State {
     fn ready(&mut self, handle: Resource<StoreHandle>) -> Answer<Capacity> {
         let described = self.sources.get_mut(&handle)?.described.take();
         match (described, self.team.store()) {
-            (Some(table), Some((store, _))) => Ok(store.describe(table)),
+            (Some(table), Some((store, team))) => {
+                Ok(store.describe(team, table, self.team.memory_expected(self.rank)))
+            }
             _ => refused("all was said already"),
         }
     }
@@ -93,10 +100,10 @@ impl HostStore for State {
     }
 
     fn attach(&mut self, _handle: Resource<StoreHandle>, slot: u32, address: u64) -> Answer<()> {
-        let (Some((store, _)), Some(region)) = (self.team.store(), &self.region) else {
+        let (Some((store, team)), Some(region)) = (self.team.store(), &self.region) else {
             return refused("there is none");
         };
-        let attached = store.with_slot(slot, |memory, offset, length| {
+        let attached = store.with_slot(team, slot, |memory, offset, length| {
             region
                 .attach(memory.file(), offset, length, address)
                 .map_err(|e| error(map_code(&e), format!("slot {slot}: {e}")))
@@ -130,6 +137,7 @@ impl HostStore for State {
 
     fn drop(&mut self, handle: Resource<StoreHandle>) -> wasmtime::Result<()> {
         self.sources.delete(handle)?;
+        self.has_store = false;
         Ok(())
     }
 }

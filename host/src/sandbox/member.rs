@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(super) sources: ResourceTable,
     /// Sizes of the files that were opened so far, each counted once.
     pub(super) opened: BTreeMap<String, u64>,
+    /// Whether the store of experts is open.
+    pub(super) has_store: bool,
     /// The memory that files can be attached to.
     pub(super) region: Option<Arc<Region>>,
     pub(super) deadline: Option<Instant>,
@@ -54,6 +56,7 @@ impl State {
             rank,
             sources,
             opened: BTreeMap::new(),
+            has_store: false,
             region: None,
             deadline: None,
             memory_refused: false,
