@@ -248,6 +248,11 @@ impl Cache {
         self.find(key).filter(|(_, slot)| !slot.has_failed).map(|(index, _)| index)
     }
 
+    /// The expert that has this slot, even if its read failed.
+    pub fn expert_in(&self, slot: usize) -> Option<Key> {
+        Some(self.slots.get(slot)?.as_ref()?.key)
+    }
+
     /// Whether a read into the expert's slot is under way.
     pub fn is_busy(&self, key: Key) -> bool {
         self.find(key).is_some_and(|(_, slot)| slot.is_busy)

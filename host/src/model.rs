@@ -145,8 +145,20 @@ impl Model {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let path = moewe_packed::file_to_open(path.as_ref());
-        let weights = Arc::new(WeightStore::open(&path, options.weights, options.memory)?);
+        let weights = WeightStore::open(&path, options.weights, options.memory)?;
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
+        Self::load(engine, path, weights, limits, n_threads)
+    }
+
+    /// Loads the model that these weights are of.
+    pub(crate) fn load(
+        engine: &Engine,
+        path: PathBuf,
+        weights: WeightStore,
+        limits: Limits,
+        n_threads: usize,
+    ) -> Result<Self> {
+        let weights = Arc::new(weights);
         let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;
         Ok(Self {
             engine: engine.clone(),

@@ -36,7 +36,7 @@ impl HostStore for State {
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }
-        if mem::replace(&mut self.has_store, true) {
+        if self.has_store {
             return refused("it is open already");
         }
         let files = files.iter().map(|name| self.weights.file(name));
@@ -45,7 +45,9 @@ impl HostStore for State {
             Ok(table) => {
                 let described = Some(table);
                 let handle = StoreHandle { described, n_demands: 0, holds: false };
-                Ok(Ok(Some(self.sources.push(handle)?)))
+                let handle = self.sources.push(handle)?;
+                self.has_store = true;
+                Ok(Ok(Some(handle)))
             }
             Err(e) => Ok(Err(e)),
         }
@@ -66,7 +68,9 @@ impl HostStore for State {
     fn ready(&mut self, handle: Resource<StoreHandle>) -> Answer<Capacity> {
         let described = self.sources.get_mut(&handle)?.described.take();
         match (described, self.team.store()) {
-            (Some(table), Some((store, _))) => Ok(store.describe(table)),
+            (Some(table), Some((store, team))) => {
+                Ok(store.describe(team, table, self.team.memory_expected(self.rank)))
+            }
             _ => refused("all was said already"),
         }
     }
@@ -103,10 +107,10 @@ impl HostStore for State {
         length: u64,
         address: u64,
     ) -> Answer<()> {
-        let (Some((store, _)), Some(region)) = (self.team.store(), &self.region) else {
+        let (Some((store, team)), Some(region)) = (self.team.store(), &self.region) else {
             return refused("there is none");
         };
-        let attached = store.with_slot(slot, offset, length, |memory, offset| {
+        let attached = store.with_slot(team, slot, offset, length, |memory, offset| {
             region
                 .attach_part(memory.file(), offset, length, address)
                 .map_err(|e| error(map_code(&e), format!("slot {slot}: {e}")))
@@ -140,6 +144,7 @@ impl HostStore for State {
 
     fn drop(&mut self, handle: Resource<StoreHandle>) -> wasmtime::Result<()> {
         self.sources.delete(handle)?;
+        self.has_store = false;
         Ok(())
     }
 }

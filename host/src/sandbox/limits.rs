@@ -150,16 +150,16 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
     let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
     match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) | None if state.memory_refused => {
-            let message = match state.team.store() {
-                Some((store, _)) => format!(
-                    "{name}: needs more than the {} bytes of memory that may be used; allow more, \
-                     or use a smaller context",
-                    store.budget_bytes()
+            let sandbox_max = state.team.memory_bytes_max(state.limits.memory_max);
+            let message = match state.team.store().map(|(store, _)| store.bytes_max()) {
+                Some(bytes) if bytes <= sandbox_max => format!(
+                    "{name}: needs more than the {bytes} bytes of memory that may be used; allow \
+                     more, or use a smaller context"
                 ),
-                None => format!(
+                _ => format!(
                     "{name}: needs more memory than the sandbox may have ({} MiB with the \
                      weights); use a smaller context or a smaller model",
-                    state.team.memory_bytes_max(state.limits.memory_max) >> 20
+                    sandbox_max >> 20
                 ),
             };
             new(ErrorKind::OutOfMemory, message)

@@ -160,6 +160,7 @@ impl Sandbox {
     }
 
     fn end_unless_answered<T>(&mut self, answer: Answer<T>) -> Result<T> {
+        self.team.give_up();
         if let Err(error) = &answer {
             self.ended = Some(error.clone());
         }

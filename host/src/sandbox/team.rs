@@ -173,6 +173,21 @@ impl Team {
         self.store.as_ref().map(|(store, team)| (store, *team))
     }
 
+    /// What all members will have when they are as far as this one.
+    pub fn memory_expected(&self, rank: usize) -> u64 {
+        let inner = self.lock();
+        let own = inner.accounts[rank].memory.saturating_sub(inner.accounts[rank].attached);
+        let shared = inner.shared.as_ref().map_or(0, |(_, size)| *size);
+        shared.saturating_add(own.saturating_mul(self.size as u64))
+    }
+
+    /// No member is in a call: what is still demanded of the store serves nobody.
+    pub fn give_up(&self) {
+        if let Some((store, team)) = &self.store {
+            store.give_up(*team);
+        }
+    }
+
     /// Changes what a member is known to have.
     pub fn account(&self, rank: usize, change: impl FnOnce(&mut Account)) {
         let mut inner = self.lock();

@@ -4,6 +4,9 @@ use crate::memory;
 
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
 const HEADROOM_BYTES: u64 = 40 << 20;
+/// What cannot be counted beforehand includes the pages around the weights that
+/// every token needs, of which other weights have a part.
+const AROUND_DENSE_BYTES: u64 = 8 << 20;
 /// What is gained by a change of this size or less does not make slots come
 /// back: they would soon go again.
 const SLACK_BYTES: u64 = 16 << 20;
@@ -38,9 +41,11 @@ impl Budget {
         // though nobody has touched it.
         let untouched = (self.dense.saturating_sub(self.dense_resident))
             .saturating_add(self.slot_bytes.saturating_mul(self.n_guests));
+        // Whoever maps more than was said must have the room for it.
+        let more = self.dense_resident.saturating_sub(AROUND_DENSE_BYTES);
         HEADROOM_BYTES
             .saturating_add(self.base)
-            .saturating_add(self.mapped(self.dense))
+            .saturating_add(self.mapped(self.dense.max(more)))
             .saturating_add(self.guests.saturating_sub(untouched))
     }
 
@@ -52,9 +57,21 @@ impl Budget {
         }
     }
 
-    /// The least that suffices for `n_slots` experts.
+    /// The least that suffices for `n_slots` experts when sandboxes have taken
+    /// so many bytes and all weights that they need.
+    pub fn least(&self, guests: u64, n_slots: u64) -> u64 {
+        let loaded = Self { dense_resident: self.dense, guests: 0, ..*self };
+        loaded.floor(n_slots).saturating_add(guests)
+    }
+
+    /// The least that suffices for `n_slots` experts as things are.
     pub fn floor(&self, n_slots: u64) -> u64 {
         self.others().saturating_add(self.mapped(self.slot_bytes).saturating_mul(n_slots))
+    }
+
+    /// Whether there is room for all but the experts, and for `n_slots` of them.
+    pub fn has_room(&self, n_slots: u64) -> bool {
+        self.others() <= self.bytes && self.n_slots() >= n_slots
     }
 
     /// Whether a change from `old` slots to `new` is worth its trouble.

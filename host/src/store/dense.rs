@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
 use rangemap::RangeSet;
@@ -20,20 +20,42 @@ const TICK: Duration = Duration::from_millis(10);
 pub(super) struct Mirror {
     mapping: Arc<Mapping>,
     storage: Arc<dyn Storage>,
-    loaded: Mutex<RangeSet<u64>>,
+    state: Mutex<State>,
+    /// A read has ended.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: RangeSet<u64>,
+    is_reading: bool,
 }
 
 /// Why a part of a file is not there.
 pub(super) enum NotRead<E> {
     Failed(ReadError),
     Interrupted(E),
+    /// The disk delivers nothing.
+    Stalled,
+    /// There is no memory for it.
+    NoRoom,
+}
+
+/// A read of a mirror, by one thread at a time.
+struct Reading<'a>(&'a Mirror);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_reading = false;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Mirror {
     pub fn new(storage: Arc<dyn Storage>) -> std::io::Result<Self> {
         let length = storage.promised().max(1).next_multiple_of(memory::page_size());
         let mapping = Arc::new(Mapping::new("moewe-dense", length)?);
-        Ok(Self { mapping, storage, loaded: Mutex::default() })
+        Ok(Self { mapping, storage, state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// The memory to map in place of the file.
@@ -41,27 +63,67 @@ impl Mirror {
         &self.mapping
     }
 
-    /// Reads the pages with these bytes, unless they are there, and answers how
-    /// many bytes were read. The bytes lie within the file.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the pages with these bytes, unless they are there. `reserve` is
+    /// asked before whether there is room for so many bytes; with an error comes
+    /// how many of them are not used then.
     pub fn read<E>(
         &self,
         bytes: Range<u64>,
         disk: &Disk,
+        stall_max: Duration,
+        reserve: impl FnOnce(u64) -> bool,
         interrupted: impl Fn() -> Option<E>,
-    ) -> Result<u64, NotRead<E>> {
+    ) -> Result<(), (u64, NotRead<E>)> {
         let page = memory::page_size();
         let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let gaps: Vec<_> = loaded.gaps(&pages).filter(|gap| !gap.is_empty()).collect();
-        if gaps.is_empty() {
-            return Ok(0);
+        let mut state = self.lock();
+        while state.is_reading {
+            if let Some(interrupt) = interrupted() {
+                return Err((0, NotRead::Interrupted(interrupt)));
+            }
+            let woken = self.changed.wait_timeout(state, TICK);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        let gaps: Vec<_> = state.loaded.gaps(&pages).filter(|gap| !gap.is_empty()).collect();
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        let size = self.storage.promised();
+        if pages.end > size.next_multiple_of(page) {
+            let truncated = ReadError::Truncated { offset: size, size };
+            return Err((0, NotRead::Failed(truncated)));
+        }
+        let n = gaps.iter().map(|gap| gap.end - gap.start).sum();
+        if !reserve(n) {
+            return Err((0, NotRead::NoRoom));
+        }
+        state.is_reading = true;
+        drop(state);
+        let _reading = Reading(self);
+        self.read_gaps(&gaps, disk, stall_max, interrupted).map_err(|e| (n, e))?;
+        self.lock().loaded.insert(pages);
+        Ok(())
+    }
+
+    fn read_gaps<E>(
+        &self,
+        gaps: &[Range<u64>],
+        disk: &Disk,
+        stall_max: Duration,
+        interrupted: impl Fn() -> Option<E>,
+    ) -> Result<(), NotRead<E>> {
         let piece = |gap: &Range<u64>| {
             let length = (gap.end - gap.start) as usize;
             Piece { offset: gap.start, length, memory: self.mapping.at(gap.start as usize, length) }
         };
         let (sender, receiver) = channel();
-        let pages_of_read = pages.start as usize..pages.end as usize;
+        let start = gaps.iter().map(|gap| gap.start).min().unwrap_or(0);
+        let end = gaps.iter().map(|gap| gap.end).max().unwrap_or(start);
+        let pages_of_read = start as usize..end as usize;
         // The memory stays until the read has ended, whoever waits for that.
         let mapping = self.mapping.clone();
         let read = Read {
@@ -78,23 +140,28 @@ impl Mirror {
         };
         // SAFETY: the pieces lie in the mapping, which `done` keeps, and apart
         // from one another. Nobody has been given them yet: they are not loaded,
-        // and others wait for the lock. One that gave up may have left a read
-        // into them; it writes the same bytes of the same file.
+        // and others wait until this one has read. One that gave up may have left
+        // a read into them; it writes the same bytes of the same file.
         unsafe { disk.read(vec![read]) };
-        let result = loop {
+        let mut progress = (disk.stats().bytes_read, Instant::now());
+        loop {
             match receiver.recv_timeout(TICK) {
-                Ok(result) => break result,
-                Err(RecvTimeoutError::Disconnected) => break Err(ReadError::Cancelled),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(interrupt) = interrupted() {
-                        return Err(NotRead::Interrupted(interrupt));
-                    }
+                Ok(result) => return result.map_err(NotRead::Failed),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(NotRead::Failed(ReadError::Cancelled));
                 }
+                Err(RecvTimeoutError::Timeout) => {}
             }
-        };
-        result.map_err(NotRead::Failed)?;
-        loaded.insert(pages);
-        Ok(gaps.iter().map(|gap| gap.end - gap.start).sum())
+            if let Some(interrupt) = interrupted() {
+                return Err(NotRead::Interrupted(interrupt));
+            }
+            let bytes_read = disk.stats().bytes_read;
+            if bytes_read != progress.0 {
+                progress = (bytes_read, Instant::now());
+            } else if progress.1.elapsed() > stall_max {
+                return Err(NotRead::Stalled);
+            }
+        }
     }
 }
 

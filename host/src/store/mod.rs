@@ -38,10 +38,17 @@ pub use self::options::{MemoryOptions, Prefetch};
 pub use self::stats::ExpertStats;
 pub(crate) use self::table::Table;
 
+const MIB: u64 = 1 << 20;
 /// How often a thread that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
 /// How long the disk may deliver nothing at all while somebody waits for it.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// What all sandboxes may have before the first of them has described the model.
+const UNTOLD_BYTES_MAX: u64 = 64 * MIB;
+/// What each sandbox takes when it computes a few tokens, beside the model and
+/// the KV cache of so many tokens.
+const SESSION_BYTES: u64 = 4 * MIB;
+const SESSION_TOKENS: u64 = 64;
 /// The most experts that are demanded at once, if the router does not pick more
 /// for a token: while some are computed, others are read.
 const N_DEMAND_MAX: u64 = 32;
@@ -115,11 +122,7 @@ impl Shared {
 
     fn read_ended(&self, key: Key, slot: usize, result: Result<(), ReadError>) {
         let inner = &mut *self.lock();
-        let is_wanted = |team: &TeamState| {
-            let is_demanded = |demand: &Demand| demand.position(slot) == Some((slot, key));
-            team.demand.as_ref().is_some_and(is_demanded)
-        };
-        let is_wanted = inner.teams.values().any(is_wanted);
+        let is_wanted = inner.is_wanted(slot, key);
         if let Some(model) = &mut inner.model {
             model.slots.read_ended(key, slot, result, is_wanted);
         }
@@ -194,11 +197,20 @@ impl ModelStore {
         let Some(state) = inner.teams.remove(&team) else { return };
         inner.budget.n_guests -= state.size as u64;
         inner.budget.guests = inner.budget.guests.saturating_sub(state.private);
-        if let (Some(demand), Some(model)) = (state.demand, &mut inner.model) {
-            model.slots.cache.release(demand.layer, &demand.experts);
+        if let Some(demand) = state.demand {
+            inner.give_up(&demand);
         }
         inner.fit();
         self.shared.changed.notify_all();
+    }
+
+    /// A team computes nothing any more: others may have what it holds.
+    pub(crate) fn give_up(&self, team: u64) {
+        let inner = &mut *self.shared.lock();
+        if let Some(demand) = inner.teams.get_mut(&team).and_then(|team| team.demand.take()) {
+            inner.give_up(&demand);
+            self.shared.changed.notify_all();
+        }
     }
 
     /// A team wants to have so much memory of its own; false if that is more
@@ -209,10 +221,10 @@ impl ModelStore {
         let old = std::mem::replace(&mut state.private, private);
         let before = inner.budget;
         inner.budget.guests = before.guests.saturating_sub(old).saturating_add(private);
-        let fits = match &inner.model {
-            Some(_) => inner.budget.n_slots() >= inner.n_demand_max,
-            None => inner.budget.others() <= inner.budget.bytes,
-        };
+        // Until it has told what it needs, a small team is let alone, so that it
+        // hears of that instead.
+        let fits = inner.budget.has_room(inner.n_demand_max)
+            || (inner.model.is_none() && inner.budget.guests <= UNTOLD_BYTES_MAX);
         if private > old && !fits {
             inner.budget = before;
             if let Some(state) = inner.teams.get_mut(&team) {
@@ -222,11 +234,6 @@ impl ModelStore {
         }
         inner.fit();
         true
-    }
-
-    /// The most bytes that the process may have.
-    pub(crate) fn budget_bytes(&self) -> u64 {
-        self.options.bytes
     }
 
     /// Fails if a context of `n_tokens` would not fit the budget.
@@ -248,14 +255,23 @@ impl ModelStore {
 
     /// Takes a description of the model, the first or one more of the same, and
     /// says what there is room for.
-    pub(crate) fn describe(&self, table: Table) -> Result<wit::Capacity, Error> {
+    /// A team takes `guests` bytes before it computes anything.
+    pub(crate) fn describe(
+        &self,
+        team: u64,
+        table: Table,
+        guests: u64,
+    ) -> Result<wit::Capacity, Error> {
         let inner = &mut *self.shared.lock();
         if let Some(model) = &inner.model {
             if !model.table.is_same(&table) {
                 return Err(invalid("another sandbox has described another model"));
             }
         } else {
-            self.make_slots(inner, table)?;
+            let is_other = |&(&id, _): &(&u64, &TeamState)| id != team;
+            let others = inner.teams.iter().filter(is_other).map(|(_, other)| other.private);
+            let guests = others.fold(guests, u64::saturating_add);
+            self.make_slots(inner, table, guests)?;
         }
         Ok(wit::Capacity {
             slot_bytes: inner.budget.slot_bytes,
@@ -263,7 +279,7 @@ impl ModelStore {
         })
     }
 
-    fn make_slots(&self, inner: &mut Inner, table: Table) -> Result<(), Error> {
+    fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), Error> {
         let shape = table.shape;
         let io = |e: std::io::Error| {
             error(ErrorCode::Io, format!("{}: no memory for experts: {e}", self.name))
@@ -280,14 +296,19 @@ impl ModelStore {
         let n_used = u64::from(shape.n_expert_used.clamp(1, shape.n_expert.max(1)));
         let n_used = if table.slot_bytes == 0 { 0 } else { n_used };
         let n_slots = budget.n_slots();
-        if n_slots < n_used || budget.others() > budget.bytes {
+        let guests = (budget.n_guests.saturating_mul(SESSION_BYTES))
+            .saturating_add(shape.kv_bytes_per_token.saturating_mul(SESSION_TOKENS))
+            .saturating_add(guests);
+        let least = budget.least(guests, n_used);
+        if n_slots < n_used || least > budget.bytes {
             return Err(error(
                 ErrorCode::OutOfMemory,
                 format!(
                     "{} bytes of memory do not suffice for a single token: {} are the least, of \
                      which {} for the weights that every token needs and {} for {n_used} experts",
                     budget.bytes,
-                    budget.floor(n_used),
+                    // What the process takes differs a little from time to time.
+                    (least / MIB).saturating_add(2).saturating_mul(MIB),
                     budget.dense,
                     table.slot_bytes * n_used
                 ),
@@ -445,12 +466,7 @@ impl ModelStore {
             if bytes_read != progress.0 {
                 progress = (bytes_read, Instant::now());
             } else if progress.1.elapsed() > self.stall_max {
-                let message = format!(
-                    "{}: the disk has delivered nothing for {} s; check it and try again",
-                    self.name,
-                    self.stall_max.as_secs()
-                );
-                return Ok(Err(error(ErrorCode::Io, message)));
+                return Ok(Err(self.stalled()));
             }
             inner = self.sleep(inner);
         }
@@ -479,12 +495,7 @@ impl ModelStore {
             state.demand = Some(demand);
             return Ok(());
         }
-        if let Some(Described { slots, .. }) = &mut inner.model {
-            slots.cache.release(demand.layer, &demand.experts);
-            if slots.cache.n_used() > slots.cache.capacity() {
-                slots.set_capacity(slots.cache.capacity());
-            }
-        }
+        inner.give_up(&demand);
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -498,18 +509,24 @@ impl ModelStore {
         let mut requests = Requests::default();
         {
             let inner = &mut *self.shared.lock();
+            let has = |model: &Described| {
+                let expert = experts.last().copied().unwrap_or_default();
+                !model.table.expert(layer.into(), expert.into()).is_empty()
+            };
+            if !experts.is_sorted_by(|a, b| a < b) || !inner.model.as_ref().is_some_and(has) {
+                return;
+            }
             let demanded = inner.teams.get(&team).and_then(|team| team.demand.as_ref());
             // More of the layer that is being computed is no guess.
             let is_certain = demanded.is_some_and(|demand| demand.layer == layer);
             if !is_certain {
                 inner.record(|trace| trace.predicted(layer, &experts));
             }
-            let is_on = is_certain
-                || match self.options.prefetch {
-                    Prefetch::Auto => inner.switch.is_on(),
-                    Prefetch::On => true,
-                    Prefetch::Off => false,
-                };
+            let is_on = match self.options.prefetch {
+                Prefetch::Auto => is_certain || inner.switch.is_on(),
+                Prefetch::On => true,
+                Prefetch::Off => false,
+            };
             let Some(Described { table, slots }) = inner.model.as_mut().filter(|_| is_on) else {
                 return;
             };
@@ -520,24 +537,28 @@ impl ModelStore {
         requests.send(&self.disk);
     }
 
-    /// Passes the memory that holds some bytes of a slot, and where, to `f`.
+    /// Passes the memory that holds some bytes of a slot, and where, to `f`. The
+    /// team has demanded what is in it.
     pub(crate) fn with_slot<T>(
         &self,
+        team: u64,
         slot: u32,
         offset: u64,
         length: u64,
         f: impl FnOnce(&Mapping, u64) -> T,
     ) -> Result<T, Error> {
-        let (arena, bytes, n_slots) = {
+        let (arena, bytes) = {
             let inner = self.shared.lock();
             let model = inner.model.as_ref().ok_or_else(|| invalid("there is no model"))?;
-            let slots = &model.slots;
-            let n_max = model.table.n_experts().min(inner.budget.bytes / slots.slot_bytes.max(1));
-            (slots.arena.clone(), slots.slot_bytes, n_max)
+            let demand = inner.teams.get(&team).and_then(|team| team.demand.as_ref());
+            // Looking at any other slot could take memory that was given back.
+            if demand.and_then(|demand| demand.position(slot as usize)).is_none() {
+                return Err(invalid(format!("slot {slot} was not demanded")));
+            }
+            (model.slots.arena.clone(), model.slots.slot_bytes)
         };
-        if u64::from(slot) >= n_slots || offset.checked_add(length).is_none_or(|end| end > bytes) {
-            let message =
-                format!("there is no slot {slot}, or it has no {length} bytes at {offset}");
+        if offset.checked_add(length).is_none_or(|end| end > bytes) {
+            let message = format!("slot {slot} has no {length} bytes at {offset}");
             return Err(invalid(message));
         }
         Ok(f(&arena, u64::from(slot) * bytes + offset))
@@ -556,16 +577,51 @@ impl ModelStore {
             Ok(mirror) => mirror,
             Err(e) => return Ok(Err(file.error(ErrorCode::Io, format!("cannot be read: {e}")))),
         };
-        match mirror.read(bytes, &self.disk, interrupted) {
-            Ok(n) => {
-                let inner = &mut *self.shared.lock();
-                inner.budget.dense_resident += n;
-                inner.fit();
+        let reserve = |n| self.reserve_dense(n);
+        let failed = match mirror.read(bytes, &self.disk, self.stall_max, reserve, interrupted) {
+            Ok(()) => return Ok(Ok(f(mirror.mapping()))),
+            Err((n, failed)) => {
+                self.shared.lock().budget.dense_resident -= n;
+                failed
             }
-            Err(NotRead::Interrupted(interrupt)) => return Err(interrupt),
-            Err(NotRead::Failed(e)) => return Ok(Err(file_error(file, &e))),
+        };
+        Ok(Err(match failed {
+            NotRead::Interrupted(interrupt) => return Err(interrupt),
+            NotRead::Failed(e) => file_error(file, &e),
+            NotRead::Stalled => self.stalled(),
+            NotRead::NoRoom => file.error(
+                ErrorCode::OutOfMemory,
+                "the weights that every token needs do not fit the memory that may be used; allow \
+                 more",
+            ),
+        }))
+    }
+
+    /// Makes room for so many bytes of weights that every token needs.
+    fn reserve_dense(&self, n: u64) -> bool {
+        let inner = &mut *self.shared.lock();
+        let before = inner.budget;
+        inner.budget.dense_resident = before.dense_resident.saturating_add(n);
+        if !inner.budget.has_room(inner.n_demand_max) {
+            inner.budget = before;
+            return false;
         }
-        Ok(Ok(f(mirror.mapping())))
+        inner.fit();
+        true
+    }
+
+    fn stalled(&self) -> Error {
+        let message = format!(
+            "{}: the disk has delivered nothing for {} s; check it and try again",
+            self.name,
+            self.stall_max.as_secs_f64()
+        );
+        error(ErrorCode::Io, message)
+    }
+
+    /// The most bytes that the process may have.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        self.options.bytes
     }
 
     /// What was counted so far.
@@ -621,6 +677,26 @@ enum Begun {
 }
 
 impl Inner {
+    /// Whether a team has demanded this expert, in this slot.
+    fn is_wanted(&self, slot: usize, key: Key) -> bool {
+        let is_demanded = |demand: &Demand| demand.position(slot) == Some((slot, key));
+        self.teams.values().any(|team| team.demand.as_ref().is_some_and(is_demanded))
+    }
+
+    /// Releases what a team, which does not have it any more, had demanded.
+    fn give_up(&mut self, demand: &Demand) {
+        let keys = demand.slots.iter().filter_map(|&slot| demand.position(slot));
+        let unwanted: Vec<_> = keys.filter(|&(slot, key)| !self.is_wanted(slot, key)).collect();
+        let Some(Described { slots, .. }) = &mut self.model else { return };
+        slots.cache.release(demand.layer, &demand.experts);
+        for (slot, key) in unwanted {
+            slots.unwanted(key, slot);
+        }
+        if slots.cache.n_used() > slots.cache.capacity() {
+            slots.set_capacity(slots.cache.capacity());
+        }
+    }
+
     /// Gives as many slots as the budget allows.
     fn fit(&mut self) {
         let n = self.budget.n_slots().max(self.n_demand_max);

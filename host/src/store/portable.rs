@@ -52,7 +52,7 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn budget_bytes(&self) -> u64 {
+    pub(crate) fn bytes_max(&self) -> u64 {
         match *self {}
     }
 
@@ -60,7 +60,11 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn describe(&self, _: Table) -> Result<wit::Capacity, Error> {
+    pub(crate) fn give_up(&self, _: u64) {
+        match *self {}
+    }
+
+    pub(crate) fn describe(&self, _: u64, _: Table, _: u64) -> Result<wit::Capacity, Error> {
         match *self {}
     }
 
@@ -95,6 +99,7 @@ impl ModelStore {
 
     pub(crate) fn with_slot<T>(
         &self,
+        _: u64,
         _: u32,
         _: u64,
         _: u64,

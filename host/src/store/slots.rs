@@ -253,10 +253,23 @@ impl Slots {
         }
     }
 
-    /// Changes how many slots there are; gives the memory of those that go back.
+    /// A demand for the expert has ended, and there is no other one. Of a
+    /// prefetch that was cancelled, only the slot is left.
+    pub fn unwanted(&mut self, key: Key, slot: usize) {
+        if matches!(self.content(slot, key), Some(Content::Cancelled)) {
+            self.cache.forget(key);
+        }
+    }
+
+    /// Changes how many slots there are; gives the memory of those that go
+    /// back, and of all that are free.
     pub fn set_capacity(&mut self, n_slots: usize) {
-        for slot in self.cache.set_capacity(n_slots) {
-            self.arena.discard(slot as u64 * self.slot_bytes, self.slot_bytes);
+        self.cache.set_capacity(n_slots);
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            if slot.is_some() && self.cache.expert_in(i).is_none() {
+                *slot = None;
+                self.arena.discard(i as u64 * self.slot_bytes, self.slot_bytes);
+            }
         }
     }
 

@@ -10,7 +10,10 @@ use crate::weights::{WeightFile, error};
 /// Limits on what a guest may describe.
 const N_LAYER_MAX: u32 = 1 << 12;
 const N_EXPERT_MAX: u32 = 1 << 14;
-const N_PIECES_MAX: usize = 1 << 21;
+/// Of all layers together.
+const N_EXPERTS_MAX: u32 = 1 << 18;
+const N_PIECES_MAX: usize = 1 << 20;
+const N_FILES_MAX: usize = 1 << 10;
 const SLOT_BYTES_MAX: u64 = 1 << 30;
 
 /// What a guest has said of its model so far.
@@ -35,11 +38,18 @@ pub(super) struct SlotPiece {
 
 impl Table {
     pub fn new(files: Vec<Arc<WeightFile>>, shape: wit::Shape) -> Result<Self, Error> {
-        if shape.n_layer > N_LAYER_MAX || shape.n_expert > N_EXPERT_MAX {
+        if shape.n_layer > N_LAYER_MAX
+            || shape.n_expert > N_EXPERT_MAX
+            || shape.n_layer * shape.n_expert > N_EXPERTS_MAX
+        {
             return Err(invalid(format!(
-                "{} layers of {} experts, more than {N_LAYER_MAX} of {N_EXPERT_MAX}",
+                "{} layers of {} experts are too many",
                 shape.n_layer, shape.n_expert
             )));
+        }
+        let is_again = |i: usize| files[..i].iter().any(|file| Arc::ptr_eq(file, &files[i]));
+        if files.len() > N_FILES_MAX || (1..files.len()).any(is_again) {
+            return Err(invalid("there are too many files, or one of them twice"));
         }
         let layers = vec![Vec::new(); shape.n_layer as usize];
         Ok(Self { shape, files, layers, n_pieces: 0, slot_bytes: 0 })

@@ -2,6 +2,7 @@
 
 mod context;
 mod speculation;
+mod store;
 mod team;
 
 use std::path::{Path, PathBuf};
