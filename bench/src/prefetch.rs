@@ -13,9 +13,13 @@ use crate::memory::{Budget, N_GEN};
 use crate::report::{self, NOTHING};
 use crate::results::{Results, Summary, Test};
 
-/// In the order of measuring. What `moewe plan` says is compared with the first,
-/// which is the default.
-const PREFETCH: [&str; 3] = ["auto", "off", "on"];
+/// In the order of measuring.
+const WAYS: [&str; 3] = ["off", "auto", "on"];
+/// What a prediction of hits is compared with: experts on their way count as
+/// found.
+const OFF: usize = 0;
+/// The default.
+const AUTO: usize = 1;
 
 /// What `moewe plan` says.
 #[derive(Deserialize)]
@@ -45,7 +49,7 @@ struct Experts {
 /// A round of one budget.
 struct Planned {
     plan: Plan,
-    /// As in [`PREFETCH`].
+    /// As in [`WAYS`].
     rows: Vec<Row>,
 }
 
@@ -71,7 +75,7 @@ pub fn measure(
         }
     }
     let mut predictions = vec![report::header(
-        ["in memory, predicted", "in memory", "tok/s, predicted", "tok/s", "predicted / measured"]
+        ["in memory, predicted", "in memory", "tok/s, predicted", "/ off", "/ auto"]
             .map(str::to_owned)
             .into_iter(),
     )];
@@ -92,20 +96,18 @@ pub fn measure(
         predictions.push(vec![
             budget.name.clone(),
             median(&|planned| planned.plan.hit_rate, 100.0, " %"),
-            median(&|planned| planned.rows[0].experts.hit_rate, 100.0, " %"),
+            median(&|planned| planned.rows[OFF].experts.hit_rate, 100.0, " %"),
             median(&predicted, 1.0, ""),
-            median(&speed(0), 1.0, ""),
-            report::ratio(&of(&predicted), &of(&speed(0))),
+            report::ratio(&of(&predicted), &of(&speed(OFF))),
+            report::ratio(&of(&predicted), &of(&speed(AUTO))),
         ]);
-        for way in ["off", "on", "auto"] {
-            let at = |way: &str| PREFETCH.iter().position(|&name| name == way).unwrap_or(0);
-            let i = at(way);
+        for (i, way) in WAYS.into_iter().enumerate() {
             let token = 1.0 / f64::from(N_GEN);
             let experts = |f: fn(&Experts) -> f64| move |p: &Planned| f(&p.rows[i].experts);
             ways.push(vec![
                 format!("{}, {way}", budget.name),
                 median(&speed(i), 1.0, ""),
-                report::ratio(&of(&speed(i)), &of(&speed(at("off")))),
+                report::ratio(&of(&speed(i)), &of(&speed(OFF))),
                 median(&|p| p.rows[i].experts.stall_ns / p.rows[i].avg_ns, 100.0, " %"),
                 median(&experts(|experts| experts.bytes_read), 1e-6 * token, ""),
                 median(&experts(|experts| experts.prefetch_useful), token, ""),
@@ -139,7 +141,7 @@ fn planned(
     };
     let plan = contender::json(&mut moewe("plan"))?;
     let mut rows = Vec::new();
-    for way in PREFETCH {
+    for way in WAYS {
         let mut bench = moewe("bench");
         bench.args(["--prefetch", way, "-r", "1", "-p", "0", "-n", &N_GEN.to_string()]);
         let row: [Row; 1] = contender::json(&mut bench)?;
