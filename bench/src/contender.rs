@@ -107,19 +107,12 @@ impl Programs {
         test: Test,
         arguments: &Arguments,
     ) -> Result<f64> {
-        let path = model.path.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-        let packed;
-        let path = match lane.contender {
-            Contender::MoewePacked => {
-                packed = model.packed(&arguments.moewe, &arguments.target)?;
-                &packed
-            }
-            _ => path,
-        };
+        let path = &self.file(lane.contender, model, arguments)?;
         let (n_prompt, n_gen) = match test {
             Test::Prefill => (arguments.n_prompt, 0),
             Test::Decode => (0, arguments.n_gen),
             Test::Start => return self.measure_start(lane, path, arguments),
+            Test::Memory | Test::Prefetch => bail!(NotMeant),
         };
         let threads = lane.threads.to_string();
         let (n_prompt_text, n_gen_text) = (n_prompt.to_string(), n_gen.to_string());
@@ -131,8 +124,7 @@ impl Programs {
                 command.args(moewe_threads(&arguments.moewe, "bench", lane.threads)?);
             }
             Contender::LlamaCpp => {
-                let llama_cpp = self.llama_cpp.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-                command = llama_cpp.command("llama-bench");
+                command = self.llama_cpp()?.command("llama-bench");
                 command.args(["-o", "json", "-r", "1", "-t", &threads, "-m"]).arg(path);
             }
             Contender::Native => {
@@ -156,6 +148,25 @@ impl Programs {
         speed(&rows, n_prompt, n_gen)
     }
 
+    /// The file that a contender is given.
+    pub fn file(
+        &self,
+        contender: Contender,
+        model: &Model,
+        arguments: &Arguments,
+    ) -> Result<PathBuf> {
+        match contender {
+            Contender::Moewe => model.raw(&arguments.target),
+            Contender::MoewePacked => model.packed(&arguments.moewe, &arguments.target),
+            _ => model.path().cloned(),
+        }
+    }
+
+    /// The build of llama.cpp, or why there is none.
+    pub fn llama_cpp(&self) -> Result<&LlamaCpp> {
+        self.llama_cpp.as_ref().map_err(|reason| anyhow!("{reason}"))
+    }
+
     /// Milliseconds from the start of the process to the first token.
     fn measure_start(&self, lane: Lane, model: &Path, arguments: &Arguments) -> Result<f64> {
         let mut command = match lane.contender {
@@ -167,8 +178,7 @@ impl Programs {
                 command
             }
             Contender::LlamaCpp => {
-                let llama_cpp = self.llama_cpp.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-                let mut command = llama_cpp.command("llama-completion");
+                let mut command = self.llama_cpp()?.command("llama-completion");
                 // All that its start can do without: fitting the model into
                 // memory, a warm-up, another layout of the weights, and a
                 // KV cache for the whole context.
@@ -195,7 +205,8 @@ fn moewe_threads(moewe: &Path, subcommand: &str, threads: u32) -> Result<Vec<Str
     Ok(Vec::new())
 }
 
-fn json<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T> {
+/// What `command` prints.
+pub fn json<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T> {
     let output = process::output(command)?;
     serde_json::from_slice(&output)
         .with_context(|| format!("{} printed something else than expected", process::line(command)))
@@ -210,13 +221,14 @@ struct NativeSpeeds {
 
 /// What `llama-bench` and `moewe bench` print for each test.
 #[derive(Deserialize)]
-struct Row {
+pub struct Row {
     n_prompt: u32,
     n_gen: u32,
     avg_ts: f64,
 }
 
-fn speed(rows: &[Row], n_prompt: u32, n_gen: u32) -> Result<f64> {
+/// Tokens per second of a test.
+pub fn speed(rows: &[Row], n_prompt: u32, n_gen: u32) -> Result<f64> {
     let row = rows.iter().find(|row| (row.n_prompt, row.n_gen) == (n_prompt, n_gen));
     Ok(row.context("the benchmark left out the test")?.avg_ts)
 }

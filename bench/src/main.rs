@@ -3,8 +3,11 @@
 //! all alike. `cargo xtask bench` builds what it needs and runs it.
 
 mod contender;
+mod group;
 mod llama_cpp;
+mod memory;
 mod models;
+mod prefetch;
 mod process;
 mod report;
 mod results;
@@ -29,13 +32,14 @@ use results::{Results, Test};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 100)]
 struct Arguments {
-    /// Models: known ones, or GGUF files [default: all known ones]
+    /// Models: known ones, or GGUF files [default: all known ones; for memory and
+    /// prefetch alone, the mixture of experts]
     #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
     models: Vec<PathBuf>,
     /// Who is measured [default: all]
     #[arg(short, long = "contender", value_name = "NAME", value_enum, value_delimiter = ',')]
     contenders: Vec<Contender>,
-    /// What is measured [default: all]
+    /// What is measured [default: decode, prefill, start]
     #[arg(long = "test", value_name = "TEST", value_enum, value_delimiter = ',')]
     tests: Vec<Test>,
     /// Numbers of threads
@@ -54,6 +58,11 @@ struct Arguments {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128,
         value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     n_gen: u32,
+    /// What of the model's size may lie in memory: 4 for a quarter (memory,
+    /// prefetch)
+    #[arg(long = "share", value_name = "N", value_delimiter = ',', default_values_t = [4],
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    shares: Vec<u32>,
     /// A build of llama.cpp: the folder with llama-bench [default: built from
     /// source]
     #[arg(long, value_name = "FOLDER")]
@@ -86,21 +95,36 @@ fn run(mut arguments: Arguments) -> Result<()> {
     };
     let contenders = all(&arguments.contenders);
     if arguments.tests.is_empty() {
-        arguments.tests = Test::ALL.to_vec();
+        arguments.tests = Test::USUAL.to_vec();
     }
+    let is_usual = arguments.tests.iter().any(|test| test.is_usual());
+    let needed = match arguments.tests.contains(&Test::Memory) {
+        _ if is_usual => contenders.clone(),
+        true => memory::lanes(&contenders, 1).iter().map(|lane| lane.contender).collect(),
+        false => Vec::new(),
+    };
     if arguments.models.is_empty() {
-        arguments.models = Known::ALL.iter().map(|known| known.name.into()).collect();
+        let known = Known::ALL.iter().filter(|known| is_usual || known.has_experts());
+        arguments.models = known.map(|known| known.name.into()).collect();
     }
-    let programs = Programs::find(&arguments, &contenders);
+    let programs = Programs::find(&arguments, &needed);
     let models: Vec<Model> = arguments
         .models
         .iter()
         .map(|model| Model::find(model, &arguments.target, programs.llama_cpp.as_ref()))
         .collect::<Result<_>>()?;
-    let lanes = Lane::all(&contenders, &arguments.threads);
+    let lanes = match is_usual {
+        true => Lane::all(&contenders, &arguments.threads),
+        false => Vec::new(),
+    };
+    let budgets = memory::Budget::all(&models, &arguments.shares);
+    let asked = |test| arguments.tests.contains(&test);
 
     let mut results = Results::default();
-    let steps = u64::from(arguments.rounds) * (models.len() * lanes.len()) as u64;
+    let per_round = models.len() * lanes.len()
+        + usize::from(asked(Test::Memory)) * budgets.len() * memory::lanes(&contenders, 1).len()
+        + usize::from(asked(Test::Prefetch)) * budgets.len();
+    let steps = u64::from(arguments.rounds) * per_round as u64;
     let bar = ProgressBar::new(steps).with_style(ProgressStyle::with_template(
         "{wide_msg} {bar:20} {pos}/{len}, {elapsed}, ETA {eta}",
     )?);
@@ -109,7 +133,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         for model in &models {
             for &lane in &lanes {
                 bar.set_message(format!("round {}: {}, {lane}", round + 1, model.name));
-                for &test in &arguments.tests {
+                for &test in arguments.tests.iter().filter(|test| test.is_usual()) {
                     if results.is_missing(&model.name, lane, test) {
                         continue;
                     }
@@ -120,7 +144,14 @@ fn run(mut arguments: Arguments) -> Result<()> {
             }
         }
     }
+    let mut text = report::report(&results, &models, &lanes, &arguments, &programs);
+    if asked(Test::Memory) {
+        text += &memory::measure(&programs, &budgets, &contenders, &arguments, &bar);
+    }
+    if asked(Test::Prefetch) {
+        text += &prefetch::measure(&programs, &budgets, &arguments, &bar);
+    }
     bar.finish_and_clear();
-    print!("{}", report::report(&results, &models, &lanes, &arguments, &programs));
+    print!("{text}");
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow};
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Bar, Store};
+use moewe_packed::PackedCopy;
 
 use crate::llama_cpp::LlamaCpp;
 use crate::process;
@@ -35,6 +36,11 @@ impl Known {
         Self { name: "smollm2-q8_0", origin: Origin::Quantized("Q8_0") },
         Self { name: "moe-7.7b", origin: Origin::Random },
     ];
+
+    /// Whether it can be run in less memory than it has bytes.
+    pub fn has_experts(&self) -> bool {
+        matches!(self.origin, Origin::Random)
+    }
 
     /// Its file in `folder`, fetched or made if it is missing.
     fn file(&self, folder: &Path, llama_cpp: Result<&LlamaCpp, &String>) -> Result<PathBuf> {
@@ -78,10 +84,36 @@ pub struct Model {
 }
 
 impl Model {
+    pub fn path(&self) -> Result<&PathBuf> {
+        self.path.as_ref().map_err(|reason| anyhow!("{reason}"))
+    }
+
+    /// The file as it is. If a packed copy lies beside it, which would be taken
+    /// instead, a link to it from elsewhere.
+    pub fn raw(&self, target: &Path) -> Result<PathBuf> {
+        let path = self.path()?;
+        if moewe_packed::file_to_open(path) == *path {
+            return Ok(path.clone());
+        }
+        let folder = target.join("bench/raw");
+        let link = folder.join(&self.name).with_added_extension("gguf");
+        std::fs::create_dir_all(&folder)?;
+        // The model may be another one by now.
+        if link.exists() {
+            std::fs::remove_file(&link)?;
+        }
+        let linked = std::fs::hard_link(path.canonicalize()?, &link);
+        linked.with_context(|| format!("{} cannot be linked to", path.display()))?;
+        Ok(link)
+    }
+
     /// A packed copy, written if it is missing: not beside the model, where it
     /// would be taken instead.
     pub fn packed(&self, moewe: &Path, target: &Path) -> Result<PathBuf> {
-        let path = self.path.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let path = self.path()?;
+        if let PackedCopy::Current(packed) = PackedCopy::of(path) {
+            return Ok(packed);
+        }
         let folder = target.join("bench/packed");
         let packed = folder.join(&self.name).with_added_extension("packed.gguf");
         if !packed.exists() {

@@ -11,7 +11,10 @@ use crate::start::N_PROMPT;
 use crate::{Arguments, process};
 
 /// What stands where there is nothing.
-const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
+/// What stands above a table of ratios.
+pub const RATIOS: &str = "moewe / other, as many threads each, median (min–max) of the rounds; \
+                          more is better:";
 
 /// All tables, as Markdown.
 pub fn report(
@@ -29,6 +32,8 @@ pub fn report(
             Test::Start => {
                 format!("Process start to first token, prompt of {N_PROMPT} tokens, milliseconds")
             }
+            // These have tables of their own.
+            Test::Memory | Test::Prefetch => continue,
         };
         let lanes: Vec<Lane> = lanes
             .iter()
@@ -36,16 +41,21 @@ pub fn report(
             .filter(|&lane| test != Test::Start || lane.contender.can_start())
             .collect();
         let _ = writeln!(text, "\n### {title}\n\n{}", absolute(results, models, &lanes, test));
-        let better = if test == Test::Start { "less" } else { "more" };
-        let ratios = ratios(results, models, &lanes, test);
-        if let Some(ratios) = ratios {
-            let _ = writeln!(
-                text,
-                "\nmoewe / other, as many threads each, median (min–max) of the rounds; {better} \
-                 is better:\n\n{ratios}"
-            );
+        let caption = match test {
+            Test::Start => RATIOS.replace("more", "less"),
+            _ => RATIOS.to_owned(),
+        };
+        if let Some(ratios) = ratios(results, models, &lanes, test) {
+            let _ = writeln!(text, "\n{caption}\n\n{ratios}");
         }
     }
+    text.push_str(&missing(results));
+    text
+}
+
+/// Who was not measured, and why.
+pub fn missing<T>(results: &Results<T>) -> String {
+    let mut text = String::new();
     let reasons = results.reasons();
     if !reasons.is_empty() {
         text.push_str("\nMissing:\n\n");
@@ -60,13 +70,13 @@ pub fn report(
 }
 
 /// Medians: a row for each model, a column for each lane.
-fn absolute(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> String {
+pub fn absolute(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> String {
     let mut rows = vec![header(lanes.iter().map(Lane::to_string))];
     for model in models {
         let cells = lanes.iter().map(|&lane| {
             let samples = results.samples(&model.name, lane, test).iter().copied();
             let median = Summary::of(samples).map(|summary| summary.median);
-            median.map_or(NOTHING.to_owned(), |n| format!("{n:.*}", usize::from(n < 100.0)))
+            median.map_or(NOTHING.to_owned(), number)
         });
         rows.push([model.name.clone()].into_iter().chain(cells).collect());
     }
@@ -76,7 +86,7 @@ fn absolute(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> 
 /// moewe's samples in units of the others', and with more threads in units of
 /// its own with the fewest: a row for each model as it is and packed. `None` if
 /// there is nothing to compare.
-fn ratios(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> Option<String> {
+pub fn ratios(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> Option<String> {
     let fewest = lanes.iter().map(|lane| lane.threads).min()?;
     let ours: Vec<Contender> = (Contender::OURS.into_iter())
         .filter(|&contender| lanes.iter().any(|lane| lane.contender == contender))
@@ -100,23 +110,33 @@ fn ratios(results: &Results, models: &[Model], lanes: &[Lane], test: Test) -> Op
         let me = |threads| samples(Lane { contender, threads });
         let against = others.iter().map(|&other| (me(other.threads), samples(other)));
         let itself = more.iter().map(|&threads| (me(threads), me(fewest)));
-        let cells = against.chain(itself).map(|(a, b)| match Summary::of_ratios(a, b) {
-            Some(Summary { median, min, max }) => format!("{median:.2} ({min:.2}–{max:.2})"),
-            None => NOTHING.to_owned(),
-        });
+        let cells = against.chain(itself).map(|(a, b)| ratio(a, b));
         let packed = if contender == Contender::MoewePacked { ", packed" } else { "" };
         rows.push([format!("{}{packed}", model.name)].into_iter().chain(cells).collect());
     }
     Some(table(&rows))
 }
 
-fn header(columns: impl Iterator<Item = String>) -> Vec<String> {
+/// Of samples of the same rounds, the median and the limits.
+pub fn ratio(ours: &[f64], theirs: &[f64]) -> String {
+    match Summary::of_ratios(ours, theirs) {
+        Some(Summary { median, min, max }) => format!("{median:.2} ({min:.2}–{max:.2})"),
+        None => NOTHING.to_owned(),
+    }
+}
+
+/// Three digits of a number.
+pub fn number(n: f64) -> String {
+    format!("{n:.*}", usize::from(n < 100.0) + usize::from(n < 10.0))
+}
+
+pub fn header(columns: impl Iterator<Item = String>) -> Vec<String> {
     ["model".to_owned()].into_iter().chain(columns).collect()
 }
 
 /// A Markdown table, of which the first row is the header. All columns but the
 /// first are aligned to the right.
-fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(3)
     };
@@ -199,7 +219,7 @@ mod tests {
             "| model | moewe ×1 | native ×1 | llama.cpp ×2 |\n\
              | ----- | -------: | --------: | -----------: |\n\
              | a     |     50.0 |       100 |            – |\n\
-             | b     |        – |       7.0 |            – |"
+             | b     |        – |      7.00 |            – |"
         );
         // There is no moewe with two threads to compare with.
         let text = ratios(&results, &models, &lanes, Test::Decode).unwrap();

@@ -16,10 +16,21 @@ pub enum Test {
     Decode,
     /// Milliseconds from the start of the process to the first token
     Start,
+    /// Tokens generated per second in a control group whose memory is a share of
+    /// the model's size
+    Memory,
+    /// The same without a group: what reading ahead brings, and whether `moewe
+    /// plan` knew
+    Prefetch,
 }
 
 impl Test {
-    pub const ALL: [Self; 3] = [Self::Decode, Self::Prefill, Self::Start];
+    /// What models that fit in memory are measured with.
+    pub const USUAL: [Self; 3] = [Self::Decode, Self::Prefill, Self::Start];
+
+    pub fn is_usual(self) -> bool {
+        Self::USUAL.contains(&self)
+    }
 }
 
 /// A measurement that says nothing about a contender, only about what it can
@@ -39,15 +50,20 @@ type Key = (String, Lane, Test);
 
 /// The samples of all rounds. Sample `i` of two contenders comes from the same
 /// round.
-#[derive(Default)]
-pub struct Results {
-    samples: BTreeMap<Key, Vec<f64>>,
+pub struct Results<T = f64> {
+    samples: BTreeMap<Key, Vec<T>>,
     missing: BTreeMap<Key, String>,
 }
 
-impl Results {
+impl<T> Default for Results<T> {
+    fn default() -> Self {
+        Self { samples: BTreeMap::new(), missing: BTreeMap::new() }
+    }
+}
+
+impl<T> Results<T> {
     /// Notes a sample, or why there is none: then there will be no more.
-    pub fn add(&mut self, model: &str, lane: Lane, test: Test, measured: Result<f64>) {
+    pub fn add(&mut self, model: &str, lane: Lane, test: Test, measured: Result<T>) {
         let key = (model.to_owned(), lane, test);
         match measured {
             Ok(sample) => self.samples.entry(key).or_default().push(sample),
@@ -67,8 +83,14 @@ impl Results {
     }
 
     /// The samples of all rounds; empty if something is missing.
-    pub fn samples(&self, model: &str, lane: Lane, test: Test) -> &[f64] {
+    pub fn samples(&self, model: &str, lane: Lane, test: Test) -> &[T] {
         self.samples.get(&(model.to_owned(), lane, test)).map_or(&[], Vec::as_slice)
+    }
+
+    /// One number of each sample.
+    pub fn map(&self, f: impl Fn(&T) -> f64) -> Results {
+        let of = |(key, samples): (&Key, &Vec<T>)| (key.clone(), samples.iter().map(&f).collect());
+        Results { samples: self.samples.iter().map(of).collect(), missing: self.missing.clone() }
     }
 
     /// Who was not measured where, by the reason.

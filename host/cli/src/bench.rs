@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use moewe::{ModelInfo, Sampling, Session, SessionOptions};
+use moewe::{ExpertStats, Model, ModelInfo, Sampling, Session, SessionOptions};
 
 use crate::memory;
 use crate::open::{self, ModelArgs};
@@ -51,6 +51,45 @@ struct Row {
     stddev_ts: f64,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts: Option<Experts>,
+}
+
+/// How the experts of a model within a budget of memory did while the clock ran.
+#[derive(serde::Serialize)]
+struct Experts {
+    n_slots: usize,
+    resident_bytes: u64,
+    hits: u64,
+    misses: u64,
+    hit_rate: f64,
+    bytes_read: u64,
+    stall_ns: u64,
+    prefetch_useful: u64,
+    prefetch_late: u64,
+    prefetch_wasted: u64,
+    /// At the end.
+    prefetch_on: bool,
+}
+
+impl Experts {
+    fn new(before: &ExpertStats, after: &ExpertStats) -> Self {
+        let since = |count: fn(&ExpertStats) -> u64| count(after) - count(before);
+        let (hits, misses) = (since(|stats| stats.hits), since(|stats| stats.misses));
+        Self {
+            n_slots: after.n_slots,
+            resident_bytes: after.resident_bytes,
+            hits,
+            misses,
+            hit_rate: if hits + misses == 0 { 1.0 } else { hits as f64 / (hits + misses) as f64 },
+            bytes_read: since(|stats| stats.bytes_read),
+            stall_ns: since(|stats| stats.stall.as_nanos() as u64),
+            prefetch_useful: since(|stats| stats.prefetch_useful),
+            prefetch_late: since(|stats| stats.prefetch_late),
+            prefetch_wasted: since(|stats| stats.prefetch_wasted),
+            prefetch_on: after.prefetch_on,
+        }
+    }
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -61,7 +100,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut options = SessionOptions::default();
     options.n_ctx = Some(args.n_prompt.max(args.n_gen.saturating_add(1)));
     options.sampling = Sampling::greedy();
-    let mut bench = Bench::new(model.session(options)?)?;
+    let mut bench = Bench::new(&model, model.session(options)?)?;
 
     let path = open::resolve(&args.model.model)?.to_string_lossy().into_owned();
     let mut rows = Vec::new();
@@ -69,9 +108,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if n_prompt + n_gen == 0 {
             continue;
         }
-        let times = bench.measure(n_prompt, n_gen, args.repetitions)?;
+        let (times, experts) = bench.measure(n_prompt, n_gen, args.repetitions)?;
         let test = Test { n_threads: args.model.threads(), n_prompt, n_gen };
-        rows.push(Row::new(path.clone(), model.info(), test, &times));
+        rows.push(Row { experts, ..Row::new(path.clone(), model.info(), test, &times) });
     }
     if let Some(stats) = model.expert_stats() {
         let n_runs = u64::from(args.repetitions) + 1;
@@ -95,7 +134,8 @@ struct Test {
     n_gen: u32,
 }
 
-struct Bench {
+struct Bench<'a> {
+    model: &'a Model,
     session: Session,
     /// What a text begins with.
     bos: Vec<u32>,
@@ -103,10 +143,10 @@ struct Bench {
     random: fastrand::Rng,
 }
 
-impl Bench {
-    fn new(mut session: Session) -> Result<Self> {
+impl<'a> Bench<'a> {
+    fn new(model: &'a Model, mut session: Session) -> Result<Self> {
         let bos = session.tokenize("", true, false)?;
-        Ok(Self { session, bos, random: fastrand::Rng::with_seed(0) })
+        Ok(Self { model, session, bos, random: fastrand::Rng::with_seed(0) })
     }
 
     fn random_token(&mut self) -> u32 {
@@ -115,21 +155,28 @@ impl Bench {
     }
 
     /// Runs a test once to warm up, and then `n` times.
-    fn measure(&mut self, n_prompt: u32, n_gen: u32, n: u32) -> Result<Vec<Duration>> {
+    fn measure(
+        &mut self,
+        n_prompt: u32,
+        n_gen: u32,
+        n: u32,
+    ) -> Result<(Vec<Duration>, Option<Experts>)> {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} runs, ETA {eta}")?;
         let bar = ProgressBar::new(u64::from(n) + 1).with_style(style);
         bar.set_message(test_name(n_prompt, n_gen));
         bar.tick();
+        self.measure_once(n_prompt, n_gen)?;
+        bar.inc(1);
+        let before = self.model.expert_stats();
         let mut times = Vec::new();
-        for i in 0..=n {
-            let time = self.measure_once(n_prompt, n_gen)?;
-            if i > 0 {
-                times.push(time);
-            }
+        for _ in 0..n {
+            times.push(self.measure_once(n_prompt, n_gen)?);
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(times)
+        let after = self.model.expert_stats();
+        let experts = before.zip(after).map(|(before, after)| Experts::new(&before, &after));
+        Ok((times, experts))
     }
 
     fn measure_once(&mut self, n_prompt: u32, n_gen: u32) -> Result<Duration> {
@@ -182,6 +229,7 @@ impl Row {
             stddev_ts: stddev(&ts),
             samples_ns: ns.iter().map(|&ns| ns as u64).collect(),
             samples_ts: ts,
+            experts: None,
         }
     }
 }
