@@ -22,6 +22,8 @@ pub enum Contender {
     MoewePacked,
     /// The same engine built natively, with the same 128-bit kernels
     Native,
+    /// The same without AVX-512: with the 16 vector registers that Wasmtime uses
+    NativeAvx2,
     /// llama.cpp with all that this machine's processor has, except AMX
     #[value(name = "llama.cpp")]
     LlamaCpp,
@@ -30,8 +32,14 @@ pub enum Contender {
 }
 
 impl Contender {
-    pub const ALL: [Self; 5] =
-        [Self::Moewe, Self::MoewePacked, Self::Native, Self::LlamaCpp, Self::Wllama];
+    pub const ALL: [Self; 6] = [
+        Self::Moewe,
+        Self::MoewePacked,
+        Self::Native,
+        Self::NativeAvx2,
+        Self::LlamaCpp,
+        Self::Wllama,
+    ];
     /// What is compared with the others.
     pub const OURS: [Self; 2] = [Self::Moewe, Self::MoewePacked];
 
@@ -54,6 +62,7 @@ impl fmt::Display for Lane {
             Contender::Moewe => "moewe",
             Contender::MoewePacked => "moewe packed",
             Contender::Native => "native",
+            Contender::NativeAvx2 => "native AVX2",
             Contender::LlamaCpp => "llama.cpp",
             Contender::Wllama => "wllama",
         };
@@ -127,8 +136,11 @@ impl Programs {
                 command = self.llama_cpp()?.command("llama-bench");
                 command.args(["-o", "json", "-r", "1", "-t", &threads, "-m"]).arg(path);
             }
-            Contender::Native => {
-                command = Command::new(&arguments.native);
+            Contender::Native | Contender::NativeAvx2 => {
+                command = Command::new(match lane.contender {
+                    Contender::NativeAvx2 => &arguments.native_avx2,
+                    _ => &arguments.native,
+                });
                 // The command opens the packed copy, if there is one.
                 command.arg(moewe_packed::file_to_open(path));
                 command.args([&n_prompt_text, &n_gen_text, "1"]);
@@ -189,7 +201,7 @@ impl Programs {
                 command.arg("-p").arg(start::prompt(model)?);
                 command
             }
-            Contender::Native | Contender::Wllama => bail!(NotMeant),
+            Contender::Native | Contender::NativeAvx2 | Contender::Wllama => bail!(NotMeant),
         };
         Ok(start::first_byte(&mut command)?.as_secs_f64() * 1e3)
     }

@@ -73,6 +73,9 @@ struct Arguments {
     /// The engine's own benchmark
     #[arg(long, hide = true)]
     native: PathBuf,
+    /// The same, built without AVX-512
+    #[arg(long, hide = true)]
+    native_avx2: PathBuf,
     /// Where what we build and fetch is kept
     #[arg(long, hide = true)]
     target: PathBuf,

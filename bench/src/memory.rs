@@ -122,7 +122,9 @@ fn within(
             command.args(["bench", "--json", "--memory", &budget.bytes.to_string()]);
             (command, N_GEN)
         }
-        Contender::Native | Contender::Wllama => bail!("needs the whole model in memory"),
+        Contender::Native | Contender::NativeAvx2 | Contender::Wllama => {
+            bail!("needs the whole model in memory")
+        }
     };
     command.arg(&path).args(["-r", "1", "-t", &threads, "-p", "0", "-n", &n_gen.to_string()]);
     // Pages that somebody else has read would be used without being counted.

@@ -28,13 +28,14 @@ pub fn build(tests: bool) -> Result<PathBuf> {
     Ok(binary())
 }
 
-/// Builds the engine's own benchmark for this machine's processor, with the
-/// settings that the guest is built with, and returns its path.
-pub fn build_native_bench() -> Result<PathBuf> {
-    let target = output("native");
+/// Builds the engine's own benchmark for a processor, `native` for this machine's,
+/// with the settings that the guest is built with, and returns its path.
+pub fn build_native_bench(cpu: &str) -> Result<PathBuf> {
+    let target = output(&format!("native/{cpu}"));
     let mut build =
         cargo(["build", "--release", "--package", "moewe-engine", "--example", "bench"]);
-    process::run(build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-C target-cpu=native"))?;
+    let flags = format!("-C target-cpu={cpu}");
+    process::run(build.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", flags))?;
     Ok(target.join("release/examples/bench"))
 }
 

@@ -51,13 +51,16 @@ pub fn ci() -> Result<()> {
 pub fn bench(arguments: &[OsString]) -> Result<()> {
     guest::build()?;
     let moewe = host::build(false)?;
-    let native = host::build_native_bench()?;
+    let native = host::build_native_bench("native")?;
+    let native_avx2 = host::build_native_bench("x86-64-v3")?;
     process::run(
         Command::new(moewe.with_file_name("moewe-bench"))
             .arg("--moewe")
             .arg(&moewe)
             .arg("--native")
             .arg(native)
+            .arg("--native-avx2")
+            .arg(native_avx2)
             .arg("--target")
             .arg(output(""))
             .args(arguments),
