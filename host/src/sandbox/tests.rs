@@ -235,7 +235,7 @@ fn reads_are_exact_and_bounded() {
         state.read(source, offset, length).unwrap().map_err(|e| e.code)
     };
     assert_eq!(read(3, 4).unwrap(), [3, 4, 5, 6]);
-    assert_eq!(read(n as u64, 0).unwrap(), []);
+    assert!(read(n as u64, 0).unwrap().is_empty());
     assert_eq!(read(0, u32::try_from(n).unwrap()).unwrap().len(), 1 << 20);
     assert_eq!(read(n as u64, 1).unwrap_err(), ErrorCode::InvalidRange);
     assert_eq!(read(u64::MAX, 1).unwrap_err(), ErrorCode::InvalidRange);
