@@ -208,6 +208,11 @@ impl Model {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &crate::store::ModelStore {
+        self.weights.store.as_ref().expect("the model has a store")
+    }
+
     /// How the experts are doing, if the model has a budget of memory.
     pub fn expert_stats(&self) -> Option<ExpertStats> {
         self.weights.store.as_ref().map(|store| store.stats())

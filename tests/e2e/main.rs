@@ -1,6 +1,8 @@
 //! The command and the host crate, end to end, on real files.
 
 mod long_context;
+#[cfg(target_os = "linux")]
+mod memory;
 mod mistakes;
 mod packed;
 mod reference;

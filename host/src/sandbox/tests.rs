@@ -235,7 +235,7 @@ fn reads_are_exact_and_bounded() {
         state.read(source, offset, length).unwrap().map_err(|e| e.code)
     };
     assert_eq!(read(3, 4).unwrap(), [3, 4, 5, 6]);
-    assert_eq!(read(n as u64, 0).unwrap(), []);
+    assert!(read(n as u64, 0).unwrap().is_empty());
     assert_eq!(read(0, u32::try_from(n).unwrap()).unwrap().len(), 1 << 20);
     assert_eq!(read(n as u64, 1).unwrap_err(), ErrorCode::InvalidRange);
     assert_eq!(read(u64::MAX, 1).unwrap_err(), ErrorCode::InvalidRange);
@@ -300,4 +300,73 @@ fn a_path_that_is_no_model_is_named() {
     let shown = folder.path().display();
     assert_eq!(message(folder.path()), format!("{shown}: is a folder; name the .gguf file in it"));
     assert_eq!(message(Path::new("/dev/null")), "/dev/null: is not a regular file");
+}
+
+/// What a guest that means harm asks of the store of experts.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_store_of_experts_is_opened_once_and_used_in_order() {
+    use crate::bindings::moewe::inference::experts::{Choice, HostStore as Store, Piece, Shape};
+    use wasmtime::component::Resource;
+
+    let wat = r#"(module (memory 8) (func (export "run") (result i32) (i32.const 1)))"#;
+    let (_folder, path) = model(100_000);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let memory = crate::MemoryOptions::new(1 << 40);
+    let weights = Arc::new(WeightStore::open(&path, WeightsMode::Attach, Some(memory)).unwrap());
+    let team = Arc::new(Team::new(1, weights.store.clone()));
+    let mut store = new_store(&engine, State::new(weights, NO_LIMIT, team, 0));
+    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    instance.unwrap();
+    let state = store.data_mut();
+    state.region = region;
+
+    let shape =
+        Shape { n_layer: 1, n_expert: 2, n_expert_used: 1, dense_bytes: 0, kv_bytes_per_token: 0 };
+    let open = |state: &mut State, name: &str, shape| {
+        Store::open(state, vec![name.to_owned()], shape).unwrap().map(Option::unwrap)
+    };
+    let code = |e: crate::bindings::moewe::inference::weights::Error| e.code;
+    assert_eq!(open(state, "/etc/passwd", shape).map_err(code).unwrap_err(), ErrorCode::NotFound);
+    let giant = Shape { n_expert: u32::MAX, ..shape };
+    assert!(open(state, "model.gguf", giant).is_err());
+    let handle = open(state, "model.gguf", shape).unwrap();
+    assert!(open(state, "model.gguf", shape).is_err(), "it is open");
+    let again = || Resource::new_borrow(handle.rep());
+    let choice = || vec![Choice { expert: 1, token: 0 }];
+    let piece = |offset| Piece { file: 0, offset, length: 5000 };
+    // Nothing is described yet.
+    assert!(state.demand(again(), 0, choice()).unwrap().is_err());
+    assert!(state.wait(again(), 0).unwrap().is_err());
+    assert!(state.release(again()).unwrap().is_err());
+    Store::prefetch(state, again(), 0, vec![0, 1]).unwrap();
+    assert!(state.add_layer(again(), 0, vec![piece(0), piece(99_000)]).unwrap().is_err());
+    state.add_layer(again(), 0, vec![piece(0), piece(70_000)]).unwrap().unwrap();
+    let capacity = state.ready(again()).unwrap().unwrap();
+    assert!(state.ready(again()).unwrap().is_err());
+    assert!(state.add_layer(again(), 0, vec![piece(0), piece(70_000)]).unwrap().is_err());
+
+    let places = state.demand(again(), 0, choice()).unwrap().unwrap();
+    assert!(state.demand(again(), 0, choice()).unwrap().is_err(), "it holds one");
+    state.wait(again(), places[0].slot).unwrap().unwrap();
+    for address in [1, 8 << 16, (8 << 16) - 1, u64::MAX] {
+        assert!(Store::attach(state, again(), places[0].slot, address).unwrap().is_err());
+    }
+    assert!(Store::attach(state, again(), places[0].slot + 1, 0).unwrap().is_err());
+    Store::attach(state, again(), places[0].slot, 0).unwrap().unwrap();
+    let (_, attached) = state.region.as_ref().unwrap().windows();
+    assert_eq!(attached, capacity.slot_bytes);
+    state.release(again()).unwrap().unwrap();
+    assert!(state.release(again()).unwrap().is_err());
+    assert!(Store::attach(state, again(), places[0].slot, 0).unwrap().is_err());
+
+    // Whoever drops it with a demand does not get another turn, nor leaves it.
+    state.demand(again(), 0, choice()).unwrap().unwrap();
+    Store::drop(state, handle).unwrap();
+    let handle = open(state, "model.gguf", shape).unwrap();
+    let again = || Resource::new_borrow(handle.rep());
+    state.add_layer(again(), 0, vec![piece(0), piece(70_000)]).unwrap().unwrap();
+    state.ready(again()).unwrap().unwrap();
+    assert!(state.demand(again(), 0, choice()).unwrap().is_err());
 }

@@ -16,7 +16,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,9 +62,29 @@ pub(crate) struct ModelStore {
     options: MemoryOptions,
     stall_max: Duration,
     open: Open,
-    disk: Disk,
+    disk: Unwaited,
     mirrors: Mirrors,
     shared: Arc<Shared>,
+}
+
+/// A disk that nobody waits for when it goes: a read that hangs would keep the
+/// error from being told. The reads themselves keep the memory.
+struct Unwaited(Option<Disk>);
+
+impl Deref for Unwaited {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Unwaited {
+    fn drop(&mut self) {
+        let disk = self.0.take();
+        // Without a thread it is waited for.
+        let _ = std::thread::Builder::new().name("disk ends".to_owned()).spawn(|| drop(disk));
+    }
 }
 
 struct Shared {
@@ -175,7 +195,7 @@ impl ModelStore {
             options,
             stall_max: STALL_MAX,
             open,
-            disk,
+            disk: Unwaited(Some(disk)),
             mirrors: Mirrors::default(),
             shared: Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new() }),
         })
@@ -795,3 +815,6 @@ fn file_error(file: &WeightFile, e: &ReadError) -> Error {
         ReadError::Cancelled => file.error(ErrorCode::Io, e),
     }
 }
+
+#[cfg(test)]
+mod tests;
