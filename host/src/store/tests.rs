@@ -343,7 +343,8 @@ fn demand(
     if let Ok(places) = &places {
         for (place, expert) in places.iter().zip(experts) {
             store.wait(team, place.slot, true, late).ok()?.unwrap();
-            let byte = store.with_slot(team, place.slot, |memory, offset, length| {
+            let byte = store.with_slot(team, place.slot, 0, PAGE, |memory, offset| {
+                let length = PAGE;
                 let at = memory.at(offset as usize, length as usize);
                 // SAFETY: the slot has been waited for, and is demanded.
                 unsafe { (at.read(), at.add(length as usize - 1).read()) }
@@ -381,14 +382,17 @@ fn demands_that_make_no_sense_are_refused() {
     let absent = (0..6).find(|slot| places.iter().all(|place| place.slot != *slot)).unwrap();
     for slot in [absent, 6, 1000, u32::MAX] {
         assert!(is_refused(store.wait(team, slot, true, never).unwrap()));
-        assert!(is_refused(store.with_slot(team, slot, |_, _, _| ())));
+        assert!(is_refused(store.with_slot(team, slot, 0, 1, |_, _| ())));
     }
     let slot = places[0].slot;
     assert!(is_refused(store.wait(other, slot, true, never).unwrap()), "another team's");
-    assert!(is_refused(store.with_slot(other, slot, |_, _, _| ())), "another team's");
+    assert!(is_refused(store.with_slot(other, slot, 0, 1, |_, _| ())), "another team's");
+    for (offset, length) in [(1, PAGE), (u64::MAX, 2), (PAGE, 1)] {
+        assert!(is_refused(store.with_slot(team, slot, offset, length, |_, _| ())));
+    }
     store.release(team).unwrap();
     assert!(is_refused(store.release(team)), "twice");
-    assert!(is_refused(store.with_slot(team, slot, |_, _, _| ())), "released");
+    assert!(is_refused(store.with_slot(team, slot, 0, 1, |_, _| ())), "released");
     let n_pinned = store.shared.lock().model.as_ref().unwrap().slots.cache.n_pinned();
     assert_eq!(n_pinned, 0);
 }
