@@ -350,16 +350,18 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let places = state.demand(again(), 0, choice()).unwrap().unwrap();
     assert!(state.demand(again(), 0, choice()).unwrap().is_err(), "it holds one");
     state.wait(again(), places[0].slot).unwrap().unwrap();
+    let whole = capacity.slot_bytes;
+    assert!(Store::attach(state, again(), places[0].slot, 4096, whole, 0).unwrap().is_err());
     for address in [1, 8 << 16, (8 << 16) - 1, u64::MAX] {
-        assert!(Store::attach(state, again(), places[0].slot, address).unwrap().is_err());
+        assert!(Store::attach(state, again(), places[0].slot, 0, whole, address).unwrap().is_err());
     }
-    assert!(Store::attach(state, again(), places[0].slot + 1, 0).unwrap().is_err());
-    Store::attach(state, again(), places[0].slot, 0).unwrap().unwrap();
+    assert!(Store::attach(state, again(), places[0].slot + 1, 0, whole, 0).unwrap().is_err());
+    Store::attach(state, again(), places[0].slot, 0, whole, 0).unwrap().unwrap();
     let (_, attached) = state.region.as_ref().unwrap().windows();
     assert_eq!(attached, capacity.slot_bytes);
     state.release(again()).unwrap().unwrap();
     assert!(state.release(again()).unwrap().is_err());
-    assert!(Store::attach(state, again(), places[0].slot, 0).unwrap().is_err());
+    assert!(Store::attach(state, again(), places[0].slot, 0, whole, 0).unwrap().is_err());
 
     // Whoever drops it with a demand does not get another turn, nor leaves it.
     state.demand(again(), 0, choice()).unwrap().unwrap();

@@ -17,10 +17,13 @@ pub(super) enum Content {
         ids: Vec<u64>,
         n_left: usize,
         is_prefetch: bool,
+        /// Whether it began before the last demand.
+        is_older: bool,
         error: Option<ReadError>,
     },
     Loaded,
-    /// A prefetch that did not begin before it was too late.
+    /// To be read again for whoever waits: a prefetch that did not begin before it
+    /// was too late, or a read that failed and was not this demand's own.
     Cancelled,
     Failed(ReadError),
 }
@@ -123,10 +126,12 @@ impl Slots {
                 Lookup::Hit { slot } => {
                     slots.push(slot);
                     if let Some(Some(Slot { content, .. })) = self.slots.get_mut(slot)
-                        && let Content::Loading { ids, is_prefetch, .. } = content
-                        && std::mem::take(is_prefetch)
+                        && let Content::Loading { ids, is_prefetch, is_older, .. } = content
                     {
-                        requests.promoted.extend(ids.iter());
+                        *is_older = true;
+                        if std::mem::take(is_prefetch) {
+                            requests.promoted.extend(ids.iter());
+                        }
                     }
                 }
                 Lookup::Miss { slot, .. } => {
@@ -202,6 +207,7 @@ impl Slots {
             ids: reads.iter().map(|read| read.id).collect(),
             n_left: reads.len(),
             is_prefetch: priority == Priority::Prefetch,
+            is_older: false,
             error: None,
         };
         if self.slots.len() <= slot {
@@ -224,7 +230,7 @@ impl Slots {
         else {
             return;
         };
-        let Content::Loading { n_left, error, .. } = content else { return };
+        let Content::Loading { n_left, error, is_older, .. } = content else { return };
         *n_left -= 1;
         if let Err(e) = result {
             // A failure weighs more than a cancellation.
@@ -240,6 +246,8 @@ impl Slots {
                 *content = Content::Loaded;
                 self.cache.loaded(key);
             }
+            // What failed for others may be read for this demand.
+            Some(_) if *is_older && is_wanted => *content = Content::Cancelled,
             Some(ReadError::Cancelled) => {
                 *content = Content::Cancelled;
                 if !is_wanted {
