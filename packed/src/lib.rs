@@ -27,8 +27,8 @@ pub use stamp::{CHECKSUM_AT, CHECKSUM_KEY, SOURCE_KEY, Stamp, VERSION, VERSION_K
 pub enum PackedCopy {
     /// There is none.
     Absent,
-    /// There is a file, but it was not made from the model as it is now, or
-    /// cannot be read.
+    /// There is a file, but it was not made from the model as it is now, has
+    /// another layout than [`VERSION`], or cannot be read.
     Stale(PathBuf),
     /// This file was made from the model.
     Current(PathBuf),

@@ -8,7 +8,7 @@ use crate::SourceFile;
 use crate::source_paths;
 
 /// The version of the layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The key of the first pair: [`VERSION`], a u32.
 pub const VERSION_KEY: &str = "moewe.packed.version";
 /// The key of the second pair: XXH3 of the header (all before the padding that

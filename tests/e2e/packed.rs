@@ -75,7 +75,7 @@ fn greedy_text_is_the_same_from_a_packed_copy() {
     };
     assert_eq!(run(&packed), run(&model));
     let inspected = moewe_ok(["inspect".as_ref(), packed.as_os_str()]);
-    assert!(inspected.contains("packed: ") && inspected.contains("Q8_0x4"), "{inspected}");
+    assert!(inspected.contains("packed: ") && inspected.contains("Q8_0x8"), "{inspected}");
 }
 
 #[test]

@@ -109,6 +109,15 @@ impl<'a> Loader<'a> {
         rows: Range<usize>,
     ) -> Result<Linear> {
         let (tensor, format) = self.tensor(&format!("{name}.weight"), &[cols, n_rows])?;
+        let group = format.group_rows();
+        if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
+            return Err(Error::unsupported(format!(
+                "tensor {name}.weight of type {} cannot be dealt out to {} threads; compute with \
+                 one, or pack the original model again with `moewe pack`",
+                tensor.ty,
+                self.exchange.size()
+            )));
+        }
         let row_bytes = format.row_bytes(cols) as u64;
         let size = row_bytes * rows.len() as u64;
         self.window_bytes = self.window_bytes.saturating_add(size);

@@ -17,7 +17,7 @@ use crate::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 const N_VOCAB_MAX: u64 = 1 << 21;
 
 /// The layout of packed files that the kernels are written for.
-const PACKED_VERSION: u32 = 1;
+const PACKED_VERSION: u32 = 2;
 
 /// What a model is.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct ModelInfo {
     pub n_layer: u32,
     /// Width of the hidden state.
     pub n_embd: u32,
+    /// Numbers in a head.
+    pub head_dim: u32,
     /// Size of the vocabulary.
     pub n_vocab: u32,
     /// The context that the model was trained for, in tokens.
@@ -263,6 +265,7 @@ impl Model {
             kv_bytes_per_token,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
+            head_dim: h.head_dim as u32,
             n_vocab: n_vocab as u32,
             n_ctx_train: h.n_ctx_train as u32,
             n_expert: h.n_expert as u32,

@@ -18,7 +18,7 @@ const SIZE_MAX: usize = 1 << 10;
 const EXCHANGE_LEN: usize = 1 << 20;
 /// Rows that stay together: as many as the kernels like, or else as many as a
 /// packed file interleaves.
-const ROW_GROUPS: [usize; 2] = [16, 4];
+const ROW_GROUPS: [usize; 3] = [16, 8, 4];
 
 /// A team, as one of its members sees it.
 pub trait Team {
@@ -152,13 +152,15 @@ impl Exchange {
     }
 
     /// Deals out the rows of a matrix, in groups if there are enough. A number
-    /// of rows that is a multiple of four is dealt out in multiples of four.
+    /// of rows that is a multiple of eight or of four is dealt out in multiples
+    /// of that.
     pub fn rows(&self, len: usize) -> Split {
         let (rank, size) = (self.team.rank(), self.team.size());
-        let [many, few] = ROW_GROUPS;
+        let [many, eight, four] = ROW_GROUPS;
         let unit = match len {
             len if len / many >= size => many,
-            len if len.is_multiple_of(few) => few,
+            len if len.is_multiple_of(eight) => eight,
+            len if len.is_multiple_of(four) => four,
             _ => 1,
         };
         Split { len, unit, rank, size }

@@ -526,8 +526,8 @@ fn packed_tensors_that_cannot_be_are_refused() {
         "blk.0.attn_q.weight has type 1835991041, which is not known",
     );
     refused(
-        &|parts| parts.set("moewe.packed.version", Value::Uint(2)),
-        "is packed in layout 2, not 1; pack the original model again",
+        &|parts| parts.set("moewe.packed.version", Value::Uint(1)),
+        "is packed in layout 1, not 2; pack the original model again",
     );
 }
 

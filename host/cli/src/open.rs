@@ -72,7 +72,10 @@ pub fn print_file(model: &Model) {
 /// Why a packed copy is not used.
 pub fn stale(copy: &Path) -> String {
     let copy = copy.display();
-    format!("{copy} was made from another file and is not used; pack the model again with --force")
+    format!(
+        "{copy} was made from another file, or by another version of moewe, and is not used; pack \
+         the model again with --force"
+    )
 }
 
 /// Opens the model.

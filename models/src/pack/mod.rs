@@ -1,6 +1,6 @@
-//! Packed copies of models: rows interleaved by fours.
+//! Packed copies of models: rows interleaved by eights or fours.
 //!
-//! The kernels multiply four rows at a time. In a packed file, one load brings
+//! The kernels multiply rows by fours. In a packed file, one load brings
 //! something of each of the four, and memory is read from the first byte to the
 //! last. The bytes are those of the original in another order, and so is what
 //! the model computes, to the bit. `docs/design.md` describes the layout.
@@ -60,9 +60,9 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
         return Err(Error::AlreadyPacked(source.into()));
     }
     // What the engine cannot run need not be packed.
-    Model::load(&folder, &name, u64::MAX)?;
-    let tensors = plan::tensors(&header);
-    if !tensors.iter().any(|tensor| tensor.packed) {
+    let model = Model::load(&folder, &name, u64::MAX)?;
+    let tensors = plan::tensors(&header, model.info().head_dim.into());
+    if tensors.iter().all(|tensor| tensor.packed.is_none()) {
         return Err(Error::NothingToPack(source.into()));
     }
     if tensors.len() as u64 > gguf::N_TENSORS_MAX {
@@ -198,12 +198,12 @@ fn copy(
         let n = left.min(piece_bytes);
         source.read_exact(&mut rows[..n]).map_err(Error::io("read", path))?;
         let written = match tensor.packed {
-            true => {
+            Some(ty) => {
                 let row_bytes = tensor.row_bytes() as usize;
-                moewe_engine::pack(tensor.ty, row_bytes, &rows[..n], &mut packed[..n]);
+                moewe_engine::pack(ty, row_bytes, &rows[..n], &mut packed[..n]);
                 &packed[..n]
             }
-            false => &rows[..n],
+            None => &rows[..n],
         };
         hasher.write(written);
         out.put(written)?;

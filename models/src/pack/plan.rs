@@ -2,8 +2,8 @@
 
 use moewe_engine::gguf::{Header, TensorInfo, TensorType};
 
-/// Rows that are interleaved.
-const ROWS: u64 = 4;
+/// Rows that are interleaved: the first that is possible.
+const GROUP_ROWS: [u64; 2] = [8, 4];
 
 /// A tensor of the packed file, and where it comes from.
 pub struct Tensor {
@@ -12,8 +12,8 @@ pub struct Tensor {
     pub dims: Vec<u64>,
     /// The type in the original.
     pub ty: TensorType,
-    /// Whether its rows shall be interleaved.
-    pub packed: bool,
+    /// The type with interleaved rows, if it shall get it.
+    pub packed: Option<TensorType>,
     pub file: usize,
     pub offset: u64,
     /// Bytes, in the original and packed.
@@ -23,10 +23,14 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn new(name: String, info: &TensorInfo, dims: &[u64]) -> Self {
+    fn new(name: String, info: &TensorInfo, dims: &[u64], head_dim: u64) -> Self {
         let n_dims = dims.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
         let dims = dims[..n_dims].to_vec();
-        let packed = dims.len() == 2 && dims[1].is_multiple_of(ROWS) && info.ty.packed().is_some();
+        // Any heads may be those of a member of a team.
+        let fits = |rows: &u64| {
+            dims.len() == 2 && dims[1].is_multiple_of(*rows) && head_dim.is_multiple_of(*rows)
+        };
+        let packed = GROUP_ROWS.into_iter().filter(fits).find_map(|rows| info.ty.packed(rows));
         let size = dims.iter().product::<u64>() / info.ty.block_len() * info.ty.block_bytes();
         let (ty, file, offset) = (info.ty, info.file, info.offset);
         Self { name, dims, ty, packed, file, offset, size, expert: None }
@@ -34,8 +38,7 @@ impl Tensor {
 
     /// The type as the packed file has it.
     pub fn type_id(&self) -> u32 {
-        let packed = self.ty.packed().filter(|_| self.packed);
-        packed.unwrap_or(self.ty).id()
+        self.packed.unwrap_or(self.ty).id()
     }
 
     pub fn row_bytes(&self) -> u64 {
@@ -44,14 +47,14 @@ impl Tensor {
 
     /// Bytes that must be copied together.
     pub fn group_bytes(&self) -> u64 {
-        if self.packed { ROWS * self.row_bytes() } else { 1 }
+        self.packed.map_or(1, |ty| ty.group_rows() * self.row_bytes())
     }
 }
 
 /// The weights that every token needs, in the order of the original; then the
 /// experts, layer by layer, the matrices of each together and apart from those
 /// of others.
-pub fn tensors(header: &Header) -> Vec<Tensor> {
+pub fn tensors(header: &Header, head_dim: u64) -> Vec<Tensor> {
     let mut infos: Vec<_> = header.tensors.values().collect();
     infos.sort_by_key(|info| (info.file, info.offset));
     // Gate, up and down of an expert keep this order.
@@ -59,7 +62,7 @@ pub fn tensors(header: &Header) -> Vec<Tensor> {
     let mut tensors = Vec::new();
     for info in infos {
         let Some(matrix) = matrix_of_experts(&info.name) else {
-            tensors.push(Tensor::new(info.name.clone(), info, &info.dims));
+            tensors.push(Tensor::new(info.name.clone(), info, &info.dims, head_dim));
             continue;
         };
         let n = if matrix.expert.is_none() { info.dims[2] } else { 1 };
@@ -67,7 +70,7 @@ pub fn tensors(header: &Header) -> Vec<Tensor> {
             let expert = matrix.expert.unwrap_or(i);
             let ExpertMatrix { layer, projection, .. } = matrix;
             let name = format!("blk.{layer}.ffn_{}.{expert}.weight", PROJECTIONS[projection]);
-            let mut tensor = Tensor::new(name, info, &info.dims[..2]);
+            let mut tensor = Tensor::new(name, info, &info.dims[..2], head_dim);
             tensor.offset += i * tensor.size;
             tensor.expert = Some((layer, expert));
             tensors.push(tensor);

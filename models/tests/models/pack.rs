@@ -141,7 +141,7 @@ fn golden(name: &str) {
         assert_eq!(format!("{:?}", info(&original)), format!("{:?}", info(&packed)));
         // Only what is no matrix, or not quantised, stays as it is.
         for tensor in header(&packed).tensors.values() {
-            assert!(tensor.ty.is_packed() || tensor.ty.packed().is_none(), "{tensor:?}");
+            assert!(tensor.ty.is_packed() || tensor.ty.packed(4).is_none(), "{tensor:?}");
         }
     }
 }

@@ -18,9 +18,10 @@ const fn t(id: u32, name: &'static str, block_len: u32, block_bytes: u32) -> Ten
     TensorType { id, name, block_len, block_bytes }
 }
 
-/// Marks the types whose rows are interleaved by fours: `moewe`'s own, with
-/// numbers that ggml is not likely to use.
-const PACKED: u32 = 0x6d6f_0000;
+/// Mark the types whose rows are interleaved by fours or eights: `moewe`'s own,
+/// with numbers that ggml is not likely to use.
+const PACKED_4: u32 = 0x6d6f_0000;
+const PACKED_8: u32 = 0x6d70_0000;
 
 /// Every type whose size is known, so that a file can be inspected even if
 /// the engine cannot compute with it.
@@ -57,14 +58,21 @@ const TYPES: &[TensorType] = &[
     t(34, "TQ1_0", 256, 54),
     t(35, "TQ2_0", 256, 66),
     t(39, "MXFP4", 32, 17),
-    t(PACKED | 2, "Q4_0x4", 32, 18),
-    t(PACKED | 3, "Q4_1x4", 32, 20),
-    t(PACKED | 6, "Q5_0x4", 32, 22),
-    t(PACKED | 7, "Q5_1x4", 32, 24),
-    t(PACKED | 8, "Q8_0x4", 32, 34),
-    t(PACKED | 12, "Q4_Kx4", 256, 144),
-    t(PACKED | 13, "Q5_Kx4", 256, 176),
-    t(PACKED | 14, "Q6_Kx4", 256, 210),
+    t(PACKED_4 | 2, "Q4_0x4", 32, 18),
+    t(PACKED_4 | 3, "Q4_1x4", 32, 20),
+    t(PACKED_4 | 6, "Q5_0x4", 32, 22),
+    t(PACKED_4 | 7, "Q5_1x4", 32, 24),
+    t(PACKED_4 | 8, "Q8_0x4", 32, 34),
+    t(PACKED_4 | 12, "Q4_Kx4", 256, 144),
+    t(PACKED_4 | 13, "Q5_Kx4", 256, 176),
+    t(PACKED_4 | 14, "Q6_Kx4", 256, 210),
+    t(PACKED_8 | 2, "Q4_0x8", 32, 18),
+    t(PACKED_8 | 3, "Q4_1x8", 32, 20),
+    t(PACKED_8 | 6, "Q5_0x8", 32, 22),
+    t(PACKED_8 | 7, "Q5_1x8", 32, 24),
+    t(PACKED_8 | 8, "Q8_0x8", 32, 34),
+    t(PACKED_8 | 12, "Q4_Kx8", 256, 144),
+    t(PACKED_8 | 13, "Q5_Kx8", 256, 176),
 ];
 
 impl TensorType {
@@ -78,19 +86,33 @@ impl TensorType {
         self.id
     }
 
-    /// The type with the same blocks, of four rows interleaved.
-    pub fn packed(self) -> Option<Self> {
-        Self::from_id(self.id | PACKED).filter(|_| !self.is_packed())
+    /// The type with the same blocks and so many rows interleaved.
+    pub fn packed(self, group_rows: u64) -> Option<Self> {
+        let is_it = |ty: &Self| ty.is_packed() && ty.unpacked() == self;
+        TYPES.iter().copied().find(|ty| is_it(ty) && ty.group_rows() == group_rows)
     }
 
-    /// Whether four rows are interleaved.
+    /// Whether rows are interleaved.
     pub fn is_packed(self) -> bool {
-        self.id & PACKED == PACKED
+        self.group_rows() > 1
+    }
+
+    /// How many rows are interleaved, or 1.
+    pub fn group_rows(self) -> u64 {
+        match self.mark() {
+            PACKED_8 => 8,
+            PACKED_4 => 4,
+            _ => 1,
+        }
     }
 
     /// The type of rows one after another.
     pub fn unpacked(self) -> Self {
-        Self::from_id(self.id & !PACKED).unwrap_or(self)
+        Self::from_id(self.id - self.mark()).unwrap_or(self)
+    }
+
+    fn mark(self) -> u32 {
+        self.id & 0xffff_0000
     }
 
     /// The name that people know: `Q4_K`.

@@ -42,6 +42,9 @@ pub(super) trait Blocks: Quants {
     }
 }
 
+/// A number of each of four rows for each sub-block of a unit.
+pub(super) type UnitDots = [V; 8];
+
 /// The whole numbers of a format.
 pub(super) trait Quants {
     /// Numbers in a sub-block: 32 or 16.
@@ -59,12 +62,21 @@ pub(super) trait Quants {
     /// The sums of four partial ones, as i32.
     fn sums(partials: [V; 4]) -> V;
 
-    /// The products of sub-block `i` of a unit of four packed rows' blocks
-    /// with the activations that belong to the unit, as i32.
+    /// Steps through a unit of packed rows that may be done together.
+    const PACKED_STEPS: usize;
+
+    /// The products of the sub-blocks of a unit of packed rows' blocks with
+    /// the activations that belong to the unit, as i32. `n_steps` must be
+    /// `PACKED_STEPS`.
     ///
     /// # Safety
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
-    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V;
+    unsafe fn dots<const N: usize>(
+        rows: [PackedRows<N>; N],
+        unit: usize,
+        x: *const ActivationBlock,
+        n_steps: usize,
+    ) -> [UnitDots; N];
 
     /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
     /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.

@@ -57,6 +57,7 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
 
 impl<const MIN: bool, const FIVE: bool> Narrow for Nibbles<MIN, FIVE> {
     const BITS: u32 = if FIVE { 5 } else { 4 };
+    const HIGH: usize = 1;
 
     #[inline(always)]
     unsafe fn quants(block: impl Block, _unit: usize, i: usize) -> V {

@@ -1,7 +1,7 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Quants};
+use super::blocks::{Blocks, FourRows, Quants, UnitDots};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
@@ -30,6 +30,7 @@ impl Blocks for Bytes {
 
 impl Quants for Bytes {
     const UNPACKED: usize = 2;
+    const PACKED_STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
     unsafe fn partial(block: RawBlock, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
@@ -44,9 +45,22 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    unsafe fn dots(rows: PackedRows, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
-        // SAFETY: as above.
-        unsafe { rows.dots_bytes(2, x) }
+    unsafe fn dots<const N: usize>(
+        rows: [PackedRows<N>; N],
+        _unit: usize,
+        x: *const ActivationBlock,
+        n_steps: usize,
+    ) -> [UnitDots; N] {
+        let mut dots = [V::splat_i32(0); N];
+        steps!(Self::PACKED_STEPS, n_steps, |step| {
+            // SAFETY: the caller vouches for the activations.
+            let x = unsafe { (*x).load_q16(step / 4) }.splat_lane(step % 4);
+            for (dots, rows) in dots.iter_mut().zip(rows) {
+                // SAFETY: as above.
+                *dots = dots.add_i32(unsafe { rows.wide_bytes(2, step) }.dot_i16(x));
+            }
+        });
+        dots.map(|dots| std::array::from_fn(|i| if i == 0 { dots } else { V::splat_i32(0) }))
     }
 
     #[inline(always)]

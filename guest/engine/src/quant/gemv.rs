@@ -4,40 +4,48 @@
 //! sums are added up from the first sub-block to the last, and the minima
 //! apart from them. All kernels keep this order, and so agree to the bit.
 
+use std::hint::black_box;
+
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Blocks, FourRows};
+use super::blocks::{Blocks, FourRows, UnitDots};
 use super::packed::PackedRows;
 use super::raw::{RawBlock, RawRows};
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// Columns of raw rows that are multiplied before their sums are scaled.
 const RUN: usize = 2048;
 /// Sub-blocks of four rows' runs: room that [`dot_raw`] needs.
 pub(super) const PARTIALS: usize = 4 * RUN / 16;
-/// The most sub-blocks in a block.
-const SUB_BLOCKS_MAX: usize = 16;
 
-/// The products of four packed rows with the activations `x`.
-///
-/// `units` must be `B::UNITS`. Were it known to the compiler, it would unroll
-/// that loop, and need more registers than there are.
+/// How often loops are done, in a way that the compiler cannot see; see
+/// [`steps`].
+#[derive(Clone, Copy)]
+pub(super) struct Counts {
+    units: usize,
+    steps: usize,
+}
+
+impl Counts {
+    pub fn of<B: Blocks>() -> Self {
+        Self { units: black_box(B::UNITS), steps: black_box(B::PACKED_STEPS) }
+    }
+}
+
+/// The products of `N` times four interleaved rows with the activations `x`.
 ///
 /// # Safety
 /// `x` must be whole blocks of the format, and each row must hold as many
-/// numbers.
+/// numbers. `counts` must be those of the format.
 #[inline(never)]
-pub(super) unsafe fn dot_packed<B: Blocks>(
-    rows: PackedRows,
+pub(super) unsafe fn dot_packed<B: Blocks, const N: usize>(
+    rows: *const u8,
     x: &[ActivationBlock],
-    units: usize,
-) -> V {
+    counts: Counts,
+) -> [V; N] {
     let mut sums = Sums::new();
-    let dots = |rows: PackedRows, _, unit, i, x: &[ActivationBlock]| {
-        // SAFETY: `add` passes whole blocks, and their activations.
-        unsafe { B::dots(rows, unit, i, x.as_ptr()) }
-    };
+    let rows = std::array::from_fn(|group| PackedRows(rows, group));
     // SAFETY: the caller vouches for the same.
-    unsafe { sums.add::<B, _>(rows, x, units, dots) };
+    unsafe { sums.add::<B, _>(rows, x, counts, &PackedDots(counts)) };
     sums.total::<B>()
 }
 
@@ -50,7 +58,7 @@ pub(super) unsafe fn dot_packed<B: Blocks>(
 pub(super) unsafe fn dot_raw<B: Blocks>(
     rows: [*const u8; 4],
     x: &[ActivationBlock],
-    units: usize,
+    counts: Counts,
     partials: &mut [V; PARTIALS],
 ) -> V {
     let mut sums = Sums::new();
@@ -61,17 +69,13 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
         unsafe {
             let rows = rows.map(|row| row.add(run * run_blocks * B::BYTES));
             for (r, row) in rows.into_iter().enumerate() {
-                partial_sums::<B>(row, x, units, partials[r..].as_mut_ptr());
+                partial_sums::<B>(row, x, counts.units, partials[r..].as_mut_ptr());
             }
-            let dots = |_, b: usize, unit, i, _: &[ActivationBlock]| {
-                let at = 4 * ((b * B::UNITS + unit) * B::SUB_BLOCKS + i);
-                let four: &[V; 4] = &partials[at..].as_chunks().0[0];
-                B::sums(*four)
-            };
-            sums.add::<B, _>(RawRows(rows), x, units, dots);
+            sums.add::<B, _>([RawRows(rows)], x, counts, &RawDots(partials));
         }
     }
-    sums.total::<B>()
+    let [total] = sums.total::<B>();
+    total
 }
 
 /// The products of a row with `x`, partly summed: every fourth from `out` on.
@@ -128,78 +132,143 @@ unsafe fn partial_sums<B: Blocks>(
     }
 }
 
-/// The sums of four rows: scaled products, and what the minima add.
-struct Sums {
-    products: V,
-    mins: V,
+/// The integer products of groups of four rows with a vector. A trait, because
+/// a closure would not always be inlined.
+trait Dots<B: Blocks, const N: usize> {
+    type Rows: FourRows;
+
+    /// The products of a unit of the rows' blocks number `b`, which are `rows`,
+    /// with the activations that belong to the unit.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks, and `x` the numbers of a unit.
+    unsafe fn unit(
+        &self,
+        rows: [Self::Rows; N],
+        b: usize,
+        unit: usize,
+        x: *const ActivationBlock,
+    ) -> [UnitDots; N];
 }
 
-impl Sums {
+struct PackedDots(Counts);
+
+impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
+    type Rows = PackedRows<N>;
+
+    #[inline(always)]
+    unsafe fn unit(
+        &self,
+        rows: [PackedRows<N>; N],
+        _b: usize,
+        unit: usize,
+        x: *const ActivationBlock,
+    ) -> [UnitDots; N] {
+        // SAFETY: the caller vouches for the same.
+        unsafe { B::dots(rows, unit, x, self.0.steps) }
+    }
+}
+
+/// With what [`partial_sums`] has computed.
+struct RawDots<'a>(&'a [V; PARTIALS]);
+
+impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
+    type Rows = RawRows;
+
+    #[inline(always)]
+    unsafe fn unit(
+        &self,
+        _rows: [RawRows; 1],
+        b: usize,
+        unit: usize,
+        _x: *const ActivationBlock,
+    ) -> [UnitDots; 1] {
+        let at = 4 * (b * B::UNITS + unit) * B::SUB_BLOCKS;
+        let mut dots = [V::splat_i32(0); 8];
+        for (dots, four) in dots.iter_mut().zip(self.0[at..].as_chunks().0).take(B::SUB_BLOCKS) {
+            *dots = B::sums(*four);
+        }
+        [dots]
+    }
+}
+
+/// The sums of `N` times four rows: scaled products, and what the minima add.
+struct Sums<const N: usize> {
+    products: [V; N],
+    mins: [V; N],
+}
+
+impl<const N: usize> Sums<N> {
     fn new() -> Self {
-        Self { products: V::splat_f32(0.0), mins: V::splat_f32(0.0) }
+        Self { products: [V::splat_f32(0.0); N], mins: [V::splat_f32(0.0); N] }
     }
 
-    fn total<B: Blocks>(&self) -> V {
-        if B::MIN { self.products.add_f32(self.mins) } else { self.products }
+    fn total<B: Blocks>(&self) -> [V; N] {
+        match B::MIN {
+            true => std::array::from_fn(|g| self.products[g].add_f32(self.mins[g])),
+            false => self.products,
+        }
     }
 
-    /// Adds the products of four rows with `x`. `dots(blocks, b, unit, i, x)`
-    /// gives the integer products of sub-block `i` of a unit of the rows'
-    /// blocks number `b`.
+    /// Adds the products of the rows with `x`.
     ///
     /// # Safety
     /// As for [`dot_packed`].
     #[inline(always)]
-    unsafe fn add<B: Blocks, R: FourRows>(
+    unsafe fn add<B: Blocks, D: Dots<B, N>>(
         &mut self,
-        rows: R,
+        rows: [D::Rows; N],
         x: &[ActivationBlock],
-        units: usize,
-        dots: impl Fn(R, usize, usize, usize, &[ActivationBlock]) -> V,
+        counts: Counts,
+        dots: &D,
     ) {
         let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
         for (b, x) in x.chunks_exact(B::UNITS * unit_len).enumerate() {
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
-            let (blocks, header) = unsafe {
-                let blocks = rows.behind(b * B::BYTES);
-                (blocks, B::header(blocks))
-            };
-            let mut scales = [V::splat_f32(0.0); SUB_BLOCKS_MAX];
+            let rows = rows.map(|rows| unsafe { rows.behind(b * B::BYTES) });
+            // SAFETY: as above.
+            let headers = rows.map(|rows| unsafe { B::header(rows) });
             // Each step with its constants: shifts by a variable are slow.
             macro_rules! sub_blocks {
-                ($($i:literal)*) => { $(
-                    if $i < B::UNITS * B::SUB_BLOCKS {
-                        scales[$i] = B::scales(header, $i);
-                        if B::MIN {
-                            let x = V::splat_f32(x[$i].sum);
-                            self.mins = self.mins.madd_f32(B::mins(header, $i), x);
-                        }
+                ($n:expr, $i:ident, $body:block) => {
+                    sub_blocks!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
+                };
+                (@ $n:expr, $i:ident, $body:block, $($j:literal)*) => { $(
+                    if $j < $n {
+                        let $i = $j;
+                        $body
                     }
                 )* };
             }
-            sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-            let units = if B::UNITS == 1 { 1 } else { units };
-            for unit in 0..units {
+            steps!(B::UNITS, counts.units, |unit| {
                 let x = &x[unit * unit_len..][..unit_len];
-                let scales = &scales[unit * B::SUB_BLOCKS..][..B::SUB_BLOCKS];
-                macro_rules! sub_blocks {
-                    ($($i:literal)*) => { $(
-                        if $i < B::SUB_BLOCKS {
-                            let mut dots = dots(blocks, b, unit, $i, x);
-                            let xs = &x[$i * B::SUB_BLOCK / BLOCK];
-                            if B::OFFSET != 0 {
-                                let whole = match B::SUB_BLOCK {
-                                    BLOCK => xs.whole_sum,
-                                    _ => xs.whole_half_sums[$i % 2],
-                                };
-                                dots = dots.sub_i32(V::splat_i32(B::OFFSET * whole));
-                            }
-                            let scales = scales[$i].mul_f32(V::splat_f32(xs.scale));
-                            self.products = self.products.madd_f32(dots.to_f32x4(), scales);
+                // SAFETY: the block is whole, and so is the unit.
+                let dots = unsafe { dots.unit(rows, b, unit, x.as_ptr()) };
+                sub_blocks!(B::SUB_BLOCKS, i, {
+                    let x = &x[i * B::SUB_BLOCK / BLOCK];
+                    let whole = match B::SUB_BLOCK {
+                        BLOCK => x.whole_sum,
+                        _ => x.whole_half_sums[i % 2],
+                    };
+                    let offset = V::splat_i32(B::OFFSET * whole);
+                    let scale = V::splat_f32(x.scale);
+                    for g in 0..N {
+                        let mut dots = dots[g][i];
+                        if B::OFFSET != 0 {
+                            dots = dots.sub_i32(offset);
                         }
-                    )* };
-                }
-                sub_blocks!(0 1 2 3 4 5 6 7);
+                        let scales = B::scales(headers[g], unit * B::SUB_BLOCKS + i).mul_f32(scale);
+                        self.products[g] = self.products[g].madd_f32(dots.to_f32x4(), scales);
+                    }
+                });
+            });
+            if B::MIN {
+                sub_blocks!(B::UNITS * B::SUB_BLOCKS, i, {
+                    let sum = V::splat_f32(x[i].sum);
+                    for (mins, header) in self.mins.iter_mut().zip(headers) {
+                        *mins = mins.madd_f32(B::mins(header, i), sum);
+                    }
+                });
             }
         }
     }

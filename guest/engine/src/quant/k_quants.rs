@@ -61,6 +61,7 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
 
 impl<const FIVE: bool> Narrow for SubBlocks32<FIVE> {
     const BITS: u32 = if FIVE { 5 } else { 4 };
+    const HIGH: usize = 2;
 
     #[inline(always)]
     unsafe fn quants(block: impl Block, unit: usize, i: usize) -> V {
@@ -121,6 +122,7 @@ impl Blocks for SubBlocks16 {
 
 impl Narrow for SubBlocks16 {
     const BITS: u32 = 6;
+    const HIGH: usize = 4;
     const SUB_BLOCK: usize = 16;
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use super::blocks32::Nibbles;
 use super::bytes::Bytes;
 use super::floats::{self, Bf16, F16, F32, Float};
 use super::gemm::{self, Tile};
-use super::gemv;
+use super::gemv::{self, Counts};
 use super::k_quants::{SubBlocks16, SubBlocks32};
 use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
@@ -62,30 +62,63 @@ impl<'a> Matrix<'a> {
         tokens: &[usize],
         put: impl FnMut(usize, usize, f32),
     ) {
-        if tokens.len() >= UNPACK_MIN {
-            if self.format.packed {
-                self.tiles::<B, _>(|first| self.packed_rows(first), x, tokens, put);
-            } else {
+        match self.format.group_rows() {
+            1 if tokens.len() >= UNPACK_MIN => {
                 self.tiles::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
             }
-            return;
+            1 => self.raw::<B>(x, tokens, put),
+            packed::ROWS => self.packed::<B, 1>(x, tokens, put),
+            _ => self.packed::<B, 2>(x, tokens, put),
         }
-        let units = std::hint::black_box(B::UNITS);
+    }
+
+    fn raw<B: Blocks>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        let counts = Counts::of::<B>();
         let mut partials = [V::splat_i32(0); gemv::PARTIALS];
-        let mut put = put;
         for first in (0..self.rows).step_by(4) {
             for (i, &token) in tokens.iter().enumerate() {
                 let x = x.blocks(token);
                 // SAFETY: the rows hold `cols` numbers, which `new` has checked
                 // to be whole blocks; so does the vector.
-                let y = unsafe {
-                    if self.format.packed {
-                        gemv::dot_packed::<B>(self.packed_rows(first), x, units)
-                    } else {
-                        gemv::dot_raw::<B>(self.four_rows(first), x, units, &mut partials)
-                    }
-                };
+                let y =
+                    unsafe { gemv::dot_raw::<B>(self.four_rows(first), x, counts, &mut partials) };
                 self.put(first, i, y.to_f32(), &mut put);
+            }
+        }
+    }
+
+    /// For `N` times four rows that are interleaved.
+    fn packed<B: Blocks, const N: usize>(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        let group_rows = N * packed::ROWS;
+        let group_bytes = group_rows * self.format.row_bytes(self.cols);
+        let group = |first: usize| self.bytes[first / group_rows * group_bytes..].as_ptr();
+        if tokens.len() >= UNPACK_MIN {
+            let four_rows = |first: usize| {
+                // Behind the end, the last four again.
+                let first = first.min(self.rows - packed::ROWS);
+                PackedRows::<N>(group(first), first % group_rows / packed::ROWS)
+            };
+            return self.tiles::<B, _>(four_rows, x, tokens, put);
+        }
+        let counts = Counts::of::<B>();
+        for first in (0..self.rows).step_by(group_rows) {
+            for (i, &token) in tokens.iter().enumerate() {
+                // SAFETY: the rows hold `cols` numbers, which `new` has checked
+                // to be whole blocks; so does the vector.
+                let y = unsafe { gemv::dot_packed::<B, N>(group(first), x.blocks(token), counts) };
+                for (g, y) in y.into_iter().enumerate() {
+                    self.put(first + packed::ROWS * g, i, y.to_f32(), &mut put);
+                }
             }
         }
     }
@@ -93,13 +126,6 @@ impl<'a> Matrix<'a> {
     /// Four rows from `first` on; behind the end, the last one again.
     fn four_rows(&self, first: usize) -> [*const u8; 4] {
         std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
-    }
-
-    /// Four interleaved rows; behind the end, the last four again.
-    fn packed_rows(&self, first: usize) -> PackedRows {
-        let group = first.min(self.rows - packed::ROWS) / packed::ROWS;
-        let group_bytes = packed::ROWS * self.format.row_bytes(self.cols);
-        PackedRows(self.bytes[group * group_bytes..][..group_bytes].as_ptr())
     }
 
     fn floats<F: Float>(
@@ -156,15 +182,16 @@ impl<'a> Matrix<'a> {
 
     /// Writes a row as floats.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        if !self.format.packed {
+        let group_rows = self.format.group_rows();
+        if group_rows == 1 {
             return dequantize_row(self.format, self.row(row), out);
         }
         let row_bytes = self.format.row_bytes(self.cols);
-        let group_bytes = packed::ROWS * row_bytes;
-        let group = &self.bytes[row / packed::ROWS * group_bytes..][..group_bytes];
+        let group_bytes = group_rows * row_bytes;
+        let group = &self.bytes[row / group_rows * group_bytes..][..group_bytes];
         let mut bytes = vec![0; row_bytes];
-        packed::unpack_row(self.format, group, row % packed::ROWS, &mut bytes);
-        dequantize_row(Format { packed: false, ..self.format }, &bytes, out);
+        packed::unpack_row(self.format, group, row % group_rows, &mut bytes);
+        dequantize_row(Format { group_rows: 1, ..self.format }, &bytes, out);
     }
 
     /// The bytes of a row, which must lie apart from the others.
@@ -194,7 +221,7 @@ mod tests {
     ];
 
     fn formats() -> impl Iterator<Item = Format> {
-        ENCODINGS.into_iter().map(|encoding| Format { encoding, packed: false })
+        ENCODINGS.into_iter().map(|encoding| Format { encoding, group_rows: 1 })
     }
 
     /// The type in a file that has this format.
@@ -275,16 +302,20 @@ mod tests {
 
     #[test]
     fn packed_rows_give_the_same_numbers() {
-        let (rows, cols) = (12, 512);
+        let (rows, cols) = (24, 512);
         let x: Vec<f32> = (0..6 * cols).map(|i| ((i * 41 % 83) as f32 - 40.0) / 19.0).collect();
         let mut activations = Activations::default();
         activations.set(&x, cols);
-        for format in formats().filter(|format| format.block().0 > 1) {
+        let types = formats().flat_map(|format| {
+            let ty = tensor_type(format);
+            [4, 8].into_iter().filter_map(move |group_rows| Some((format, ty.packed(group_rows)?)))
+        });
+        for (format, ty) in types {
             let bytes = matrix(format, rows, cols);
             let mut packed = vec![0; bytes.len()];
-            packed::pack(tensor_type(format), format.row_bytes(cols), &bytes, &mut packed);
+            packed::pack(ty, format.row_bytes(cols), &bytes, &mut packed);
             let plain = Matrix::new(format, rows, cols, &bytes);
-            let format = Format { packed: true, ..format };
+            let format = Format::from_type(ty).unwrap();
             let packed = Matrix::new(format, rows, cols, &packed);
             for tokens in [&[1][..], &[0, 1, 2, 3, 4, 5]] {
                 let [mut want, mut got] = [vec![], vec![]];

@@ -31,8 +31,8 @@ use crate::gguf::TensorType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Format {
     encoding: Encoding,
-    /// Whether the rows are interleaved by fours.
-    packed: bool,
+    /// Rows of a matrix that are interleaved: 1, 4 or 8.
+    group_rows: usize,
 }
 
 /// How the numbers of a row are stored.
@@ -68,13 +68,13 @@ impl Format {
             "Q6_K" => Encoding::Q6K,
             _ => return None,
         };
-        Some(Self { encoding, packed: ty.is_packed() })
+        Some(Self { encoding, group_rows: ty.group_rows() as usize })
     }
 
     /// Rows of a matrix that lie together, and cannot be told apart without
     /// the others.
     pub fn group_rows(self) -> usize {
-        if self.packed { packed::ROWS } else { 1 }
+        self.group_rows
     }
 
     /// Numbers in a block, and bytes of a block.

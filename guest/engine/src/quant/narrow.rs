@@ -1,7 +1,7 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Block, FourRows, Quants};
+use super::blocks::{Block, FourRows, Quants, UnitDots};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
@@ -14,6 +14,9 @@ pub(super) trait Narrow {
     const BITS: u32;
     /// Numbers in a sub-block: 32 or 16.
     const SUB_BLOCK: usize = BLOCK;
+
+    /// Pieces `i` and `i + HIGH` of a unit share bytes; there are twice as many.
+    const HIGH: usize;
 
     /// Columns `16 * i` to `16 * i + 15` of a unit of a block, as bytes, or
     /// what the block gives of them.
@@ -36,6 +39,9 @@ pub(super) const fn products_max(bits: u32) -> usize {
 impl<Q: Narrow> Quants for Q {
     const SUB_BLOCK: usize = Q::SUB_BLOCK;
     const UNPACKED: usize = 1;
+    // A step adds two products to a lane of two sub-blocks, or four to one's.
+    const PACKED_STEPS: usize =
+        products_max(Q::BITS) / if 16 * Q::HIGH < Q::SUB_BLOCK { 4 } else { 2 };
 
     #[inline(always)]
     unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V {
@@ -61,9 +67,53 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    unsafe fn dots(rows: PackedRows, unit: usize, i: usize, x: *const ActivationBlock) -> V {
-        // SAFETY: the caller vouches for the same.
-        unsafe { rows.dots::<Q>(unit, i, x) }
+    unsafe fn dots<const N: usize>(
+        rows: [PackedRows<N>; N],
+        unit: usize,
+        x: *const ActivationBlock,
+        n_steps: usize,
+    ) -> [UnitDots; N] {
+        let mut dots = [[V::splat_i32(0); 8]; N];
+        // The pieces of a run are of the same two sub-blocks, or of one.
+        macro_rules! runs {
+            ($($run:literal)*) => { $(
+                if $run * Self::PACKED_STEPS < 4 * Q::HIGH {
+                    let mut low = [V::splat_i32(0); N];
+                    let mut high = [V::splat_i32(0); N];
+                    steps!(Self::PACKED_STEPS, n_steps, |step| {
+                        let step = $run * Self::PACKED_STEPS + step;
+                        let (piece, c) = (step / 4, step % 4);
+                        // SAFETY: the caller vouches for the blocks and the
+                        // activations.
+                        unsafe {
+                            let x = |piece: usize| {
+                                (*x.add(piece / 2)).load_q8(piece % 2).splat_lane(c)
+                            };
+                            let (x_low, x_high) = (x(piece), x(piece + Q::HIGH));
+                            for g in 0..N {
+                                let q = Q::quants(rows[g].piece(c), unit, piece);
+                                low[g] = low[g].add_i16(V::dot_i8_u7(x_low, q));
+                                let q = Q::quants(rows[g].piece(c), unit, piece + Q::HIGH);
+                                high[g] = high[g].add_i16(V::dot_i8_u7(x_high, q));
+                            }
+                        }
+                    });
+                    let piece = $run * Self::PACKED_STEPS / 4;
+                    let (i, j) = (piece * 16 / Q::SUB_BLOCK, (piece + Q::HIGH) * 16 / Q::SUB_BLOCK);
+                    for (g, dots) in dots.iter_mut().enumerate() {
+                        let mut low = low[g];
+                        if i == j {
+                            low = low.add_i16(high[g]);
+                        } else {
+                            dots[j] = dots[j].add_i32(high[g].sum_pairs_i16());
+                        }
+                        dots[i] = dots[i].add_i32(low.sum_pairs_i16());
+                    }
+                }
+            )* };
+        }
+        runs!(0 1 2 3 4 5 6 7);
+        dots
     }
 
     #[inline(always)]

@@ -1,18 +1,19 @@
-//! Four rows interleaved, as `moewe pack` writes them.
+//! Four or eight rows interleaved, as `moewe pack` writes them.
 //!
 //! A block of four rows takes the place of four blocks of one row each: the
 //! same bytes in another order, so that one load brings something of each row
-//! and no sums across lanes are left.
+//! and no sums across lanes are left. Of eight rows, each piece of the first
+//! four stands before that of the others.
 
-use super::activations::ActivationBlock;
 use super::blocks::{Block, FourRows, low_f16};
-use super::narrow::{Narrow, products_max};
+use super::narrow::Narrow;
 use super::{Encoding, Format};
 use crate::gguf::TensorType;
 use crate::simd::V;
 
-/// Rows that are interleaved.
-pub(crate) const ROWS: usize = 4;
+/// Rows that the kernels take together: a lane for each. One or two times as
+/// many are interleaved.
+pub(super) const ROWS: usize = 4;
 
 /// How a block is cut for interleaving: runs of bytes, and the size of the
 /// pieces that alternate between the rows in each. Empty for what is not
@@ -31,28 +32,28 @@ fn interleaving(encoding: Encoding) -> &'static [(usize, usize)] {
     }
 }
 
-/// Interleaves rows of a matrix of type `ty` into `out`, which has their size:
-/// rows of `row_bytes` bytes, a multiple of four of them.
+/// Interleaves rows of a matrix into `out`, which gets the type `ty` and has
+/// their size: rows of `row_bytes` bytes, whole groups of them.
 ///
 /// # Panics
 ///
-/// If the type cannot be packed ([`TensorType::packed`]), or a size is wrong.
+/// If the type is not one of interleaved rows, or a size is wrong.
 pub fn pack(ty: TensorType, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
-    let format = Format::from_type(ty).filter(|format| !format.packed);
-    let format = format.expect("a type that can be packed");
-    let runs = interleaving(format.encoding);
+    let format = Format::from_type(ty).filter(|format| format.group_rows() > 1);
+    let format = format.expect("a type of interleaved rows");
+    let group_rows = format.group_rows();
     let (_, block_bytes) = format.block();
-    assert!(!runs.is_empty(), "a type that can be packed");
     assert!(row_bytes.is_multiple_of(block_bytes) && rows.len() == out.len());
-    assert!(rows.len().is_multiple_of(ROWS * row_bytes));
-    let groups = rows.chunks_exact(ROWS * row_bytes).zip(out.chunks_exact_mut(ROWS * row_bytes));
+    assert!(rows.len().is_multiple_of(group_rows * row_bytes));
+    let groups =
+        rows.chunks_exact(group_rows * row_bytes).zip(out.chunks_exact_mut(group_rows * row_bytes));
     for (rows, out) in groups {
         let mut to = 0;
         for block in (0..row_bytes).step_by(block_bytes) {
             let mut at = block;
-            for &(len, piece) in runs {
+            for &(len, piece) in interleaving(format.encoding) {
                 for at in (at..at + len).step_by(piece) {
-                    for row in 0..ROWS {
+                    for row in 0..group_rows {
                         let from = &rows[row * row_bytes + at..][..piece];
                         out[to..to + piece].copy_from_slice(from);
                         to += piece;
@@ -64,44 +65,45 @@ pub fn pack(ty: TensorType, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Takes row `row` out of four interleaved ones, `group`, into `out`.
+/// Takes row `row` out of a group of interleaved ones into `out`.
 pub(super) fn unpack_row(format: Format, group: &[u8], row: usize, out: &mut [u8]) {
     let (_, block_bytes) = format.block();
-    assert!(format.packed && row < ROWS && group.len() == ROWS * out.len());
+    let rows = format.group_rows();
+    assert!(rows > 1 && row < rows && group.len() == rows * out.len());
     for (group, out) in
-        group.chunks_exact(ROWS * block_bytes).zip(out.chunks_exact_mut(block_bytes))
+        group.chunks_exact(rows * block_bytes).zip(out.chunks_exact_mut(block_bytes))
     {
         let mut at = 0;
         for &(len, piece) in interleaving(format.encoding) {
             for at in (at..at + len).step_by(piece) {
-                out[at..at + piece].copy_from_slice(&group[ROWS * at + row * piece..][..piece]);
+                out[at..at + piece].copy_from_slice(&group[rows * at + row * piece..][..piece]);
             }
             at += len;
         }
     }
 }
 
-/// The blocks of four interleaved rows.
+/// The blocks of four rows, group `.1` of the `N` that are interleaved.
 #[derive(Clone, Copy)]
-pub(super) struct PackedRows(pub *const u8);
+pub(super) struct PackedRows<const N: usize>(pub *const u8, pub usize);
 
-impl FourRows for PackedRows {
+impl<const N: usize> FourRows for PackedRows<N> {
     #[inline(always)]
     unsafe fn behind(self, offset: usize) -> Self {
         // SAFETY: the caller vouches for the blocks there.
-        Self(unsafe { self.0.add(ROWS * offset) })
+        Self(unsafe { self.0.add(4 * N * offset) }, self.1)
     }
 
     #[inline(always)]
     unsafe fn words(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the words.
-        unsafe { V::load(self.0.add(ROWS * offset)) }
+        unsafe { V::load(self.at::<4>(offset)) }
     }
 
     #[inline(always)]
     unsafe fn halves(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the f16.
-        low_f16(unsafe { V::load_u16x4(self.0.add(ROWS * offset)) })
+        low_f16(unsafe { V::load_u16x4(self.at::<2>(offset)) })
     }
 
     #[inline(always)]
@@ -109,9 +111,8 @@ impl FourRows for PackedRows {
         let pieces = Q::SUB_BLOCK / 16;
         for piece in 0..pieces {
             for c in 0..4 {
-                let block = PackedBlock(self.0, c);
                 // SAFETY: the caller vouches for the blocks.
-                put(4 * piece + c, unsafe { Q::quants(block, unit, i * pieces + piece) });
+                put(4 * piece + c, unsafe { Q::quants(self.piece(c), unit, i * pieces + piece) });
             }
         }
     }
@@ -120,75 +121,56 @@ impl FourRows for PackedRows {
     unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
         for i in 0..16 {
             // SAFETY: the caller vouches for the bytes.
-            put(i, unsafe { V::load_i8x8(self.0.add(ROWS * offset + 8 * i)) });
+            put(i, unsafe { self.wide_bytes(offset, i) });
         }
     }
 }
 
-impl PackedRows {
-    /// `Quants::dots` of a format of few bits.
+impl<const N: usize> PackedRows<N> {
+    /// Where the group's pieces of so many bytes lie that are at `offset` of
+    /// each block.
     ///
     /// # Safety
-    /// As for that.
+    /// They must lie in the blocks.
     #[inline(always)]
-    pub unsafe fn dots<Q: Narrow>(self, unit: usize, i: usize, x: *const ActivationBlock) -> V {
-        let pieces = Q::SUB_BLOCK / 16;
-        let mut dots = V::splat_i32(0);
-        let mut sums = V::splat_i32(0);
-        for piece in i * pieces..(i + 1) * pieces {
-            // SAFETY: the caller vouches for the unit's activations.
-            let x = unsafe { (*x.add(piece / 2)).load_q8(piece % 2) };
-            for c in 0..4 {
-                // SAFETY: the caller vouches for the blocks.
-                let q = unsafe { Q::quants(PackedBlock(self.0, c), unit, piece) };
-                sums = sums.add_i16(V::dot_i8_u7(x.splat_lane(c), q));
-                // Each step adds two products to a lane.
-                let step = 4 * (piece - i * pieces) + c + 1;
-                if (2 * step).is_multiple_of(products_max(Q::BITS)) {
-                    dots = dots.add_i32(sums.sum_pairs_i16());
-                    sums = V::splat_i32(0);
-                }
-            }
-        }
-        dots
+    unsafe fn at<const PIECE: usize>(self, offset: usize) -> *const u8 {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { self.0.add(4 * N * offset + 4 * PIECE * self.1) }
     }
 
-    /// The products of the 32 signed bytes at `offset` of each block with a
-    /// block of activations, as i32.
+    /// Four bytes of each block, of what is read of it.
+    #[inline(always)]
+    pub fn piece(self, c: usize) -> PackedBlock<N> {
+        PackedBlock(self, c)
+    }
+
+    /// Two of the signed bytes from `offset` of each block, number `2 * i` on,
+    /// as i16.
     ///
     /// # Safety
-    /// The bytes must lie in the blocks, and `x` must be readable.
+    /// The bytes must lie in the blocks.
     #[inline(always)]
-    pub unsafe fn dots_bytes(self, offset: usize, x: *const ActivationBlock) -> V {
-        let mut dots = V::splat_i32(0);
-        for i in 0..4 {
-            // SAFETY: the caller vouches for the activations.
-            let x = unsafe { (*x).load_q16(i) };
-            for c in 0..4 {
-                // SAFETY: the caller vouches for the bytes.
-                let q = unsafe { V::load_i8x8(self.0.add(ROWS * offset + 32 * i + 8 * c)) };
-                dots = dots.add_i32(q.dot_i16(x.splat_lane(c)));
-            }
-        }
-        dots
+    pub unsafe fn wide_bytes(self, offset: usize, i: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_i8x8(self.at::<2>(offset + 2 * i)) }
     }
 }
 
-/// Piece `c` of what is read of a block: four bytes of each row.
+/// Piece `.1` of what is read of a block: four bytes of each row.
 #[derive(Clone, Copy)]
-struct PackedBlock(*const u8, usize);
+pub(super) struct PackedBlock<const N: usize>(PackedRows<N>, usize);
 
-impl Block for PackedBlock {
+impl<const N: usize> Block for PackedBlock<N> {
     #[inline(always)]
     unsafe fn bytes(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the bytes.
-        unsafe { V::load(self.0.add(ROWS * offset + 16 * self.1)) }
+        unsafe { self.0.words(offset + 4 * self.1) }
     }
 
     #[inline(always)]
     unsafe fn fifth_bits(self, offset: usize, i: usize) -> V {
         // SAFETY: the caller vouches for the words.
-        let bits = unsafe { V::load(self.0.add(ROWS * offset)) };
+        let bits = unsafe { self.0.words(offset) };
         let bits = bits.shr_u32((16 * i + 4 * self.1) as u32);
         // Bit n of four goes to bit 4 of byte n.
         let bit = |n: u32| bits.shl_i32(4 + 7 * n).and(V::splat_i32(0x10 << (8 * n)));
