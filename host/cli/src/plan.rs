@@ -84,14 +84,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let hit_rate = if n_experts == 0 { 1.0 } else { n_slots as f64 / n_experts as f64 };
 
     let used_bytes = needs.n_layer * needs.n_expert_used * needs.expert_bytes;
-    let compute_speed = compute_speed(&needs, threads)?;
-    let dense_time = needs.dense_bytes as f64 / compute_speed;
-    let expert_time = used_bytes as f64 / compute_speed;
     let read_bytes = used_bytes as f64 * (1.0 - hit_rate);
+    // First, while no small model is being written.
     let disk_speed = match read_bytes > 0.0 {
         true => Some(disk_speed(&path, &needs)?),
         false => None,
     };
+    let compute_speed = compute_speed(&needs, threads)?;
+    let dense_time = needs.dense_bytes as f64 / compute_speed;
+    let expert_time = used_bytes as f64 / compute_speed;
     let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
     // Gate and up, two of the three matrices of an expert, are computed while
     // others of the layer are read, but for the last of them.

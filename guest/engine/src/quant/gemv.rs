@@ -136,6 +136,8 @@ unsafe fn partial_sums<B: Blocks>(
 /// a closure would not always be inlined.
 trait Dots<B: Blocks, const N: usize> {
     type Rows: FourRows;
+    /// What is known of a unit.
+    type Unit;
 
     /// The products of a unit of the rows' blocks number `b`, which are `rows`,
     /// with the activations that belong to the unit.
@@ -148,13 +150,17 @@ trait Dots<B: Blocks, const N: usize> {
         b: usize,
         unit: usize,
         x: *const ActivationBlock,
-    ) -> [UnitDots; N];
+    ) -> Self::Unit;
+
+    /// Those of sub-block `i` in a group of rows.
+    fn dot(unit: &Self::Unit, group: usize, i: usize) -> V;
 }
 
 struct PackedDots(Counts);
 
 impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
     type Rows = PackedRows<N>;
+    type Unit = [UnitDots; N];
 
     #[inline(always)]
     unsafe fn unit(
@@ -167,13 +173,20 @@ impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
         // SAFETY: the caller vouches for the same.
         unsafe { B::dots(rows, unit, x, self.0.steps) }
     }
+
+    #[inline(always)]
+    fn dot(unit: &[UnitDots; N], group: usize, i: usize) -> V {
+        unit[group][i]
+    }
 }
 
 /// With what [`partial_sums`] has computed.
 struct RawDots<'a>(&'a [V; PARTIALS]);
 
-impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
+impl<'a, B: Blocks> Dots<B, 1> for RawDots<'a> {
     type Rows = RawRows;
+    /// They are summed when they are wanted: all at once take too many registers.
+    type Unit = &'a [[V; 4]];
 
     #[inline(always)]
     unsafe fn unit(
@@ -182,13 +195,14 @@ impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
         b: usize,
         unit: usize,
         _x: *const ActivationBlock,
-    ) -> [UnitDots; 1] {
+    ) -> &'a [[V; 4]] {
         let at = 4 * (b * B::UNITS + unit) * B::SUB_BLOCKS;
-        let mut dots = [V::splat_i32(0); 8];
-        for (dots, four) in dots.iter_mut().zip(self.0[at..].as_chunks().0).take(B::SUB_BLOCKS) {
-            *dots = B::sums(*four);
-        }
-        [dots]
+        &self.0[at..].as_chunks().0[..B::SUB_BLOCKS]
+    }
+
+    #[inline(always)]
+    fn dot(unit: &&'a [[V; 4]], _group: usize, i: usize) -> V {
+        B::sums(unit[i])
     }
 }
 
@@ -243,7 +257,7 @@ impl<const N: usize> Sums<N> {
             steps!(B::UNITS, counts.units, |unit| {
                 let x = &x[unit * unit_len..][..unit_len];
                 // SAFETY: the block is whole, and so is the unit.
-                let dots = unsafe { dots.unit(rows, b, unit, x.as_ptr()) };
+                let unit_dots = unsafe { dots.unit(rows, b, unit, x.as_ptr()) };
                 sub_blocks!(B::SUB_BLOCKS, i, {
                     let x = &x[i * B::SUB_BLOCK / BLOCK];
                     let whole = match B::SUB_BLOCK {
@@ -253,7 +267,7 @@ impl<const N: usize> Sums<N> {
                     let offset = V::splat_i32(B::OFFSET * whole);
                     let scale = V::splat_f32(x.scale);
                     for g in 0..N {
-                        let mut dots = dots[g][i];
+                        let mut dots = D::dot(&unit_dots, g, i);
                         if B::OFFSET != 0 {
                             dots = dots.sub_i32(offset);
                         }
