@@ -266,13 +266,14 @@ impl<const N: usize> Sums<N> {
                     };
                     let offset = V::splat_i32(B::OFFSET * whole);
                     let scale = V::splat_f32(x.scale);
-                    for g in 0..N {
+                    for (g, (products, header)) in self.products.iter_mut().zip(headers).enumerate()
+                    {
                         let mut dots = D::dot(&unit_dots, g, i);
                         if B::OFFSET != 0 {
                             dots = dots.sub_i32(offset);
                         }
-                        let scales = B::scales(headers[g], unit * B::SUB_BLOCKS + i).mul_f32(scale);
-                        self.products[g] = self.products[g].madd_f32(dots.to_f32x4(), scales);
+                        let scales = B::scales(header, unit * B::SUB_BLOCKS + i).mul_f32(scale);
+                        *products = products.madd_f32(dots.to_f32x4(), scales);
                     }
                 });
             });
