@@ -1,9 +1,13 @@
 //! Activations, quantised to 8 bits.
 
+use std::cell::{Cell, OnceCell};
+
 use crate::simd::V;
 
-/// Numbers that share a scale.
+/// Numbers of a block.
 pub(crate) const BLOCK: usize = 32;
+/// Numbers that share a scale where the weights come in blocks of as many.
+pub(super) const WIDE: usize = 256;
 
 /// A block of an activation vector: `x = scale * q` with `q` from -127 to 127.
 #[derive(Clone, Copy, Default)]
@@ -13,11 +17,12 @@ pub(super) struct ActivationBlock {
     pub q8: [i8; BLOCK],
     pub q16: [i16; BLOCK],
     pub scale: f32,
-    /// The sum of the block's numbers.
-    pub sum: f32,
-    /// The sum of `q`, and of each half.
-    pub whole_sum: i32,
-    pub whole_half_sums: [i32; 2],
+    /// The sum of `q`.
+    pub sum: i32,
+    /// If blocks share a scale: the sums of this block and of the next but one;
+    /// those of the first halves of this block and the next; those of the second.
+    pub sum_pair: [i16; 2],
+    pub half_pairs: [[i16; 2]; 2],
 }
 
 impl ActivationBlock {
@@ -46,29 +51,54 @@ impl ActivationBlock {
 
 /// A batch of activation vectors, as they are and quantised in blocks of 32.
 ///
-/// K-quants share these blocks with the others: a finer scale than ggml's
-/// blocks of 256 costs nothing here, and is more accurate.
+/// For weights in blocks of 256, as many numbers share a scale, as in ggml's
+/// `block_q8_K`: the products of a whole block are then summed as integers.
 #[derive(Default)]
 pub(crate) struct Activations {
     /// Length of a vector.
     cols: usize,
     x: Vec<f32>,
-    blocks: Vec<ActivationBlock>,
+    blocks: Quantized,
+    wide_blocks: Quantized,
+}
+
+/// Blocks that are made when they are wanted first.
+#[derive(Default)]
+struct Quantized {
+    blocks: OnceCell<Vec<ActivationBlock>>,
+    /// Room from before.
+    spare: Cell<Vec<ActivationBlock>>,
+}
+
+impl Quantized {
+    fn clear(&mut self) {
+        if let Some(mut blocks) = self.blocks.take() {
+            blocks.clear();
+            self.spare.set(blocks);
+        }
+    }
+
+    /// The blocks of `x`, of which each `N` numbers share a scale.
+    fn get<const N: usize>(&self, x: &[f32]) -> &[ActivationBlock] {
+        self.blocks.get_or_init(|| {
+            let mut blocks = self.spare.take();
+            x.as_chunks::<N>().0.iter().for_each(|x| quantize(x, &mut blocks));
+            blocks
+        })
+    }
 }
 
 impl Activations {
     /// Takes `x`, vectors of `cols` numbers one after another. Vectors that
-    /// are not whole blocks are kept as they are only: no quantised matrix
-    /// has such rows.
+    /// are not whole blocks are never quantised: no quantised matrix has such
+    /// rows.
     pub fn set(&mut self, x: &[f32], cols: usize) {
         assert!(cols > 0 && x.len().is_multiple_of(cols));
         self.cols = cols;
         self.x.clear();
         self.x.extend_from_slice(x);
         self.blocks.clear();
-        if self.is_quantized() {
-            self.blocks.extend(x.as_chunks().0.iter().map(quantize));
-        }
+        self.wide_blocks.clear();
     }
 
     /// Length of a vector.
@@ -76,87 +106,127 @@ impl Activations {
         self.cols
     }
 
-    /// Whether the vectors could be quantised.
-    pub(super) fn is_quantized(&self) -> bool {
-        self.cols.is_multiple_of(BLOCK)
-    }
-
     /// The numbers of a token.
     pub(super) fn vector(&self, token: usize) -> &[f32] {
         &self.x[token * self.cols..][..self.cols]
     }
 
-    /// The blocks of a token.
-    pub(super) fn blocks(&self, token: usize) -> &[ActivationBlock] {
+    /// The blocks of a token, for weights in blocks of `len` numbers, of which
+    /// the vectors must be made.
+    pub(super) fn blocks(&self, token: usize, len: usize) -> &[ActivationBlock] {
+        assert!(self.cols.is_multiple_of(len));
+        let blocks = match len {
+            WIDE => self.wide_blocks.get::<WIDE>(&self.x),
+            _ => self.blocks.get::<BLOCK>(&self.x),
+        };
         let n = self.cols / BLOCK;
-        &self.blocks[token * n..][..n]
+        &blocks[token * n..][..n]
     }
 }
 
-fn quantize(x: &[f32; BLOCK]) -> ActivationBlock {
-    let v: [V; 8] = std::array::from_fn(|i| {
-        // SAFETY: `x` holds 32 f32, so 16 bytes are there from 16 * i.
-        unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
-    });
-    let zero = V::splat_f32(0.0);
-    if v.iter().fold(zero, |sum, &v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
+/// Adds the blocks of `N` numbers that share a scale: 32 or 256.
+fn quantize<const N: usize>(x: &[f32; N], out: &mut Vec<ActivationBlock>) {
+    let (x, _) = x.as_chunks::<BLOCK>();
+    let first = out.len();
+    out.resize(first + x.len(), ActivationBlock::default());
+    let blocks = &mut out[first..];
+    let (zero, loads) = (V::splat_f32(0.0), || x.iter().flat_map(load));
+    if loads().fold(zero, |sum, v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
         // Infinities and NaNs have no integers; the result shall be NaN.
-        return ActivationBlock { scale: f32::NAN, sum: f32::NAN, ..ActivationBlock::default() };
+        blocks.iter_mut().for_each(|block| block.scale = f32::NAN);
+        return;
     }
-    let max = v.iter().fold(zero, |m, v| m.max_f32(v.abs_f32())).to_f32();
+    let max = loads().fold(zero, |max, v| max.max_f32(v.abs_f32())).to_f32();
     let max = max[0].max(max[1]).max(max[2].max(max[3]));
-    let mut block = ActivationBlock { scale: max / 127.0, ..ActivationBlock::default() };
     // Numbers too small for their inverse are taken for zeros.
     let inverse = Some(127.0 / max).filter(|x| x.is_finite());
     let inverse = V::splat_f32(inverse.unwrap_or(0.0));
-    let q = v.map(|v| v.mul_f32(inverse).nearest_f32().to_i32());
-    for half in 0..2 {
-        let q = [q[4 * half], q[4 * half + 1], q[4 * half + 2], q[4 * half + 3]];
-        // SAFETY: half a block is 16 i8, and twice 8 i16.
-        unsafe {
-            V::narrow_to_i8(q).store(block.q8.as_mut_ptr().add(16 * half).cast());
-            let q16 = block.q16.as_mut_ptr().add(16 * half);
-            V::narrow_to_i16(q[0], q[1]).store(q16.cast());
-            V::narrow_to_i16(q[2], q[3]).store(q16.add(8).cast());
+    for (block, x) in blocks.iter_mut().zip(x) {
+        let q = load(x).map(|v| v.mul_f32(inverse).nearest_f32().to_i32());
+        block.scale = max / 127.0;
+        let mut half_sums = [0; 2];
+        for half in 0..2 {
+            let q = [q[4 * half], q[4 * half + 1], q[4 * half + 2], q[4 * half + 3]];
+            // SAFETY: half a block is 16 i8, and twice 8 i16.
+            unsafe {
+                V::narrow_to_i8(q).store(block.q8.as_mut_ptr().add(16 * half).cast());
+                let q16 = block.q16.as_mut_ptr().add(16 * half);
+                V::narrow_to_i16(q[0], q[1]).store(q16.cast());
+                V::narrow_to_i16(q[2], q[3]).store(q16.add(8).cast());
+            }
+            let sum = q[0].add_i32(q[1]).add_i32(q[2].add_i32(q[3])).to_i32_lanes();
+            half_sums[half] = sum.iter().sum();
         }
-        let sum = q[0].add_i32(q[1]).add_i32(q[2].add_i32(q[3])).to_i32_lanes();
-        block.whole_half_sums[half] = sum.iter().sum();
+        block.sum = half_sums[0] + half_sums[1];
+        // At most 32 times 127.
+        block.sum_pair[0] = block.sum as i16;
+        block.half_pairs = half_sums.map(|sum| [sum as i16, 0]);
     }
-    block.whole_sum = block.whole_half_sums[0] + block.whole_half_sums[1];
-    block.sum = block.scale * block.whole_sum as f32;
-    block
+    if N == WIDE {
+        for i in 0..blocks.len() {
+            let sum = |i: usize| blocks.get(i).map_or(0, |block| block.sum_pair[0]);
+            let half = |i: usize, half: usize| blocks.get(i).map_or(0, |b| b.half_pairs[half][0]);
+            let (sum, halves) = (sum(i + 2), [half(i + 1, 0), half(i + 1, 1)]);
+            blocks[i].sum_pair[1] = sum;
+            blocks[i].half_pairs.iter_mut().zip(halves).for_each(|(pair, half)| pair[1] = half);
+        }
+    }
+}
+
+/// A block's numbers.
+#[inline(always)]
+fn load(x: &[f32; BLOCK]) -> [V; 8] {
+    std::array::from_fn(|i| {
+        // SAFETY: `x` holds 32 f32, so 16 bytes are there from 16 * i.
+        unsafe { V::load(x.as_ptr().add(4 * i).cast()) }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn quantized<const N: usize>(x: [f32; N]) -> Vec<ActivationBlock> {
+        let mut blocks = Vec::new();
+        quantize(&x, &mut blocks);
+        blocks
+    }
+
     #[test]
     fn numbers_without_integers() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 13, 31] {
-                let mut x = [1.0; BLOCK];
+                let mut x = [1.0; WIDE];
                 x[at] = bad;
-                let block = quantize(&x);
-                assert_eq!((block.q8, block.q16), ([0; BLOCK], [0; BLOCK]));
-                assert!(block.scale.is_nan() && block.sum.is_nan());
+                let narrow: [f32; BLOCK] = *x.first_chunk().unwrap();
+                for block in quantized(x).into_iter().chain(quantized(narrow)) {
+                    assert_eq!((block.q8, block.q16), ([0; BLOCK], [0; BLOCK]));
+                    assert!(block.scale.is_nan() && block.sum == 0);
+                }
             }
         }
-        assert_eq!(quantize(&[1.0; BLOCK]).q8, [127; BLOCK]);
+        assert_eq!(quantized([1.0; BLOCK])[0].q8, [127; BLOCK]);
         for tiny in [1e-45, 1e-38, -3e-37] {
-            let block = quantize(&[tiny; BLOCK]);
-            assert_eq!((block.q8, block.sum), ([0; BLOCK], 0.0), "{tiny}");
+            let block = quantized([tiny; BLOCK])[0];
+            assert_eq!((block.q8, block.sum), ([0; BLOCK], 0), "{tiny}");
         }
     }
 
     #[test]
     fn sums_are_those_of_the_numbers() {
-        let block = quantize(&std::array::from_fn(|i| (i * 37 % 23) as f32 - 9.0));
-        assert!(block.q8.iter().zip(block.q16).all(|(&a, b)| i16::from(a) == b));
-        let sum = |q: &[i16]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
-        let halves = [sum(&block.q16[..16]), sum(&block.q16[16..])];
-        assert_eq!(block.whole_half_sums, halves);
-        assert_eq!(block.whole_sum, halves[0] + halves[1]);
-        assert_eq!(block.sum, block.scale * block.whole_sum as f32);
+        let blocks = quantized::<WIDE>(std::array::from_fn(|i| (i * 37 % 23) as f32 - 9.0));
+        assert_eq!(blocks.len(), WIDE / BLOCK);
+        assert!(blocks.iter().all(|block| block.scale == blocks[0].scale));
+        let sum = |q: &[i16]| q.iter().sum::<i16>();
+        for (i, block) in blocks.iter().enumerate() {
+            assert!(block.q8.iter().zip(block.q16).all(|(&a, b)| i16::from(a) == b));
+            assert_eq!(block.sum, i32::from(sum(&block.q16)));
+            let next = |n: usize| blocks.get(i + n).map_or([0; BLOCK], |block| block.q16);
+            assert_eq!(block.sum_pair, [sum(&block.q16), sum(&next(2))]);
+            for (half, pair) in block.half_pairs.iter().enumerate() {
+                let at = 16 * half..16 * half + 16;
+                assert_eq!(*pair, [sum(&block.q16[at.clone()]), sum(&next(1)[at])]);
+            }
+        }
     }
 }

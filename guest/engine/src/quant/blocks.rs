@@ -1,15 +1,16 @@
 //! What the kernels need to know of a quantised format.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::gemm::Products;
+use super::gemm::{GROUPS, Products};
 use super::narrow::Narrow;
 use super::packed::PackedRows;
 use super::raw::RawBlock;
 use crate::simd::V;
 
 /// A format whose rows are blocks of bytes. A block is made of like units, a
-/// unit of sub-blocks, and a sub-block's numbers are
-/// `scale * (q - OFFSET) + min`, with whole numbers `q`.
+/// unit of sub-blocks, and a sub-block's numbers are `scale * q` times a factor
+/// of the block, with whole numbers `q` and `scale`; the same is added to all,
+/// or something to each sub-block's.
 ///
 /// Four rows are taken together: vectors have a lane for each.
 pub(super) trait Blocks: Quants {
@@ -19,9 +20,15 @@ pub(super) trait Blocks: Quants {
     const UNITS: usize = 1;
     /// Sub-blocks in a unit: at most 8. They are whole blocks of activations.
     const SUB_BLOCKS: usize = 1;
-    /// What is stored is larger by this, zero or a power of two.
-    const OFFSET: i32 = 0;
-    /// Whether there are minima.
+    const N_SUB_BLOCKS: usize = Self::UNITS * Self::SUB_BLOCKS;
+    /// Numbers in a block. As many activations share a scale.
+    const LEN: usize = Self::N_SUB_BLOCKS * Self::SUB_BLOCK;
+    /// Whether sub-blocks have scales; else these are 1.
+    const IS_SCALED: bool = Self::N_SUB_BLOCKS > 1;
+    /// Pairs of activations' sums that [`sum_weights`](Self::sum_weights) has
+    /// something for: at most 8. Without, there is but the sum of the block.
+    const SUM_PAIRS: usize = 0;
+    /// Whether there are two factors.
     const MIN: bool = false;
 
     /// What the sub-blocks of four rows' blocks share.
@@ -33,17 +40,29 @@ pub(super) trait Blocks: Quants {
     /// The rows must hold whole blocks.
     unsafe fn header(rows: impl FourRows) -> Self::Header;
 
-    /// The scales of sub-block `i` of the block, as f32.
-    fn scales(header: Self::Header, i: usize) -> V;
+    /// The factors of the block, as f32.
+    fn factors(header: Self::Header) -> [V; 2];
 
-    /// The minima of sub-block `i` of the block, as f32.
-    fn mins(_header: Self::Header, _i: usize) -> V {
-        V::splat_f32(0.0)
+    /// The scales of sub-block `i` of the block, each twice, as i16.
+    fn scale_pairs(_header: Self::Header, _i: usize) -> V {
+        V::splat_i32(0x0001_0001)
     }
-}
 
-/// A number of each of four rows for each sub-block of a unit.
-pub(super) type UnitDots = [V; 8];
+    /// What pair `p` of the activations' sums is multiplied with, as i16.
+    fn sum_weights(_header: Self::Header, _p: usize) -> V {
+        V::splat_i32(0)
+    }
+
+    /// Pair `p` of the sums of a block's activations.
+    fn sum_pair(_x: &[ActivationBlock], _p: usize) -> [i16; 2] {
+        [0; 2]
+    }
+
+    /// What a block adds to a row, but for the activations' scale: from its
+    /// factors, the products times their scales, and the activations' sums times
+    /// their weights.
+    fn total(factors: [V; 2], products: V, sums: V) -> V;
+}
 
 /// The whole numbers of a format.
 pub(super) trait Quants {
@@ -59,24 +78,25 @@ pub(super) trait Quants {
     /// The block must be whole, and `x` the numbers of a unit.
     unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V;
 
-    /// The sums of four partial ones, as i32.
-    fn sums(partials: [V; 4]) -> V;
+    /// The sums of four partial ones times their rows' scales, as i32.
+    fn sums(partials: [V; 4], scale_pairs: V) -> V;
 
     /// Steps through a unit of packed rows that may be done together.
     const PACKED_STEPS: usize;
 
-    /// The products of the sub-blocks of a unit of packed rows' blocks with
-    /// the activations that belong to the unit, as i32. `n_steps` must be
+    /// The products of a unit of packed rows' blocks with the activations that
+    /// belong to the unit, times the scales, as i32. `n_steps` must be
     /// `PACKED_STEPS`.
     ///
     /// # Safety
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
-    unsafe fn dots<const N: usize>(
+    unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
+        headers: [B::Header; N],
         unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,
-    ) -> [UnitDots; N];
+    ) -> [V; N];
 
     /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
     /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
@@ -89,12 +109,18 @@ pub(super) trait Quants {
     /// widened.
     const STEPS: usize;
 
-    /// The products of an unpacked sub-block of a tile with that of a panel,
-    /// as i32. `n_steps` must be `STEPS`.
+    /// Adds the products of an unpacked sub-block of a tile with that of a
+    /// panel, times the scales. `n_steps` must be `STEPS`.
     ///
     /// # Safety
     /// The pointers must be to whole sub-blocks.
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products;
+    unsafe fn dots_unpacked(
+        rows: *const u8,
+        x: *const u8,
+        scale_pairs: [V; GROUPS],
+        n_steps: usize,
+        products: &mut Products,
+    );
 }
 
 /// Blocks of four rows, as they lie in memory.

@@ -22,11 +22,6 @@ impl<const MIN: bool, const FIVE: bool> Nibbles<MIN, FIVE> {
 impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     const BYTES: usize = Self::QUANTS + 16;
     const MIN: bool = MIN;
-    const OFFSET: i32 = match (MIN, FIVE) {
-        (true, _) => 0,
-        (false, false) => 8,
-        (false, true) => 16,
-    };
 
     /// The scales, and the minima if there are any.
     type Header = [V; 2];
@@ -45,13 +40,18 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     }
 
     #[inline(always)]
-    fn scales([scales, _]: [V; 2], _: usize) -> V {
-        scales
+    fn factors(header: [V; 2]) -> [V; 2] {
+        header
     }
 
     #[inline(always)]
-    fn mins([_, mins]: [V; 2], _: usize) -> V {
-        mins
+    fn total([scale, min]: [V; 2], products: V, sums: V) -> V {
+        if MIN {
+            return products.to_f32x4().mul_f32(scale).madd_f32(min, sums.to_f32x4());
+        }
+        // What is stored is larger by 8 or 16.
+        let offset = sums.shl_i32(if FIVE { 4 } else { 3 });
+        products.sub_i32(offset).to_f32x4().mul_f32(scale)
     }
 }
 

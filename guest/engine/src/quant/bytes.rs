@@ -1,10 +1,9 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Quants, UnitDots};
+use super::blocks::{Blocks, FourRows, Quants};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
-use super::panels::TOKENS;
 use super::raw::RawBlock;
 use crate::simd::{V, steps};
 
@@ -23,8 +22,13 @@ impl Blocks for Bytes {
     }
 
     #[inline(always)]
-    fn scales(scales: V, _: usize) -> V {
-        scales
+    fn factors(scales: V) -> [V; 2] {
+        [scales, V::splat_f32(0.0)]
+    }
+
+    #[inline(always)]
+    fn total([scale, _]: [V; 2], products: V, _sums: V) -> V {
+        products.to_f32x4().mul_f32(scale)
     }
 }
 
@@ -40,17 +44,18 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    fn sums(partials: [V; 4]) -> V {
+    fn sums(partials: [V; 4], _scale_pairs: V) -> V {
         V::sums_i32(partials)
     }
 
     #[inline(always)]
-    unsafe fn dots<const N: usize>(
+    unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
+        _headers: [B::Header; N],
         _unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,
-    ) -> [UnitDots; N] {
+    ) -> [V; N] {
         let mut dots = [V::splat_i32(0); N];
         steps!(Self::PACKED_STEPS, n_steps, |step| {
             // SAFETY: the caller vouches for the activations.
@@ -60,7 +65,7 @@ impl Quants for Bytes {
                 *dots = dots.add_i32(unsafe { rows.wide_bytes(2, step) }.dot_i16(x));
             }
         });
-        dots.map(|dots| std::array::from_fn(|i| if i == 0 { dots } else { V::splat_i32(0) }))
+        dots
     }
 
     #[inline(always)]
@@ -73,18 +78,22 @@ impl Quants for Bytes {
     const STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products {
-        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+    unsafe fn dots_unpacked(
+        rows: *const u8,
+        x: *const u8,
+        _scale_pairs: [V; GROUPS],
+        n_steps: usize,
+        products: &mut Products,
+    ) {
         steps!(Self::STEPS, n_steps, |step| {
             // SAFETY: the caller vouches for sub-blocks.
             let (w, x) = unsafe { load_step(rows, x, step) };
-            for (t, dots) in dots.iter_mut().enumerate() {
+            for (t, products) in products.iter_mut().enumerate() {
                 let x = x.splat_lane(t);
-                for (dot, w) in dots.iter_mut().zip(w) {
-                    *dot = dot.add_i32(w.dot_i16(x));
+                for (product, w) in products.iter_mut().zip(w) {
+                    *product = product.add_i32(w.dot_i16(x));
                 }
             }
         });
-        dots
     }
 }

@@ -4,7 +4,6 @@
 //! vectors of the batch then use, four at a time ([`Panels`]). A lane is a
 //! row, so there are no sums across lanes.
 
-use super::activations::BLOCK;
 use super::blocks::{Blocks, FourRows};
 use super::panels::{Panels, TOKENS};
 use crate::simd::V;
@@ -30,28 +29,33 @@ pub(super) unsafe fn load_step(rows: *const u8, x: *const u8, step: usize) -> ([
 
 /// Unpacked rows.
 pub(super) struct Tile {
-    /// Sub-blocks in a row.
+    /// Blocks in a row.
     n: usize,
     /// `STEPS` of the format, for [`steps`](crate::simd::steps).
     n_steps: usize,
     /// `[sub-blocks][steps][GROUPS][16 bytes]`, a step being what four rows'
     /// columns fill 16 bytes.
     quants: Vec<u8>,
-    /// `[sub-blocks][GROUPS][4 rows]`
-    scales: Vec<f32>,
-    mins: Vec<f32>,
+    /// `[blocks][GROUPS][4 rows]`
+    factors: [Vec<f32>; 2],
+    /// `[sub-blocks][GROUPS][16 bytes]`
+    scale_pairs: Vec<u8>,
+    /// `[blocks][SUM_PAIRS][GROUPS][16 bytes]`
+    sum_weights: Vec<u8>,
 }
 
 impl Tile {
     /// A tile for rows of `cols` numbers.
     pub fn new<B: Blocks>(cols: usize) -> Self {
-        let n = cols / B::SUB_BLOCK;
+        let n = cols / B::LEN;
+        let n_vectors = 16 * GROUPS * n;
         Self {
             n,
             n_steps: std::hint::black_box(B::STEPS),
             quants: vec![0; 4 * GROUPS * cols * B::UNPACKED],
-            scales: vec![0.0; 4 * GROUPS * n],
-            mins: vec![0.0; if B::MIN { 4 * GROUPS * n } else { 0 }],
+            factors: [true, B::MIN].map(|is| vec![0.0; if is { 4 * GROUPS * n } else { 0 }]),
+            scale_pairs: vec![0; if B::IS_SCALED { n_vectors * B::N_SUB_BLOCKS } else { 0 }],
+            sum_weights: vec![0; n_vectors * B::SUM_PAIRS],
         }
     }
 
@@ -64,30 +68,36 @@ impl Tile {
     pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: impl FourRows) {
         let sub_block_len = 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
         let unit_len = B::SUB_BLOCKS * sub_block_len;
-        let blocks = self.quants.chunks_exact_mut(B::UNITS * unit_len).enumerate();
-        let mut scales = self.scales.as_chunks_mut::<4>().0[group..].iter_mut().step_by(GROUPS);
-        let (mins, _) = self.mins.as_chunks_mut::<4>();
-        let mut mins = mins.get_mut(group..).unwrap_or_default().iter_mut().step_by(GROUPS);
-        for (b, quants) in blocks {
+        let [factors, mins] = self.factors.each_mut().map(|f| f.as_chunks_mut::<4>().0);
+        let scale_pairs = self.scale_pairs.as_chunks_mut::<16>().0;
+        let sum_weights = self.sum_weights.as_chunks_mut::<16>().0;
+        for (b, quants) in self.quants.chunks_exact_mut(B::UNITS * unit_len).enumerate() {
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
             let (blocks, header) = unsafe {
                 let blocks = rows.behind(b * B::BYTES);
                 (blocks, B::header(blocks))
             };
+            let [factor, min] = B::factors(header);
+            factor.store_f32(&mut factors[GROUPS * b + group]);
+            if B::MIN {
+                min.store_f32(&mut mins[GROUPS * b + group]);
+            }
             // Each step with its constants: shifts by a variable are slow.
-            macro_rules! sub_blocks {
+            macro_rules! sixteen {
                 ($($i:literal)*) => { $(
-                    if $i < B::UNITS * B::SUB_BLOCKS {
-                        if let Some(scales) = scales.next() {
-                            B::scales(header, $i).store_f32(scales);
-                        }
-                        if let Some(mins) = mins.next() {
-                            B::mins(header, $i).store_f32(mins);
-                        }
+                    if B::IS_SCALED && $i < B::N_SUB_BLOCKS {
+                        let to = &mut scale_pairs[GROUPS * (B::N_SUB_BLOCKS * b + $i) + group];
+                        // SAFETY: the array holds 16 bytes.
+                        unsafe { B::scale_pairs(header, $i).store(to.as_mut_ptr()) };
+                    }
+                    if $i < B::SUM_PAIRS {
+                        let to = &mut sum_weights[GROUPS * (B::SUM_PAIRS * b + $i) + group];
+                        // SAFETY: the array holds 16 bytes.
+                        unsafe { B::sum_weights(header, $i).store(to.as_mut_ptr()) };
                     }
                 )* };
             }
-            sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            sixteen!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
             for (unit, quants) in quants.chunks_exact_mut(unit_len).enumerate() {
                 macro_rules! sub_blocks {
                     ($($i:literal)*) => { $(
@@ -119,64 +129,74 @@ pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) 
     let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
     let quants = panels.quants(panel).as_ptr();
     let scales = panels.scales(panel).as_ptr();
-    let offsets = panels.offsets(panel).as_ptr();
-    for i in 0..tile.n {
-        // SAFETY: the caller vouches for tile and panel, which have sub-block
-        // `i`.
-        unsafe {
-            let rows = tile.quants.as_ptr().add(GROUPS * len * i);
-            let dots = B::dots_unpacked(rows, quants.add(len * i), tile.n_steps);
-            let row_scales: [V; GROUPS] = std::array::from_fn(|g| {
-                V::load(tile.scales.as_ptr().add(4 * (GROUPS * i + g)).cast())
-            });
-            let scales = V::load(scales.add(TOKENS * (i * B::SUB_BLOCK / BLOCK)).cast());
-            let offsets = match B::OFFSET {
-                0 => V::splat_i32(0),
-                _ => V::load(offsets.add(TOKENS * i).cast()),
-            };
-            for (t, (dots, sums)) in dots.into_iter().zip(&mut sums).enumerate() {
-                let (scale, offset) = (scales.splat_lane(t), offsets.splat_lane(t));
-                for ((dot, sum), row_scale) in dots.into_iter().zip(sums).zip(row_scales) {
-                    let dot = if B::OFFSET == 0 { dot } else { dot.add_i32(offset) };
-                    *sum = sum.madd_f32(dot.to_f32x4(), row_scale.mul_f32(scale));
+    let mut scale_pairs = [V::splat_i32(0x0001_0001); GROUPS];
+    for b in 0..tile.n {
+        let mut products = [[V::splat_i32(0); GROUPS]; TOKENS];
+        for i in B::N_SUB_BLOCKS * b..B::N_SUB_BLOCKS * (b + 1) {
+            // SAFETY: the caller vouches for tile and panel, which have sub-block
+            // `i`.
+            unsafe {
+                if B::IS_SCALED {
+                    scale_pairs = load_groups(tile.scale_pairs.as_ptr(), i);
                 }
+                let rows = tile.quants.as_ptr().add(GROUPS * len * i);
+                let x = quants.add(len * i);
+                B::dots_unpacked(rows, x, scale_pairs, tile.n_steps, &mut products);
             }
         }
-    }
-    if B::MIN {
-        // SAFETY: as above.
-        let mins = unsafe { dot_mins(tile, panels, panel) };
-        for (sums, mins) in sums.iter_mut().zip(mins) {
-            for (sum, mins) in sums.iter_mut().zip(mins) {
-                *sum = sum.add_f32(mins);
+        // SAFETY: as above; they have block `b`.
+        unsafe {
+            let weighted = weighted::<B>(tile, panels, panel, b);
+            let [factors, mins] = tile.factors.each_ref().map(|f| f.as_ptr());
+            let factors = load_groups(factors.cast(), b);
+            let mins = if B::MIN { load_groups(mins.cast(), b) } else { factors };
+            let scales = V::load(scales.add(TOKENS * b).cast());
+            for t in 0..TOKENS {
+                let scale = scales.splat_lane(t);
+                for g in 0..GROUPS {
+                    let total = B::total([factors[g], mins[g]], products[t][g], weighted[t][g]);
+                    sums[t][g] = sums[t][g].madd_f32(total, scale);
+                }
             }
         }
     }
     sums
 }
 
-/// The minima's share of the products.
+/// The sums of the activations of block `b`, times their weights.
 ///
 /// # Safety
-/// As for [`dot`].
+/// As for [`dot`]; the block must exist.
 #[inline(always)]
-unsafe fn dot_mins(tile: &Tile, panels: &Panels, panel: usize) -> Products {
-    let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
-    let block_sums = panels.sums(panel).as_ptr();
-    for i in 0..tile.n {
-        // SAFETY: as in `dot`.
-        unsafe {
-            let mins: [V; GROUPS] = std::array::from_fn(|g| {
-                V::load(tile.mins.as_ptr().add(4 * (GROUPS * i + g)).cast())
-            });
-            let block_sums = V::load(block_sums.add(TOKENS * i).cast());
-            for (t, sums) in sums.iter_mut().enumerate() {
-                let block_sum = block_sums.splat_lane(t);
-                for (sum, mins) in sums.iter_mut().zip(mins) {
-                    *sum = sum.madd_f32(mins, block_sum);
-                }
+unsafe fn weighted<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize, b: usize) -> Products {
+    let sums = panels.sums(panel).as_ptr();
+    if B::SUM_PAIRS == 0 {
+        // SAFETY: the panel has a sum for each token and block.
+        let sums = unsafe { V::load(sums.add(TOKENS * b).cast()) };
+        return std::array::from_fn(|t| [sums.splat_lane(t); GROUPS]);
+    }
+    let mut weighted = [[V::splat_i32(0); GROUPS]; TOKENS];
+    for p in B::SUM_PAIRS * b..B::SUM_PAIRS * (b + 1) {
+        // SAFETY: tile and panel have so many for each block.
+        let (weights, sums): ([V; GROUPS], V) = unsafe {
+            (load_groups(tile.sum_weights.as_ptr(), p), V::load(sums.add(TOKENS * p).cast()))
+        };
+        for (t, weighted) in weighted.iter_mut().enumerate() {
+            let pair = sums.splat_lane(t);
+            for (weighted, weights) in weighted.iter_mut().zip(weights) {
+                *weighted = weighted.add_i32(weights.dot_i16(pair));
             }
         }
     }
-    sums
+    weighted
+}
+
+/// Vectors number `i` of the groups.
+///
+/// # Safety
+/// They must exist.
+#[inline(always)]
+unsafe fn load_groups(vectors: *const u8, i: usize) -> [V; GROUPS] {
+    // SAFETY: the caller vouches for it.
+    std::array::from_fn(|g| unsafe { V::load(vectors.add(16 * (GROUPS * i + g))) })
 }

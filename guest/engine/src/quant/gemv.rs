@@ -1,13 +1,14 @@
 //! Matrix times vector.
 //!
-//! Each sub-block's products are summed as integers, exactly; then the scaled
-//! sums are added up from the first sub-block to the last, and the minima
-//! apart from them. All kernels keep this order, and so agree to the bit.
+//! A block's products are summed as integers, exactly, sub-blocks times their
+//! scales; so are the activations, for offsets and minima. What the blocks give
+//! in f32 is added from the first to the last. All kernels keep this order, and
+//! so agree to the bit.
 
 use std::hint::black_box;
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Blocks, FourRows, UnitDots};
+use super::blocks::{Blocks, FourRows};
 use super::packed::PackedRows;
 use super::raw::{RawBlock, RawRows};
 use crate::simd::{V, steps};
@@ -16,6 +17,18 @@ use crate::simd::{V, steps};
 const RUN: usize = 2048;
 /// Sub-blocks of four rows' runs: room that [`dot_raw`] needs.
 pub(super) const PARTIALS: usize = 4 * RUN / 16;
+
+/// Does `$body` for `$i` from 0 to `$n` less one, at most eight times, each time
+/// with its constants: shifts by a variable are slow.
+macro_rules! eight_times {
+    ($n:expr, $i:ident, $body:block) => { eight_times!(@ $n, $i, $body, 0 1 2 3 4 5 6 7) };
+    (@ $n:expr, $i:ident, $body:block, $($j:literal)*) => { $(
+        if $j < $n {
+            let $i = $j;
+            $body
+        }
+    )* };
+}
 
 /// How often loops are done, in a way that the compiler cannot see; see
 /// [`steps`].
@@ -46,7 +59,7 @@ pub(super) unsafe fn dot_packed<B: Blocks, const N: usize>(
     let rows = std::array::from_fn(|group| PackedRows(rows, group));
     // SAFETY: the caller vouches for the same.
     unsafe { sums.add::<B, _>(rows, x, counts, &PackedDots(counts)) };
-    sums.total::<B>()
+    sums.0
 }
 
 /// The products of four raw rows with the activations `x`. Memory is read from
@@ -62,8 +75,7 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
     partials: &mut [V; PARTIALS],
 ) -> V {
     let mut sums = Sums::new();
-    let block_len = B::UNITS * B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
-    let run_blocks = RUN / BLOCK / block_len;
+    let run_blocks = RUN / B::LEN;
     for (run, x) in x.chunks(RUN / BLOCK).enumerate() {
         // SAFETY: the caller vouches for the rows, which the run is part of.
         unsafe {
@@ -74,7 +86,7 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
             sums.add::<B, _>([RawRows(rows)], x, counts, &RawDots(partials));
         }
     }
-    let [total] = sums.total::<B>();
+    let [total] = sums.0;
     total
 }
 
@@ -136,92 +148,73 @@ unsafe fn partial_sums<B: Blocks>(
 /// a closure would not always be inlined.
 trait Dots<B: Blocks, const N: usize> {
     type Rows: FourRows;
-    /// What is known of a unit.
-    type Unit;
 
     /// The products of a unit of the rows' blocks number `b`, which are `rows`,
-    /// with the activations that belong to the unit.
+    /// with the activations that belong to the unit, times the scales.
     ///
     /// # Safety
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
     unsafe fn unit(
         &self,
         rows: [Self::Rows; N],
+        headers: [B::Header; N],
         b: usize,
         unit: usize,
         x: *const ActivationBlock,
-    ) -> Self::Unit;
-
-    /// Those of sub-block `i` in a group of rows.
-    fn dot(unit: &Self::Unit, group: usize, i: usize) -> V;
+    ) -> [V; N];
 }
 
 struct PackedDots(Counts);
 
 impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
     type Rows = PackedRows<N>;
-    type Unit = [UnitDots; N];
 
     #[inline(always)]
     unsafe fn unit(
         &self,
         rows: [PackedRows<N>; N],
+        headers: [B::Header; N],
         _b: usize,
         unit: usize,
         x: *const ActivationBlock,
-    ) -> [UnitDots; N] {
+    ) -> [V; N] {
         // SAFETY: the caller vouches for the same.
-        unsafe { B::dots(rows, unit, x, self.0.steps) }
-    }
-
-    #[inline(always)]
-    fn dot(unit: &[UnitDots; N], group: usize, i: usize) -> V {
-        unit[group][i]
+        unsafe { B::dots::<B, N>(rows, headers, unit, x, self.0.steps) }
     }
 }
 
 /// With what [`partial_sums`] has computed.
 struct RawDots<'a>(&'a [V; PARTIALS]);
 
-impl<'a, B: Blocks> Dots<B, 1> for RawDots<'a> {
+impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
     type Rows = RawRows;
-    /// They are summed when they are wanted: all at once take too many registers.
-    type Unit = &'a [[V; 4]];
 
     #[inline(always)]
     unsafe fn unit(
         &self,
         _rows: [RawRows; 1],
+        [header]: [B::Header; 1],
         b: usize,
         unit: usize,
         _x: *const ActivationBlock,
-    ) -> &'a [[V; 4]] {
+    ) -> [V; 1] {
         let at = 4 * (b * B::UNITS + unit) * B::SUB_BLOCKS;
-        &self.0[at..].as_chunks().0[..B::SUB_BLOCKS]
-    }
-
-    #[inline(always)]
-    fn dot(unit: &&'a [[V; 4]], _group: usize, i: usize) -> V {
-        B::sums(unit[i])
+        let partials = &self.0[at..].as_chunks().0[..B::SUB_BLOCKS];
+        let mut dots = V::splat_i32(0);
+        eight_times!(B::SUB_BLOCKS, i, {
+            let scales = B::scale_pairs(header, unit * B::SUB_BLOCKS + i);
+            dots = dots.add_i32(B::sums(partials[i], scales));
+        });
+        [dots]
     }
 }
 
-/// The sums of `N` times four rows: scaled products, and what the minima add.
-struct Sums<const N: usize> {
-    products: [V; N],
-    mins: [V; N],
-}
+/// The sums of `N` times four rows.
+struct Sums<const N: usize>([V; N]);
 
 impl<const N: usize> Sums<N> {
     fn new() -> Self {
-        Self { products: [V::splat_f32(0.0); N], mins: [V::splat_f32(0.0); N] }
-    }
-
-    fn total<B: Blocks>(&self) -> [V; N] {
-        match B::MIN {
-            true => std::array::from_fn(|g| self.products[g].add_f32(self.mins[g])),
-            false => self.products,
-        }
+        Self([V::splat_f32(0.0); N])
     }
 
     /// Adds the products of the rows with `x`.
@@ -237,54 +230,40 @@ impl<const N: usize> Sums<N> {
         dots: &D,
     ) {
         let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
-        for (b, x) in x.chunks_exact(B::UNITS * unit_len).enumerate() {
-            // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
-            let rows = rows.map(|rows| unsafe { rows.behind(b * B::BYTES) });
-            // SAFETY: as above.
+        let mut rows = rows;
+        for (b, x) in x.chunks_exact(B::LEN / BLOCK).enumerate() {
+            // SAFETY: the caller vouches for the rows, which have a block here.
             let headers = rows.map(|rows| unsafe { B::header(rows) });
-            // Each step with its constants: shifts by a variable are slow.
-            macro_rules! sub_blocks {
-                ($n:expr, $i:ident, $body:block) => {
-                    sub_blocks!(@ $n, $i, $body, 0 1 2 3 4 5 6 7)
-                };
-                (@ $n:expr, $i:ident, $body:block, $($j:literal)*) => { $(
-                    if $j < $n {
-                        let $i = $j;
-                        $body
-                    }
-                )* };
-            }
+            let mut products = [V::splat_i32(0); N];
             steps!(B::UNITS, counts.units, |unit| {
                 let x = &x[unit * unit_len..][..unit_len];
                 // SAFETY: the block is whole, and so is the unit.
-                let unit_dots = unsafe { dots.unit(rows, b, unit, x.as_ptr()) };
-                sub_blocks!(B::SUB_BLOCKS, i, {
-                    let x = &x[i * B::SUB_BLOCK / BLOCK];
-                    let whole = match B::SUB_BLOCK {
-                        BLOCK => x.whole_sum,
-                        _ => x.whole_half_sums[i % 2],
-                    };
-                    let offset = V::splat_i32(B::OFFSET * whole);
-                    let scale = V::splat_f32(x.scale);
-                    for (g, (products, header)) in self.products.iter_mut().zip(headers).enumerate()
-                    {
-                        let mut dots = D::dot(&unit_dots, g, i);
-                        if B::OFFSET != 0 {
-                            dots = dots.sub_i32(offset);
-                        }
-                        let scales = B::scales(header, unit * B::SUB_BLOCKS + i).mul_f32(scale);
-                        *products = products.madd_f32(dots.to_f32x4(), scales);
-                    }
-                });
+                let unit = unsafe { dots.unit(rows, headers, b, unit, x.as_ptr()) };
+                for (products, unit) in products.iter_mut().zip(unit) {
+                    *products = products.add_i32(unit);
+                }
             });
-            if B::MIN {
-                sub_blocks!(B::UNITS * B::SUB_BLOCKS, i, {
-                    let sum = V::splat_f32(x[i].sum);
-                    for (mins, header) in self.mins.iter_mut().zip(headers) {
-                        *mins = mins.madd_f32(B::mins(header, i), sum);
-                    }
-                });
+            let scale = V::splat_f32(x[0].scale);
+            for ((sum, header), products) in self.0.iter_mut().zip(headers).zip(products) {
+                let total = B::total(B::factors(header), products, weighted::<B>(header, x));
+                *sum = sum.madd_f32(total, scale);
             }
+            // SAFETY: as above; behind the last block, nothing is read.
+            rows = rows.map(|rows| unsafe { rows.behind(B::BYTES) });
         }
     }
+}
+
+/// The sums of a block's activations, times their weights.
+#[inline(always)]
+fn weighted<B: Blocks>(header: B::Header, x: &[ActivationBlock]) -> V {
+    if B::SUM_PAIRS == 0 {
+        return V::splat_i32(x[0].sum);
+    }
+    let mut sums = V::splat_i32(0);
+    eight_times!(B::SUM_PAIRS, p, {
+        let pair = V::splat_i32(bytemuck::cast(B::sum_pair(x, p)));
+        sums = sums.add_i32(B::sum_weights(header, p).dot_i16(pair));
+    });
+    sums
 }

@@ -1,5 +1,6 @@
 //! The formats with blocks of 256: Q4_K, Q5_K, Q6_K.
 
+use super::activations::ActivationBlock;
 use super::blocks::{Block, Blocks, FourRows, high_f16, low_f16};
 use super::blocks32::nibbles;
 use super::narrow::Narrow;
@@ -27,6 +28,7 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     const BYTES: usize = Self::QUANTS + 128;
     const UNITS: usize = 4;
     const SUB_BLOCKS: usize = 2;
+    const SUM_PAIRS: usize = 4;
     const MIN: bool = true;
 
     type Header = Header32;
@@ -49,14 +51,35 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     }
 
     #[inline(always)]
-    fn scales(h: Header32, i: usize) -> V {
-        byte(h.scales[i / 4], i % 4).mul_f32(h.d)
+    fn factors(h: Header32) -> [V; 2] {
+        [h.d, h.dmin]
     }
 
     #[inline(always)]
-    fn mins(h: Header32, i: usize) -> V {
-        byte(h.mins[i / 4], i % 4).mul_f32(h.dmin)
+    fn scale_pairs(h: Header32, i: usize) -> V {
+        every_second(h.scales[i / 4], i % 2).pairs_of(i % 4 / 2)
     }
+
+    #[inline(always)]
+    fn sum_weights(h: Header32, p: usize) -> V {
+        every_second(h.mins[p / 2], p % 2)
+    }
+
+    #[inline(always)]
+    fn sum_pair(x: &[ActivationBlock], p: usize) -> [i16; 2] {
+        x[4 * (p / 2) + p % 2].sum_pair
+    }
+
+    #[inline(always)]
+    fn total([d, dmin]: [V; 2], products: V, sums: V) -> V {
+        products.to_f32x4().mul_f32(d).madd_f32(dmin, sums.to_f32x4())
+    }
+}
+
+/// Bytes `first` and `first + 2` of each word, as i16.
+#[inline(always)]
+fn every_second(words: V, first: usize) -> V {
+    if first == 0 { words.and(V::splat_i32(0x00ff_00ff)) } else { words.shr_u16(8) }
 }
 
 impl<const FIVE: bool> Narrow for SubBlocks32<FIVE> {
@@ -79,12 +102,6 @@ impl<const FIVE: bool> Narrow for SubBlocks32<FIVE> {
     }
 }
 
-/// Byte `i` of each word, as f32.
-#[inline(always)]
-fn byte(words: V, i: usize) -> V {
-    words.shr_u32(8 * i as u32).and(V::splat_i32(0xff)).to_f32x4()
-}
-
 /// Q6_K: sixteen sub-blocks of 16, each with a signed scale of 8 bits.
 pub(super) struct SubBlocks16;
 
@@ -100,7 +117,7 @@ impl Blocks for SubBlocks16 {
     const BYTES: usize = 210;
     const UNITS: usize = 2;
     const SUB_BLOCKS: usize = 8;
-    const OFFSET: i32 = 32;
+    const SUM_PAIRS: usize = 8;
 
     type Header = Header16;
 
@@ -114,10 +131,37 @@ impl Blocks for SubBlocks16 {
     }
 
     #[inline(always)]
-    fn scales(h: Header16, i: usize) -> V {
-        let scales = h.scales[i / 4].shl_i32(24 - 8 * (i % 4) as u32).shr_i32(24);
-        scales.to_f32x4().mul_f32(h.d)
+    fn factors(h: Header16) -> [V; 2] {
+        [h.d, V::splat_f32(0.0)]
     }
+
+    #[inline(always)]
+    fn scale_pairs(h: Header16, i: usize) -> V {
+        every_second_signed(h.scales[i / 4], i % 2).pairs_of(i % 4 / 2)
+    }
+
+    #[inline(always)]
+    fn sum_weights(h: Header16, p: usize) -> V {
+        every_second_signed(h.scales[p / 2], p % 2)
+    }
+
+    #[inline(always)]
+    fn sum_pair(x: &[ActivationBlock], p: usize) -> [i16; 2] {
+        x[p / 2 * 2].half_pairs[p % 2]
+    }
+
+    #[inline(always)]
+    fn total([d, _]: [V; 2], products: V, sums: V) -> V {
+        // What is stored is larger by 32.
+        products.sub_i32(sums.shl_i32(5)).to_f32x4().mul_f32(d)
+    }
+}
+
+/// Signed bytes `first` and `first + 2` of each word, as i16.
+#[inline(always)]
+fn every_second_signed(words: V, first: usize) -> V {
+    let words = if first == 0 { words.shl_u16(8) } else { words };
+    words.shr_i16(8)
 }
 
 impl Narrow for SubBlocks16 {

@@ -40,7 +40,6 @@ impl<'a> Matrix<'a> {
     /// depend on the other rows and tokens.
     pub fn multiply(&self, x: &Activations, tokens: &[usize], put: impl FnMut(usize, usize, f32)) {
         assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
-        assert!(self.format.block().0 == 1 || x.is_quantized());
         match self.format.encoding {
             Encoding::F32 => self.floats::<F32>(x, tokens, put),
             Encoding::F16 => self.floats::<F16>(x, tokens, put),
@@ -82,7 +81,7 @@ impl<'a> Matrix<'a> {
         let mut partials = [V::splat_i32(0); gemv::PARTIALS];
         for first in (0..self.rows).step_by(4) {
             for (i, &token) in tokens.iter().enumerate() {
-                let x = x.blocks(token);
+                let x = x.blocks(token, B::LEN);
                 // SAFETY: the rows hold `cols` numbers, which `new` has checked
                 // to be whole blocks; so does the vector.
                 let y =
@@ -115,7 +114,9 @@ impl<'a> Matrix<'a> {
             for (i, &token) in tokens.iter().enumerate() {
                 // SAFETY: the rows hold `cols` numbers, which `new` has checked
                 // to be whole blocks; so does the vector.
-                let y = unsafe { gemv::dot_packed::<B, N>(group(first), x.blocks(token), counts) };
+                let y = unsafe {
+                    gemv::dot_packed::<B, N>(group(first), x.blocks(token, B::LEN), counts)
+                };
                 for (g, y) in y.into_iter().enumerate() {
                     self.put(first + packed::ROWS * g, i, y.to_f32(), &mut put);
                 }

@@ -1,7 +1,7 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Block, FourRows, Quants, UnitDots};
+use super::blocks::{Block, Blocks, FourRows, Quants};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::panels::TOKENS;
@@ -57,23 +57,24 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    fn sums(partials: [V; 4]) -> V {
+    fn sums(partials: [V; 4], scale_pairs: V) -> V {
         // A lane holds two products for each 16 columns.
         if products_max(Q::BITS) / (Q::SUB_BLOCK / 8) >= 4 {
-            V::sums_i16::<4>(partials)
+            V::sums_i16::<4>(partials, scale_pairs)
         } else {
-            V::sums_i16::<2>(partials)
+            V::sums_i16::<2>(partials, scale_pairs)
         }
     }
 
     #[inline(always)]
-    unsafe fn dots<const N: usize>(
+    unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
+        headers: [B::Header; N],
         unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,
-    ) -> [UnitDots; N] {
-        let mut dots = [[V::splat_i32(0); 8]; N];
+    ) -> [V; N] {
+        let mut dots = [V::splat_i32(0); N];
         // The pieces of a run are of the same two sub-blocks, or of one.
         macro_rules! runs {
             ($($run:literal)*) => { $(
@@ -99,15 +100,17 @@ impl<Q: Narrow> Quants for Q {
                         }
                     });
                     let piece = $run * Self::PACKED_STEPS / 4;
-                    let (i, j) = (piece * 16 / Q::SUB_BLOCK, (piece + Q::HIGH) * 16 / Q::SUB_BLOCK);
+                    let sub_block = |piece| unit * B::SUB_BLOCKS + piece * 16 / Q::SUB_BLOCK;
+                    let (i, j) = (sub_block(piece), sub_block(piece + Q::HIGH));
                     for (g, dots) in dots.iter_mut().enumerate() {
                         let mut low = low[g];
                         if i == j {
                             low = low.add_i16(high[g]);
                         } else {
-                            dots[j] = dots[j].add_i32(high[g].sum_pairs_i16());
+                            let scales = B::scale_pairs(headers[g], j);
+                            *dots = dots.add_i32(high[g].dot_i16(scales));
                         }
-                        dots[i] = dots[i].add_i32(low.sum_pairs_i16());
+                        *dots = dots.add_i32(low.dot_i16(B::scale_pairs(headers[g], i)));
                     }
                 }
             )* };
@@ -126,8 +129,13 @@ impl<Q: Narrow> Quants for Q {
     const STEPS: usize = products_max(Q::BITS) / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(rows: *const u8, x: *const u8, n_steps: usize) -> Products {
-        let mut dots = [[V::splat_i32(0); GROUPS]; TOKENS];
+    unsafe fn dots_unpacked(
+        rows: *const u8,
+        x: *const u8,
+        scale_pairs: [V; GROUPS],
+        n_steps: usize,
+        products: &mut Products,
+    ) {
         for first in (0..Q::SUB_BLOCK / 4).step_by(Self::STEPS) {
             let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];
             steps!(Self::STEPS, n_steps, |step| {
@@ -140,12 +148,11 @@ impl<Q: Narrow> Quants for Q {
                     }
                 }
             });
-            for (dots, sums) in dots.iter_mut().zip(sums) {
-                for (dot, sum) in dots.iter_mut().zip(sums) {
-                    *dot = dot.add_i32(sum.sum_pairs_i16());
+            for (products, sums) in products.iter_mut().zip(sums) {
+                for ((product, sum), pairs) in products.iter_mut().zip(sums).zip(scale_pairs) {
+                    *product = product.add_i32(sum.dot_i16(pairs));
                 }
             }
         }
-        dots
     }
 }

@@ -134,8 +134,10 @@ impl<const N: usize> PackedRows<N> {
     /// They must lie in the blocks.
     #[inline(always)]
     unsafe fn at<const PIECE: usize>(self, offset: usize) -> *const u8 {
+        // Added one by one, they become part of the load; their sum might overflow,
+        // for all that the compiler knows.
         // SAFETY: the caller vouches for the bytes.
-        unsafe { self.0.add(4 * N * offset + 4 * PIECE * self.1) }
+        unsafe { self.0.add(4 * N * offset).add(4 * PIECE * self.1) }
     }
 
     /// Four bytes of each block, of what is read of it.

@@ -1,6 +1,6 @@
 //! Activations, rearranged for products with many rows.
 
-use super::activations::{ActivationBlock, Activations, BLOCK};
+use super::activations::{Activations, BLOCK};
 use super::blocks::Blocks;
 use crate::simd::V;
 
@@ -16,9 +16,9 @@ pub(super) struct Panels {
     quants: Vec<u8>,
     /// `[panels][blocks][TOKENS]`
     scales: Vec<f32>,
-    sums: Vec<f32>,
-    /// `[panels][sub-blocks][TOKENS]`
-    offsets: Vec<i32>,
+    /// `[panels][blocks][TOKENS]`, or `[panels][blocks][SUM_PAIRS][TOKENS]` in
+    /// pairs.
+    sums: Vec<i32>,
 }
 
 impl Panels {
@@ -29,31 +29,29 @@ impl Panels {
         let mut panels = Self {
             n,
             quants: vec![0; numbers * B::UNPACKED],
-            scales: vec![0.0; numbers / BLOCK],
-            sums: vec![0.0; if B::MIN { numbers / BLOCK } else { 0 }],
-            offsets: vec![0; if B::OFFSET == 0 { 0 } else { numbers / B::SUB_BLOCK }],
+            scales: vec![0.0; numbers / B::LEN],
+            sums: vec![0; numbers / B::LEN * B::SUM_PAIRS.max(1)],
         };
         for (i, panel) in tokens.chunks(TOKENS).enumerate() {
-            let four = std::array::from_fn(|t| x.blocks(panel[t.min(panel.len() - 1)]));
+            let four = std::array::from_fn(|t| x.blocks(panel[t.min(panel.len() - 1)], B::LEN));
             let quants = part_mut(&mut panels.quants, n, i).as_chunks_mut::<64>().0;
             let per_block = BLOCK * B::UNPACKED / 16;
             for (i, to) in quants.iter_mut().enumerate() {
                 let (block, piece) = (i / per_block, i % per_block);
                 interleave(four.map(|blocks| blocks[block].piece(B::UNPACKED == 2, piece)), to);
             }
-            let put = |to: &mut [f32], f: fn(&ActivationBlock) -> f32| {
-                for (i, to) in to.as_chunks_mut::<TOKENS>().0.iter_mut().enumerate() {
-                    *to = four.map(|blocks| f(&blocks[i]));
+            let four = four.map(|blocks| blocks.chunks_exact(B::LEN / BLOCK));
+            let scales = part_mut(&mut panels.scales, n, i).as_chunks_mut::<TOKENS>().0;
+            let sums = part_mut(&mut panels.sums, n, i).as_chunks_mut::<TOKENS>().0;
+            for (i, scales) in scales.iter_mut().enumerate() {
+                let four = four.clone().map(|mut blocks| blocks.nth(i).expect("a whole block"));
+                *scales = four.map(|x| x[0].scale);
+                match B::SUM_PAIRS {
+                    0 => sums[i] = four.map(|x| x[0].sum),
+                    n => (0..n).for_each(|p| {
+                        sums[n * i + p] = four.map(|x| bytemuck::cast(B::sum_pair(x, p)));
+                    }),
                 }
-            };
-            put(part_mut(&mut panels.scales, n, i), |block| block.scale);
-            put(part_mut(&mut panels.sums, n, i), |block| block.sum);
-            let offsets = part_mut(&mut panels.offsets, n, i).as_chunks_mut::<TOKENS>().0;
-            for (i, to) in offsets.iter_mut().enumerate() {
-                *to = four.map(|blocks| match B::SUB_BLOCK {
-                    BLOCK => -B::OFFSET * blocks[i].whole_sum,
-                    _ => -B::OFFSET * blocks[i / 2].whole_half_sums[i % 2],
-                });
             }
         }
         panels
@@ -67,12 +65,8 @@ impl Panels {
         part(&self.scales, self.n, panel)
     }
 
-    pub fn sums(&self, panel: usize) -> &[f32] {
+    pub fn sums(&self, panel: usize) -> &[i32] {
         part(&self.sums, self.n, panel)
-    }
-
-    pub fn offsets(&self, panel: usize) -> &[i32] {
-        part(&self.offsets, self.n, panel)
     }
 }
 

@@ -62,17 +62,18 @@ impl V {
         V::low_64(ab, cd).add_i32(V::high_64(ab, cd))
     }
 
-    /// The sums of the i16 in each of four vectors. `N` is how many lanes of
-    /// one parity in a vector can be summed without overflow: 2 or 4.
+    /// The sums of the i16 in each of four vectors, times the i16 `factors`, which
+    /// are pairs of the same. `N` is how many lanes of one parity in a vector can
+    /// be summed without overflow: 2 or 4.
     #[inline(always)]
-    pub fn sums_i16<const N: usize>([a, b, c, d]: [V; 4]) -> V {
+    pub fn sums_i16<const N: usize>([a, b, c, d]: [V; 4], factors: V) -> V {
         let ab = V::low_32(a, b).add_i16(V::high_32(a, b));
         let cd = V::low_32(c, d).add_i16(V::high_32(c, d));
         let (low, high) = (V::low_64(ab, cd), V::high_64(ab, cd));
         if N == 4 {
-            low.add_i16(high).sum_pairs_i16()
+            low.add_i16(high).dot_i16(factors)
         } else {
-            low.sum_pairs_i16().add_i32(high.sum_pairs_i16())
+            low.dot_i16(factors).add_i32(high.dot_i16(factors))
         }
     }
 
@@ -129,7 +130,8 @@ mod tests {
         let b: Vec<u8> = (0..16).map(|i| i * 8 + 7).collect();
         // SAFETY: both vectors hold 16 bytes.
         let (va, vb) = unsafe { (V::load(a.as_ptr()), V::load(b.as_ptr())) };
-        let got: i32 = V::dot_i8_u7(va, vb).sum_pairs_i16().to_i32_lanes().iter().sum();
+        let got: i32 =
+            V::dot_i8_u7(va, vb).dot_i16(V::splat_i32(0x0001_0001)).to_i32_lanes().iter().sum();
         let want: i32 = a.iter().zip(&b).map(|(&a, &b)| i32::from(a as i8) * i32::from(b)).sum();
         assert_eq!(got, want);
     }

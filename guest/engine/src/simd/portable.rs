@@ -203,6 +203,20 @@ impl V {
         V::from_i32(self.to_i32_lanes().map(|x| x >> n))
     }
 
+    /// Each i16 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i16(self, n: u32) -> V {
+        V::from_i16(self.to_i16().map(|x| x >> n))
+    }
+
+    /// Of each pair of i16, number `i` twice; `i` should be known when this is
+    /// compiled.
+    #[inline(always)]
+    pub fn pairs_of(self, i: usize) -> V {
+        let x = self.to_i16();
+        V::from_i16(std::array::from_fn(|lane| x[lane / 2 * 2 + i]))
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {
@@ -222,13 +236,6 @@ impl V {
     pub fn dot_i16(self, b: V) -> V {
         let (a, b) = (self.to_i16().map(i32::from), b.to_i16().map(i32::from));
         V::from_i32(std::array::from_fn(|i| a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]))
-    }
-
-    /// Each i32 lane the sum of two neighbours among the i16.
-    #[inline(always)]
-    pub fn sum_pairs_i16(self) -> V {
-        let x = self.to_i16().map(i32::from);
-        V::from_i32(std::array::from_fn(|i| x[2 * i] + x[2 * i + 1]))
     }
 
     /// Sum of the i16, wrapping.

@@ -181,6 +181,23 @@ impl V {
         V(i32x4_shr(self.0, n))
     }
 
+    /// Each i16 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i16(self, n: u32) -> V {
+        V(i16x8_shr(self.0, n))
+    }
+
+    /// Of each pair of i16, number `i` twice; `i` should be known when this is
+    /// compiled.
+    #[inline(always)]
+    pub fn pairs_of(self, i: usize) -> V {
+        V(if i == 0 {
+            i16x8_shuffle::<0, 0, 2, 2, 4, 4, 6, 6>(self.0, self.0)
+        } else {
+            i16x8_shuffle::<1, 1, 3, 3, 5, 5, 7, 7>(self.0, self.0)
+        })
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {
@@ -198,12 +215,6 @@ impl V {
     #[inline(always)]
     pub fn dot_i16(self, b: V) -> V {
         V(i32x4_dot_i16x8(self.0, b.0))
-    }
-
-    /// Each i32 lane the sum of two neighbours among the i16.
-    #[inline(always)]
-    pub fn sum_pairs_i16(self) -> V {
-        V(i32x4_extadd_pairwise_i16x8(self.0))
     }
 
     /// Sum of the i16, wrapping.

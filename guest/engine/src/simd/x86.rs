@@ -191,6 +191,23 @@ impl V {
         V(sse!(_mm_sra_epi32(self.0, _mm_cvtsi32_si128(n as i32))))
     }
 
+    /// Each i16 shifted right, its sign kept.
+    #[inline(always)]
+    pub fn shr_i16(self, n: u32) -> V {
+        V(sse!(_mm_sra_epi16(self.0, _mm_cvtsi32_si128(n as i32))))
+    }
+
+    /// Of each pair of i16, number `i` twice; `i` should be known when this is
+    /// compiled.
+    #[inline(always)]
+    pub fn pairs_of(self, i: usize) -> V {
+        V(sse!(if i == 0 {
+            _mm_shufflehi_epi16::<0b10_10_00_00>(_mm_shufflelo_epi16::<0b10_10_00_00>(self.0))
+        } else {
+            _mm_shufflehi_epi16::<0b11_11_01_01>(_mm_shufflelo_epi16::<0b11_11_01_01>(self.0))
+        }))
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {
@@ -208,12 +225,6 @@ impl V {
     #[inline(always)]
     pub fn dot_i16(self, b: V) -> V {
         V(sse!(_mm_madd_epi16(self.0, b.0)))
-    }
-
-    /// Each i32 lane the sum of two neighbours among the i16.
-    #[inline(always)]
-    pub fn sum_pairs_i16(self) -> V {
-        V(sse!(_mm_madd_epi16(self.0, _mm_set1_epi16(1))))
     }
 
     /// Sum of the i16, wrapping.
