@@ -31,6 +31,10 @@ pub(super) trait Blocks: Quants {
     /// Whether there are two factors.
     const MIN: bool = false;
 
+    /// Where in a block there is what [`header`](Self::header) reads: one u32; or
+    /// four, and behind them perhaps an f16.
+    const HEADER: usize = 0;
+
     /// What the sub-blocks of four rows' blocks share.
     type Header: Copy;
 
@@ -38,7 +42,7 @@ pub(super) trait Blocks: Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn header(rows: impl FourRows) -> Self::Header;
+    unsafe fn header(rows: impl Headers) -> Self::Header;
 
     /// The factors of the block, as f32.
     fn factors(header: Self::Header) -> [V; 2];
@@ -123,9 +127,9 @@ pub(super) trait Quants {
     );
 }
 
-/// Blocks of four rows, as they lie in memory.
-pub(super) trait FourRows: Copy {
-    /// The blocks that lie `offset` bytes behind these in each row.
+/// The headers of four rows' blocks.
+pub(super) trait Headers: Copy {
+    /// Those of the blocks that lie `offset` bytes behind these in each row.
     ///
     /// # Safety
     /// They must lie in the rows.
@@ -134,15 +138,18 @@ pub(super) trait FourRows: Copy {
     /// The u32 at `offset` of each block.
     ///
     /// # Safety
-    /// They must lie in the blocks.
+    /// They must lie in the blocks' headers.
     unsafe fn words(self, offset: usize) -> V;
 
     /// The f16 at `offset` of each block, as f32.
     ///
     /// # Safety
-    /// They must lie in the blocks.
+    /// They must lie in the blocks' headers.
     unsafe fn halves(self, offset: usize) -> V;
+}
 
+/// Blocks of four rows, as they lie in memory.
+pub(super) trait FourRows: Headers {
     /// [`Quants::unpack`] of a format of few bits.
     ///
     /// # Safety

@@ -1,6 +1,6 @@
 //! The formats of 4 and 5 bits with blocks of 32: Q4_0, Q4_1, Q5_0, Q5_1.
 
-use super::blocks::{Block, Blocks, FourRows, high_f16, low_f16};
+use super::blocks::{Block, Blocks, Headers, high_f16, low_f16};
 use super::narrow::Narrow;
 use crate::simd::V;
 
@@ -27,7 +27,7 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     type Header = [V; 2];
 
     #[inline(always)]
-    unsafe fn header(rows: impl FourRows) -> [V; 2] {
+    unsafe fn header(rows: impl Headers) -> [V; 2] {
         // SAFETY: a block begins with one or two f16.
         unsafe {
             if MIN {

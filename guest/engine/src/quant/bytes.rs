@@ -1,7 +1,7 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Quants};
+use super::blocks::{Blocks, FourRows, Headers, Quants};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::raw::RawBlock;
@@ -16,7 +16,7 @@ impl Blocks for Bytes {
     type Header = V;
 
     #[inline(always)]
-    unsafe fn header(rows: impl FourRows) -> V {
+    unsafe fn header(rows: impl Headers) -> V {
         // SAFETY: a block begins with an f16.
         unsafe { rows.halves(0) }
     }

@@ -8,15 +8,27 @@
 use std::hint::black_box;
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Blocks, FourRows};
+use super::blocks::{Blocks, Headers};
 use super::packed::PackedRows;
-use super::raw::{RawBlock, RawRows};
+use super::raw::{RawBlock, RawHeaders};
 use crate::simd::{V, steps};
 
 /// Columns of raw rows that are multiplied before their sums are scaled.
 const RUN: usize = 2048;
-/// Sub-blocks of four rows' runs: room that [`dot_raw`] needs.
-pub(super) const PARTIALS: usize = 4 * RUN / 16;
+
+/// What [`dot_raw`] knows of four rows' runs.
+pub(super) struct Run {
+    /// Partial sums of each sub-block.
+    partials: [V; 4 * RUN / 16],
+    /// See [`RawHeaders`].
+    headers: [V; RUN / BLOCK],
+}
+
+impl Run {
+    pub fn new() -> Self {
+        Self { partials: [V::splat_i32(0); _], headers: [V::splat_i32(0); _] }
+    }
+}
 
 /// Does `$body` for `$i` from 0 to `$n` less one, at most eight times, each time
 /// with its constants: shifts by a variable are slow.
@@ -72,7 +84,7 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
     rows: [*const u8; 4],
     x: &[ActivationBlock],
     counts: Counts,
-    partials: &mut [V; PARTIALS],
+    room: &mut Run,
 ) -> V {
     let mut sums = Sums::new();
     let run_blocks = RUN / B::LEN;
@@ -80,45 +92,52 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
         // SAFETY: the caller vouches for the rows, which the run is part of.
         unsafe {
             let rows = rows.map(|row| row.add(run * run_blocks * B::BYTES));
+            let (partials, headers) = (room.partials.as_mut_ptr(), room.headers.as_mut_ptr());
             for (r, row) in rows.into_iter().enumerate() {
-                partial_sums::<B>(row, x, counts.units, partials[r..].as_mut_ptr());
+                partial_sums::<B>(row, x, counts.units, r, partials.add(r), headers);
             }
-            sums.add::<B, _>([RawRows(rows)], x, counts, &RawDots(partials));
+            sums.add::<B, _>([RawHeaders::new(headers)], x, counts, &RawDots(&room.partials));
         }
     }
     let [total] = sums.0;
     total
 }
 
-/// The products of a row with `x`, partly summed: every fourth from `out` on.
+/// The products of row `r` with `x`, partly summed: every fourth from `out` on. And
+/// the headers of its blocks.
 ///
 /// # Safety
-/// As for [`dot_packed`], and there must be room for the partial sums.
+/// As for [`dot_packed`], and there must be room for the partial sums and headers.
 #[inline(always)]
 unsafe fn partial_sums<B: Blocks>(
     row: *const u8,
     x: &[ActivationBlock],
     units: usize,
+    r: usize,
     out: *mut V,
+    headers: *mut V,
 ) {
     let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
     // Blocks of one sub-block are taken four at a time.
     let together = if B::UNITS * B::SUB_BLOCKS == 1 { 4 } else { 1 };
     let n = x.len() / (B::UNITS * unit_len);
-    let (mut row, mut x, mut out) = (row, x.as_ptr(), out);
-    // SAFETY: the caller vouches for the row, `x` and `out`: each step takes a
+    let (mut row, mut x, mut out, mut headers) = (row, x.as_ptr(), out, headers);
+    // SAFETY: the caller vouches for the row, `x` and the room: each step takes a
     // block of theirs.
     unsafe {
         for _ in 0..n / together {
             if together == 4 {
                 macro_rules! blocks {
                     ($($i:literal)*) => { $(
-                        *out.add(4 * $i) = B::partial(RawBlock(row.add($i * B::BYTES)), 0, 0, x.add($i));
+                        let block = row.add($i * B::BYTES);
+                        *out.add(4 * $i) = B::partial(RawBlock(block), 0, 0, x.add($i));
+                        RawHeaders::<B>::put(headers.add($i), r, block);
                     )* };
                 }
                 blocks!(0 1 2 3);
                 out = out.add(16);
             } else {
+                RawHeaders::<B>::put(headers, r, row);
                 for unit in 0..units {
                     let x = x.add(unit * unit_len);
                     macro_rules! sub_blocks {
@@ -134,9 +153,12 @@ unsafe fn partial_sums<B: Blocks>(
             }
             row = row.add(together * B::BYTES);
             x = x.add(together * B::UNITS * unit_len);
+            headers = headers.add(together * RawHeaders::<B>::VECTORS);
         }
         for _ in 0..n % together {
             *out = B::partial(RawBlock(row), 0, 0, x);
+            RawHeaders::<B>::put(headers, r, row);
+            headers = headers.add(1);
             out = out.add(4);
             row = row.add(B::BYTES);
             x = x.add(1);
@@ -147,7 +169,9 @@ unsafe fn partial_sums<B: Blocks>(
 /// The integer products of groups of four rows with a vector. A trait, because
 /// a closure would not always be inlined.
 trait Dots<B: Blocks, const N: usize> {
-    type Rows: FourRows;
+    type Rows: Headers;
+    /// Blocks that are taken together, so that the loop costs less.
+    const TOGETHER: usize;
 
     /// The products of a unit of the rows' blocks number `b`, which are `rows`,
     /// with the activations that belong to the unit, times the scales.
@@ -168,6 +192,7 @@ struct PackedDots(Counts);
 
 impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
     type Rows = PackedRows<N>;
+    const TOGETHER: usize = 1;
 
     #[inline(always)]
     unsafe fn unit(
@@ -184,15 +209,16 @@ impl<B: Blocks, const N: usize> Dots<B, N> for PackedDots {
 }
 
 /// With what [`partial_sums`] has computed.
-struct RawDots<'a>(&'a [V; PARTIALS]);
+struct RawDots<'a>(&'a [V]);
 
 impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
-    type Rows = RawRows;
+    type Rows = RawHeaders<B>;
+    const TOGETHER: usize = if B::N_SUB_BLOCKS == 1 { 4 } else { 1 };
 
     #[inline(always)]
     unsafe fn unit(
         &self,
-        _rows: [RawRows; 1],
+        _rows: [RawHeaders<B>; 1],
         [header]: [B::Header; 1],
         b: usize,
         unit: usize,
@@ -229,27 +255,55 @@ impl<const N: usize> Sums<N> {
         counts: Counts,
         dots: &D,
     ) {
-        let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
+        let block_len = B::LEN / BLOCK;
         let mut rows = rows;
-        for (b, x) in x.chunks_exact(B::LEN / BLOCK).enumerate() {
-            // SAFETY: the caller vouches for the rows, which have a block here.
-            let headers = rows.map(|rows| unsafe { B::header(rows) });
-            let mut products = [V::splat_i32(0); N];
-            steps!(B::UNITS, counts.units, |unit| {
-                let x = &x[unit * unit_len..][..unit_len];
-                // SAFETY: the block is whole, and so is the unit.
-                let unit = unsafe { dots.unit(rows, headers, b, unit, x.as_ptr()) };
-                for (products, unit) in products.iter_mut().zip(unit) {
-                    *products = products.add_i32(unit);
+        for (first, some) in x.chunks(D::TOGETHER * block_len).enumerate() {
+            let n = some.len() / block_len;
+            steps!(D::TOGETHER, n, |i| {
+                // SAFETY: the caller vouches for the rows, which have a block for
+                // each of `x`; behind the last, nothing is read.
+                unsafe {
+                    let x = some.get_unchecked(i * block_len..(i + 1) * block_len);
+                    let block = first * D::TOGETHER + i;
+                    self.add_block::<B, D>(rows, block, x, counts, dots);
+                    rows = rows.map(|rows| rows.behind(B::BYTES));
                 }
             });
-            let scale = V::splat_f32(x[0].scale);
-            for ((sum, header), products) in self.0.iter_mut().zip(headers).zip(products) {
-                let total = B::total(B::factors(header), products, weighted::<B>(header, x));
-                *sum = sum.madd_f32(total, scale);
+        }
+    }
+
+    /// Adds the products of the rows' blocks number `b`, which are `rows`, with
+    /// `x`.
+    ///
+    /// # Safety
+    /// As for [`dot_packed`], with a block of each.
+    #[inline(always)]
+    unsafe fn add_block<B: Blocks, D: Dots<B, N>>(
+        &mut self,
+        rows: [D::Rows; N],
+        b: usize,
+        x: &[ActivationBlock],
+        counts: Counts,
+        dots: &D,
+    ) {
+        let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
+        // SAFETY: the caller vouches for the rows.
+        let headers = rows.map(|rows| unsafe { B::header(rows) });
+        let mut products = [V::splat_i32(0); N];
+        steps!(B::UNITS, counts.units, |unit| {
+            // SAFETY: the block is whole, and so is the unit.
+            let unit = unsafe {
+                let x = x.as_ptr().add(unit * unit_len);
+                dots.unit(rows, headers, b, unit, x)
+            };
+            for (products, unit) in products.iter_mut().zip(unit) {
+                *products = products.add_i32(unit);
             }
-            // SAFETY: as above; behind the last block, nothing is read.
-            rows = rows.map(|rows| unsafe { rows.behind(B::BYTES) });
+        });
+        let scale = V::splat_f32(x[0].scale);
+        for ((sum, header), products) in self.0.iter_mut().zip(headers).zip(products) {
+            let total = B::total(B::factors(header), products, weighted::<B>(header, x));
+            *sum = sum.madd_f32(total, scale);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The formats with blocks of 256: Q4_K, Q5_K, Q6_K.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Block, Blocks, FourRows, high_f16, low_f16};
+use super::blocks::{Block, Blocks, Headers, high_f16, low_f16};
 use super::blocks32::nibbles;
 use super::narrow::Narrow;
 use crate::simd::V;
@@ -34,7 +34,7 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     type Header = Header32;
 
     #[inline(always)]
-    unsafe fn header(rows: impl FourRows) -> Header32 {
+    unsafe fn header(rows: impl Headers) -> Header32 {
         // SAFETY: a block begins with two f16 and 12 bytes of scales and
         // minima.
         let (d, a, b, c) = unsafe { (rows.words(0), rows.words(4), rows.words(8), rows.words(12)) };
@@ -118,11 +118,12 @@ impl Blocks for SubBlocks16 {
     const UNITS: usize = 2;
     const SUB_BLOCKS: usize = 8;
     const SUM_PAIRS: usize = 8;
+    const HEADER: usize = 192;
 
     type Header = Header16;
 
     #[inline(always)]
-    unsafe fn header(rows: impl FourRows) -> Header16 {
+    unsafe fn header(rows: impl Headers) -> Header16 {
         // SAFETY: 16 bytes of scales and an f16 end a block.
         unsafe {
             let scales = std::array::from_fn(|i| rows.words(192 + 4 * i));

@@ -12,7 +12,6 @@ use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
 use super::raw::RawRows;
 use super::{Encoding, Format, dequantize_row};
-use crate::simd::V;
 
 /// From so many vectors on, unpacking the rows pays.
 const UNPACK_MIN: usize = 4;
@@ -78,14 +77,13 @@ impl<'a> Matrix<'a> {
         mut put: impl FnMut(usize, usize, f32),
     ) {
         let counts = Counts::of::<B>();
-        let mut partials = [V::splat_i32(0); gemv::PARTIALS];
+        let mut room = gemv::Run::new();
         for first in (0..self.rows).step_by(4) {
             for (i, &token) in tokens.iter().enumerate() {
                 let x = x.blocks(token, B::LEN);
                 // SAFETY: the rows hold `cols` numbers, which `new` has checked
                 // to be whole blocks; so does the vector.
-                let y =
-                    unsafe { gemv::dot_raw::<B>(self.four_rows(first), x, counts, &mut partials) };
+                let y = unsafe { gemv::dot_raw::<B>(self.four_rows(first), x, counts, &mut room) };
                 self.put(first, i, y.to_f32(), &mut put);
             }
         }

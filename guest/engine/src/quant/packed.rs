@@ -5,7 +5,7 @@
 //! and no sums across lanes are left. Of eight rows, each piece of the first
 //! four stands before that of the others.
 
-use super::blocks::{Block, FourRows, low_f16};
+use super::blocks::{Block, FourRows, Headers, low_f16};
 use super::narrow::Narrow;
 use super::{Encoding, Format};
 use crate::gguf::TensorType;
@@ -87,7 +87,7 @@ pub(super) fn unpack_row(format: Format, group: &[u8], row: usize, out: &mut [u8
 #[derive(Clone, Copy)]
 pub(super) struct PackedRows<const N: usize>(pub *const u8, pub usize);
 
-impl<const N: usize> FourRows for PackedRows<N> {
+impl<const N: usize> Headers for PackedRows<N> {
     #[inline(always)]
     unsafe fn behind(self, offset: usize) -> Self {
         // SAFETY: the caller vouches for the blocks there.
@@ -105,7 +105,9 @@ impl<const N: usize> FourRows for PackedRows<N> {
         // SAFETY: the caller vouches for the f16.
         low_f16(unsafe { V::load_u16x4(self.at::<2>(offset)) })
     }
+}
 
+impl<const N: usize> FourRows for PackedRows<N> {
     #[inline(always)]
     unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
         let pieces = Q::SUB_BLOCK / 16;
