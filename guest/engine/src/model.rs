@@ -229,7 +229,7 @@ impl Model {
         };
         let rope = Rope::new(&h, &keys, factors.as_deref())?;
         let layers = (experts.into_iter().enumerate())
-            .map(|(i, experts)| loader.layer(i, experts, &heads, &kv_heads))
+            .map(|(i, experts)| loader.layer(i, experts))
             .collect::<Result<Vec<_>>>()?;
 
         if let Some(unused) = loader.unused() {

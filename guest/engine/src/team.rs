@@ -44,8 +44,8 @@ pub trait SharedMemory {
     /// Writes numbers from index `at` on.
     fn write(&self, at: usize, x: &[f32]);
 
-    /// Reads numbers from index `at` on.
-    fn read(&self, at: usize, out: &mut [f32]);
+    /// Appends `n` numbers from index `at` on to `out`.
+    fn read(&self, at: usize, n: usize, out: &mut Vec<f32>);
 }
 
 /// A team of one.
@@ -99,9 +99,30 @@ impl Split {
 /// Vectors of which each member computed a part.
 pub(crate) struct Parts<'a> {
     pub split: Split,
+    /// The numbers of each vector that this member needs.
+    pub needed: Range<usize>,
     pub n: usize,
-    /// `[n][split.mine().len()]`, and once it is gathered `[n][split.len()]`.
+    /// `[n][split.mine().len()]`, and once it is gathered `[n][needed.len()]`.
     pub x: &'a mut Vec<f32>,
+}
+
+impl<'a> Parts<'a> {
+    /// Vectors that every member needs the whole of.
+    pub fn whole(split: Split, n: usize, x: &'a mut Vec<f32>) -> Self {
+        Self { split, needed: 0..split.len(), n, x }
+    }
+
+    /// This member's part of vector `i`, before it is gathered.
+    fn own(&self, i: usize) -> &[f32] {
+        let n = self.split.mine().len();
+        &self.x[i * n..][..n]
+    }
+}
+
+/// What two ranges share; if nothing, an empty range inside of `b`.
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.clamp(b.start, b.end);
+    start..a.end.clamp(start, b.end)
 }
 
 /// A member's place in its team, and the memory that it exchanges vectors
@@ -172,16 +193,15 @@ impl Exchange {
         Split { len: n_head * head_dim, unit: head_dim, rank, size }
     }
 
-    /// Gives every member the whole vectors. All members call it with vectors
-    /// of the same lengths.
+    /// Gives every member the numbers that it needs. All members call it with
+    /// vectors of the same lengths.
     pub fn gather(&self, parts: &mut [Parts<'_>]) -> Result<()> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let mut whole = self.spare.take();
-        whole.resize(parts.iter().map(|p| p.n * p.split.len()).sum(), 0.0);
         let vectors: Vec<(usize, usize, usize)> = (parts.iter().enumerate())
             .flat_map(|(part, p)| (0..p.n).map(move |i| (part, i, p.split.len())))
             .collect();
-        let (mut rest, mut done) = (&vectors[..], 0);
+        let mut gathered = self.spare.take();
+        let mut rest = &vectors[..];
         while !rest.is_empty() {
             let mut n_step = 0;
             let fit = rest.iter().take_while(|(.., len)| {
@@ -194,29 +214,32 @@ impl Exchange {
             let start = if self.second.replace(!self.second.get()) { self.len } else { 0 };
             let mut at = start;
             for &(part, i, len) in step {
-                let mine = parts[part].split.mine();
-                let x = &parts[part].x[i * mine.len()..][..mine.len()];
-                shared.write(at + mine.start, x);
+                let p = &parts[part];
+                shared.write(at + p.split.mine().start, p.own(i));
                 at += len;
             }
             self.team.barrier()?;
-            let n_step = at - start;
-            shared.read(start, &mut whole[done..done + n_step]);
-            done += n_step;
-        }
-        match parts {
-            [one] => std::mem::swap(one.x, &mut whole),
-            parts => {
-                let mut whole = &whole[..];
-                for p in parts {
-                    let (x, rest) = whole.split_at(p.n * p.split.len());
-                    p.x.clear();
-                    p.x.extend_from_slice(x);
-                    whole = rest;
+            let mut at = start;
+            for &(part, i, len) in step {
+                let p = &mut parts[part];
+                if i == 0 {
+                    gathered.clear();
+                    gathered.reserve(p.n * p.needed.len());
                 }
+                let mine = p.split.mine();
+                let own = overlap(&p.needed, &mine);
+                let before = overlap(&p.needed, &(0..mine.start));
+                let after = overlap(&p.needed, &(mine.end..len));
+                shared.read(at + before.start, before.len(), &mut gathered);
+                gathered.extend_from_slice(&p.own(i)[own.start - mine.start..own.end - mine.start]);
+                shared.read(at + after.start, after.len(), &mut gathered);
+                if i + 1 == p.n {
+                    std::mem::swap(p.x, &mut gathered);
+                }
+                at += len;
             }
         }
-        self.spare.replace(whole);
+        self.spare.replace(gathered);
         Ok(())
     }
 }

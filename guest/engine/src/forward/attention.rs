@@ -1,5 +1,7 @@
 //! Attention.
 
+use std::ops::Range;
+
 use super::{Pass, linear};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
@@ -19,7 +21,7 @@ impl Pass<'_> {
         linear(&layer.q, &s.activations, &s.all, &mut s.q);
         linear(&layer.k, &s.activations, &s.all, &mut s.k);
         linear(&layer.v, &s.activations, &s.all, &mut s.v);
-        self.normalize_heads(layer)?;
+        self.gather_heads(layer)?;
 
         let (h, s) = (&model.h, &mut *self.s);
         let (heads, kv_heads) = (&model.heads, &model.kv_heads);
@@ -37,46 +39,50 @@ impl Pass<'_> {
         let kv_head_of: Vec<usize> = heads.clone().map(kv_head).collect();
         cache.attend(index, self.position, &kv_head_of, &s.q, &mut s.mixed);
         let split = model.exchange.heads(h.n_head, h.head_dim);
-        model.exchange.gather(&mut [Parts { split, n: n_tokens, x: &mut s.mixed }])?;
+        model.exchange.gather(&mut [Parts::whole(split, n_tokens, &mut s.mixed)])?;
         s.inner.set(&s.mixed, split.len());
         linear(&layer.o, &s.inner, &s.all, &mut s.out);
         self.add_to_hidden()
     }
 
-    /// RMSNorm of queries and keys, over each head or over all heads.
-    fn normalize_heads(&mut self, layer: &Layer) -> Result<()> {
-        let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
-        let mut over_all = Vec::new();
-        for (norm, heads, mine, x) in [
-            (&layer.q_norm, h.n_head, &self.model.heads, &mut s.q),
-            (&layer.k_norm, h.kv_heads, &self.model.kv_heads, &mut s.k),
+    /// Queries, keys and values of this member's heads, from the rows that the
+    /// members computed; with RMSNorm of queries and keys, over each head or
+    /// over all heads.
+    fn gather_heads(&mut self, layer: &Layer) -> Result<()> {
+        let (model, n, s) = (self.model, self.n_tokens, &mut *self.s);
+        let (h, exchange) = (&model.h, &model.exchange);
+        let over_all =
+            |norm: &Option<Vec<f32>>| norm.as_ref().is_some_and(|weight| weight.len() > h.head_dim);
+        let numbers = |heads: &Range<usize>| heads.start * h.head_dim..heads.end * h.head_dim;
+        let part = |n_head: usize, needed, x| {
+            let split = exchange.rows(n_head * h.head_dim);
+            Parts { split, needed, n, x }
+        };
+        let all = |needed: &Range<usize>, norm, n_head| match over_all(norm) {
+            true => 0..n_head * h.head_dim,
+            false => numbers(needed),
+        };
+        exchange.gather(&mut [
+            part(h.n_head, all(&model.heads, &layer.q_norm, h.n_head), &mut s.q),
+            part(h.kv_heads, all(&model.kv_heads, &layer.k_norm, h.kv_heads), &mut s.k),
+            part(h.kv_heads, numbers(&model.kv_heads), &mut s.v),
+        ])?;
+        for (norm, mine, x) in [
+            (&layer.q_norm, numbers(&model.heads), &mut s.q),
+            (&layer.k_norm, numbers(&model.kv_heads), &mut s.k),
         ] {
             let Some(weight) = norm else { continue };
-            if weight.len() > h.head_dim {
-                let split = exchange.heads(heads, h.head_dim);
-                over_all.push((weight, mine, Parts { split, n: self.n_tokens, x }));
-            } else {
-                let heads = x.chunks_exact_mut(h.head_dim);
-                heads.for_each(|head| ops::rms_norm(head, weight, h.rms_epsilon));
-            }
-        }
-        let (weights, mut parts): (Vec<_>, Vec<_>) =
-            over_all.into_iter().map(|(weight, mine, part)| ((weight, mine), part)).unzip();
-        if parts.is_empty() {
-            return Ok(());
-        }
-        exchange.gather(&mut parts)?;
-        for ((weight, mine), part) in weights.into_iter().zip(parts) {
-            for row in part.x.chunks_exact_mut(weight.len()) {
+            for row in x.chunks_exact_mut(weight.len()) {
                 ops::rms_norm(row, weight, h.rms_epsilon);
             }
-            // From here on, this member's heads alone are of use.
-            let (from, to) = (mine.start * h.head_dim, mine.end * h.head_dim);
-            for i in 0..part.n {
-                let row = i * weight.len();
-                part.x.copy_within(row + from..row + to, i * (to - from));
+            if over_all(norm) {
+                // From here on, this member's heads alone are of use.
+                for i in 0..n {
+                    let row = i * weight.len();
+                    x.copy_within(row + mine.start..row + mine.end, i * mine.len());
+                }
+                x.truncate(n * mine.len());
             }
-            part.x.truncate(part.n * (to - from));
         }
         Ok(())
     }

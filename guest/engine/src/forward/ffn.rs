@@ -33,7 +33,7 @@ impl Pass<'_> {
         let split = self.model.exchange.rows(self.model.h.n_ff);
         self.inner(network);
         let s = &mut *self.s;
-        self.model.exchange.gather(&mut [Parts { split, n: self.n_tokens, x: &mut s.gate }])?;
+        self.model.exchange.gather(&mut [Parts::whole(split, self.n_tokens, &mut s.gate)])?;
         s.inner.set(&s.gate, split.len());
         linear(&network.down, &s.inner, &s.all, &mut s.out);
         Ok(())
@@ -78,11 +78,11 @@ impl Pass<'_> {
             self.experts_inner(mixture, &demand, &groups)?;
             let s = &mut *self.s;
             let split = exchange.rows(h.n_ff_expert);
-            let experts = Parts { split, n: round.len(), x: &mut s.expert_gate };
+            let experts = Parts::whole(split, round.len(), &mut s.expert_gate);
             match &mixture.shared {
                 Some((network, gate)) if i == 0 => {
                     let split = exchange.rows(h.n_ff_shared);
-                    let shared = Parts { split, n: self.n_tokens, x: &mut s.gate };
+                    let shared = Parts::whole(split, self.n_tokens, &mut s.gate);
                     exchange.gather(&mut [shared, experts])?;
                     self.shared_out(network, gate);
                 }

@@ -117,15 +117,15 @@ impl Pass<'_> {
     /// Gathers what a block computed, and adds it to the hidden states.
     fn add_to_hidden(&mut self) -> Result<()> {
         let split = self.model.exchange.rows(self.model.h.n_embd);
-        self.model.exchange.gather(&mut [Parts { split, n: self.n_tokens, x: &mut self.s.out }])?;
+        self.model.exchange.gather(&mut [Parts::whole(split, self.n_tokens, &mut self.s.out)])?;
         ops::add(&mut self.s.hidden, &self.s.out);
         Ok(())
     }
 
     /// The logits behind the last `n` tokens.
     fn logits(&mut self, n: usize) -> Result<()> {
-        self.s.logits.clear();
         if n == 0 {
+            self.s.logits.clear();
             return Ok(());
         }
         self.normalize(self.n_tokens - n, &self.model.output_norm);
@@ -133,7 +133,7 @@ impl Pass<'_> {
         let (matrix, bias) = self.model.output();
         let split: Split = self.model.exchange.rows(self.model.embedding.rows.len());
         multiply(matrix, bias, split.mine().len(), &s.activations, &s.all[..n], &mut s.logits);
-        self.model.exchange.gather(&mut [Parts { split, n, x: &mut s.logits }])
+        self.model.exchange.gather(&mut [Parts::whole(split, n, &mut s.logits)])
     }
 }
 
