@@ -84,8 +84,9 @@ impl KvCache {
         let width = kv_head_of.len() * head_dim;
         assert_eq!(queries.len(), out.len());
         out.fill(0.0);
-        let mut scores = vec![0.0; TILE * CHUNK];
-        let mut tile = Vec::with_capacity(TILE);
+        let n_queries = queries.len() / head_dim;
+        let mut scores = vec![0.0; TILE.min(n_queries) * CHUNK];
+        let mut tile = Vec::with_capacity(TILE.min(n_queries));
         let mut first = 0;
         for group in kv_head_of.chunk_by(|a, b| a == b) {
             let tokens = (position + 1..).zip((0..queries.len()).step_by(width));

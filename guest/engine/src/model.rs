@@ -63,22 +63,20 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    pub fn matrix(&self) -> Matrix<'_> {
-        self.part(self.rows.clone())
-    }
-
-    /// Some of the rows.
-    pub fn part(&self, rows: Range<usize>) -> Matrix<'_> {
+    /// Some of the rows, and their bias.
+    pub fn part(&self, rows: Range<usize>) -> (Matrix<'_>, Option<&[f32]>) {
         let row_bytes = self.format.row_bytes(self.cols);
         let bytes = self.window.as_ref().map_or(&[][..], |w| w.bytes());
-        let skipped = rows.start - self.rows.start;
-        let bytes = &bytes[skipped * row_bytes..(skipped + rows.len()) * row_bytes];
-        Matrix::new(self.format, rows.len(), self.cols, bytes)
+        let (from, to) = (rows.start - self.rows.start, rows.end - self.rows.start);
+        let bytes = &bytes[from * row_bytes..to * row_bytes];
+        let bias = self.bias.as_ref().map(|bias| &bias[from..to]);
+        (Matrix::new(self.format, rows.len(), self.cols, bytes), bias)
     }
 
     /// Writes a row as floats.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        self.matrix().dequantize_row(row - self.rows.start, out);
+        let (matrix, _) = self.part(self.rows.clone());
+        matrix.dequantize_row(row - self.rows.start, out);
     }
 }
 
@@ -290,19 +288,6 @@ impl Model {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
-    }
-
-    /// This member's rows of the matrix that turns a hidden state into logits,
-    /// and their bias.
-    pub(crate) fn output(&self) -> (Matrix<'_>, Option<&[f32]>) {
-        match &self.output {
-            Some(output) => (output.matrix(), output.bias.as_deref()),
-            None => {
-                let rows = self.exchange.rows(self.embedding.rows.len()).mine();
-                let bias = self.embedding.bias.as_ref().map(|bias| &bias[rows.clone()]);
-                (self.embedding.part(rows), bias)
-            }
-        }
     }
 }
 

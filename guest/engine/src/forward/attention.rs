@@ -40,7 +40,7 @@ impl Pass<'_> {
         cache.attend(index, self.position, &kv_head_of, &s.q, &mut s.mixed);
         let split = model.exchange.heads(h.n_head, h.head_dim);
         model.exchange.gather(&mut [Parts::whole(split, n_tokens, &mut s.mixed)])?;
-        s.inner.set(&s.mixed, split.len());
+        s.inner.take(&mut s.mixed, split.len());
         linear(&layer.o, &s.inner, &s.all, &mut s.out);
         self.add_to_hidden()
     }

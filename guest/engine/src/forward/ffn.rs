@@ -1,6 +1,6 @@
 //! Feed-forward networks, and mixtures of them.
 
-use super::{Pass, linear};
+use super::{Pass, linear, part};
 use crate::error::Result;
 use crate::experts::{Demand, Projection};
 use crate::model::{FeedForward, Ffn, Layer, Mixture};
@@ -34,7 +34,7 @@ impl Pass<'_> {
         self.inner(network);
         let s = &mut *self.s;
         self.model.exchange.gather(&mut [Parts::whole(split, self.n_tokens, &mut s.gate)])?;
-        s.inner.set(&s.gate, split.len());
+        s.inner.take(&mut s.gate, split.len());
         linear(&network.down, &s.inner, &s.all, &mut s.out);
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Pass<'_> {
         let (model, exchange) = (self.model, &self.model.exchange);
         let h = &model.h;
         let mine = exchange.rows(h.n_embd).mine().len();
-        self.route(mixture);
+        self.route(mixture)?;
         let choices = std::mem::take(&mut self.s.choices);
         let rounds = self.rounds(&choices);
         let demand = |round: &[Choice]| {
@@ -150,7 +150,7 @@ impl Pass<'_> {
         for row in s.guess_x.chunks_exact_mut(h.n_embd) {
             ops::rms_norm(row, &layer.ffn_norm, h.rms_epsilon);
         }
-        s.guess.set(&s.guess_x, h.n_embd);
+        s.guess.take(&mut s.guess_x, h.n_embd);
         linear(&next.router, &s.guess, &s.all, &mut s.router);
         s.tokens.clear();
         for logits in s.router.chunks_exact(h.n_expert) {
@@ -201,10 +201,11 @@ impl Pass<'_> {
     fn shared_out(&mut self, network: &FeedForward, gate: &[f32]) {
         let (h, s) = (&self.model.h, &mut *self.s);
         let mine = network.down.rows.len();
-        s.inner.set(&s.gate, h.n_ff_shared);
+        s.inner.take(&mut s.gate, h.n_ff_shared);
         linear(&network.down, &s.inner, &s.all, &mut s.out);
-        for (i, x) in s.x.chunks_exact(h.n_embd).enumerate() {
-            let weight = ops::sigmoid(x.iter().zip(gate).map(|(x, g)| x * g).sum());
+        for &i in &s.all {
+            let x = s.activations.vector(i).iter();
+            let weight = ops::sigmoid(x.zip(gate).map(|(x, g)| x * g).sum());
             s.out[i * mine..(i + 1) * mine].iter_mut().for_each(|y| *y *= weight);
         }
     }
@@ -223,7 +224,7 @@ impl Pass<'_> {
         if rows == 0 {
             return Ok(());
         }
-        s.inner.set(&s.expert_gate, h.n_ff_expert);
+        s.inner.take(&mut s.expert_gate, h.n_ff_expert);
         let mut done = 0;
         for (i, group) in groups.iter().enumerate() {
             s.tokens.clear();
@@ -242,9 +243,11 @@ impl Pass<'_> {
     /// Takes down the experts that the router picks, by expert, then by token:
     /// softmax over all router logits, then the top `n_expert_used`
     /// ([Mixtral](https://arxiv.org/abs/2401.04088)).
-    fn route(&mut self, mixture: &Mixture) {
-        let (h, s) = (&self.model.h, &mut *self.s);
-        linear(&mixture.router, &s.activations, &s.all, &mut s.router);
+    fn route(&mut self, mixture: &Mixture) -> Result<()> {
+        let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
+        let split = exchange.rows(h.n_expert);
+        part(&mixture.router, split.mine(), &s.activations, &s.all, &mut s.router);
+        exchange.gather(&mut [Parts::whole(split, self.n_tokens, &mut s.router)])?;
         s.choices.clear();
         for (token, logits) in s.router.chunks_exact_mut(h.n_expert).enumerate() {
             ops::softmax(logits);
@@ -258,6 +261,7 @@ impl Pass<'_> {
             }));
         }
         s.choices.sort_by_key(|choice| choice.expert);
+        Ok(())
     }
 }
 

@@ -6,13 +6,15 @@
 mod attention;
 mod ffn;
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::model::{Linear, Model};
 use crate::ops;
-use crate::quant::{Activations, Matrix};
+use crate::quant::Activations;
 use crate::rope::Angles;
-use crate::team::{Parts, Split};
+use crate::team::Parts;
 
 use self::ffn::Choice;
 
@@ -38,7 +40,7 @@ pub(crate) struct Scratch {
     angles: Angles,
     /// The residual stream: `[n_tokens][n_embd]`.
     hidden: Vec<f32>,
-    /// The hidden states, normalised.
+    /// The hidden states, while they are normalised.
     x: Vec<f32>,
     activations: Activations,
     /// What a block adds to the residual stream.
@@ -111,7 +113,7 @@ impl Pass<'_> {
         for row in s.x.chunks_exact_mut(h.n_embd) {
             ops::rms_norm(row, weight, h.rms_epsilon);
         }
-        s.activations.set(&s.x, h.n_embd);
+        s.activations.take(&mut s.x, h.n_embd);
     }
 
     /// Gathers what a block computed, and adds it to the hidden states.
@@ -130,9 +132,9 @@ impl Pass<'_> {
         }
         self.normalize(self.n_tokens - n, &self.model.output_norm);
         let s = &mut *self.s;
-        let (matrix, bias) = self.model.output();
-        let split: Split = self.model.exchange.rows(self.model.embedding.rows.len());
-        multiply(matrix, bias, split.mine().len(), &s.activations, &s.all[..n], &mut s.logits);
+        let split = self.model.exchange.rows(self.model.embedding.rows.len());
+        let output = self.model.output.as_ref().unwrap_or(&self.model.embedding);
+        part(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
         self.model.exchange.gather(&mut [Parts::whole(split, n, &mut s.logits)])
     }
 }
@@ -140,24 +142,26 @@ impl Pass<'_> {
 /// The products of this member's rows of a matrix with the vectors of some
 /// tokens, plus their bias: `[tokens.len()][rows]`.
 fn linear(linear: &Linear, x: &Activations, tokens: &[usize], out: &mut Vec<f32>) {
-    multiply(linear.matrix(), linear.bias.as_deref(), linear.rows.len(), x, tokens, out);
+    part(linear, linear.rows.clone(), x, tokens, out);
 }
 
-fn multiply(
-    matrix: Matrix<'_>,
-    bias: Option<&[f32]>,
-    rows: usize,
+/// The same for some of those rows.
+fn part(
+    linear: &Linear,
+    rows: Range<usize>,
     x: &Activations,
     tokens: &[usize],
     out: &mut Vec<f32>,
 ) {
-    out.resize(tokens.len() * rows, 0.0);
-    if rows == 0 {
+    let n = rows.len();
+    out.resize(tokens.len() * n, 0.0);
+    if n == 0 {
         return;
     }
-    matrix.multiply(x, tokens, |i, row, y| out[i * rows + row] = y);
+    let (matrix, bias) = linear.part(rows);
+    matrix.multiply(x, tokens, |i, row, y| out[i * n + row] = y);
     if let Some(bias) = bias {
-        out.chunks_exact_mut(rows).for_each(|row| ops::add(row, bias));
+        out.chunks_exact_mut(n).for_each(|row| ops::add(row, bias));
     }
 }
 
