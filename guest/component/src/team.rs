@@ -98,15 +98,9 @@ impl SharedMemory for Shared {
         unsafe { self.at(at, x.len()).copy_from_nonoverlapping(x.as_ptr(), x.len()) }
     }
 
-    fn read(&self, at: usize, n: usize, out: &mut Vec<f32>) {
-        out.reserve(n);
+    fn read(&self, at: usize, out: &mut [f32]) {
         // SAFETY: as above; other members write here behind the next barrier
-        // only. There is room for the numbers, and the vector is as long as
-        // they reach once they are there.
-        unsafe {
-            let end = out.as_mut_ptr().add(out.len());
-            end.copy_from_nonoverlapping(self.at(at, n), n);
-            out.set_len(out.len() + n);
-        }
+        // only.
+        unsafe { out.as_mut_ptr().copy_from_nonoverlapping(self.at(at, out.len()), out.len()) }
     }
 }

@@ -141,10 +141,10 @@ impl<'a> Loader<'a> {
         };
         let bias = format!("{name}.bias");
         let bias = match self.has(&bias) {
-            true => Some(self.vector(&bias, n_rows)?[rows.clone()].to_vec()),
+            true => Some(self.vector(&bias, n_rows)?),
             false => None,
         };
-        Ok(Linear { format, cols, rows, window, bias })
+        Ok(Linear { format, cols, n_rows, rows, window, bias })
     }
 
     /// This member's rows of a matrix.

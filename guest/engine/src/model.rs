@@ -54,11 +54,12 @@ pub struct ModelInfo {
 pub(crate) struct Linear {
     pub format: Format,
     pub cols: usize,
-    /// The rows that this member of the team computes.
+    pub n_rows: usize,
+    /// The rows that are addressable.
     pub rows: Range<usize>,
     /// Absent if there are no rows.
     pub window: Option<Box<dyn Window>>,
-    /// `[rows.len()]`
+    /// `[n_rows]`
     pub bias: Option<Vec<f32>>,
 }
 
@@ -69,7 +70,7 @@ impl Linear {
         let bytes = self.window.as_ref().map_or(&[][..], |w| w.bytes());
         let (from, to) = (rows.start - self.rows.start, rows.end - self.rows.start);
         let bytes = &bytes[from * row_bytes..to * row_bytes];
-        let bias = self.bias.as_ref().map(|bias| &bias[from..to]);
+        let bias = self.bias.as_ref().map(|bias| &bias[rows.clone()]);
         (Matrix::new(self.format, rows.len(), self.cols, bytes), bias)
     }
 
@@ -134,6 +135,9 @@ pub struct Model {
     /// they need: another member may need them too.
     pub(crate) heads: Range<usize>,
     pub(crate) kv_heads: Range<usize>,
+    /// For each of all heads, which of those KV heads it needs; `None` if
+    /// another member computes it.
+    pub(crate) kv_head_of: Vec<Option<usize>>,
     pub(crate) rope: Rope,
     /// Every member has all of it.
     pub(crate) embedding: Linear,
@@ -203,6 +207,8 @@ impl Model {
             true => 0..0,
             false => heads.start / group..heads.end.div_ceil(group),
         };
+        let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
+        let kv_head_of = (0..h.n_head).map(kv_head).collect();
         let mut loader =
             Loader::new(&gguf.header.tensors, &sources, &h, &exchange, window_bytes_max);
         let experts = (0..h.n_layer).map(|i| loader.expert_layer(i)).collect::<Result<Vec<_>>>()?;
@@ -274,6 +280,7 @@ impl Model {
             exchange,
             heads,
             kv_heads,
+            kv_head_of,
             rope,
             embedding,
             layers,

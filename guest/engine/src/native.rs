@@ -189,8 +189,8 @@ impl SharedMemory for Bits {
         memory.for_each(|(bits, x)| bits.store(x.to_bits(), Ordering::Relaxed));
     }
 
-    fn read(&self, at: usize, n: usize, out: &mut Vec<f32>) {
-        let bits = self.at(at, n).iter();
-        out.extend(bits.map(|bits| f32::from_bits(bits.load(Ordering::Relaxed))));
+    fn read(&self, at: usize, out: &mut [f32]) {
+        let memory = self.at(at, out.len()).iter().zip(out);
+        memory.for_each(|(bits, x)| *x = f32::from_bits(bits.load(Ordering::Relaxed)));
     }
 }

@@ -6,7 +6,7 @@
 //! of them see. A row's result does not depend on who computes it, so that any
 //! number of members gives the same bits.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
@@ -44,8 +44,8 @@ pub trait SharedMemory {
     /// Writes numbers from index `at` on.
     fn write(&self, at: usize, x: &[f32]);
 
-    /// Appends `n` numbers from index `at` on to `out`.
-    fn read(&self, at: usize, n: usize, out: &mut Vec<f32>);
+    /// Reads numbers from index `at` on.
+    fn read(&self, at: usize, out: &mut [f32]);
 }
 
 /// A team of one.
@@ -101,26 +101,20 @@ pub(crate) struct Parts<'a> {
     pub split: Split,
     /// The numbers of each vector that this member needs.
     pub needed: Range<usize>,
-    pub n: usize,
-    /// `[n][split.mine().len()]`, and once it is gathered `[n][needed.len()]`.
-    pub x: &'a mut Vec<f32>,
+    /// `[..][split.len()]`: this member's part, and once they are gathered all
+    /// that it needs.
+    pub x: &'a mut [f32],
 }
 
 impl<'a> Parts<'a> {
     /// Vectors that every member needs the whole of.
-    pub fn whole(split: Split, n: usize, x: &'a mut Vec<f32>) -> Self {
-        Self { split, needed: 0..split.len(), n, x }
-    }
-
-    /// This member's part of vector `i`, before it is gathered.
-    fn own(&self, i: usize) -> &[f32] {
-        let n = self.split.mine().len();
-        &self.x[i * n..][..n]
+    pub fn whole(split: Split, x: &'a mut [f32]) -> Self {
+        Self { split, needed: 0..split.len(), x }
     }
 }
 
 /// What two ranges share; if nothing, an empty range inside of `b`.
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+fn overlap(a: &Range<usize>, b: Range<usize>) -> Range<usize> {
     let start = a.start.clamp(b.start, b.end);
     start..a.end.clamp(start, b.end)
 }
@@ -135,7 +129,6 @@ pub(crate) struct Exchange {
     /// Numbers in a buffer.
     len: usize,
     second: Cell<bool>,
-    spare: RefCell<Vec<f32>>,
 }
 
 impl Exchange {
@@ -154,7 +147,7 @@ impl Exchange {
             1 => None,
             _ => Some(team.share(2 * len)?),
         };
-        Ok(Self { team, shared, len, second: Cell::new(false), spare: RefCell::default() })
+        Ok(Self { team, shared, len, second: Cell::new(false) })
     }
 
     /// Whether this is the member that speaks for all.
@@ -194,18 +187,18 @@ impl Exchange {
     }
 
     /// Gives every member the numbers that it needs. All members call it with
-    /// vectors of the same lengths.
+    /// as many vectors, of the same lengths.
     pub fn gather(&self, parts: &mut [Parts<'_>]) -> Result<()> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let vectors: Vec<(usize, usize, usize)> = (parts.iter().enumerate())
-            .flat_map(|(part, p)| (0..p.n).map(move |i| (part, i, p.split.len())))
+        // Each vector's part, and where it begins there.
+        let vectors: Vec<(usize, usize)> = (parts.iter().enumerate())
+            .flat_map(|(i, p)| (0..p.x.len()).step_by(p.split.len()).map(move |from| (i, from)))
             .collect();
-        let mut gathered = self.spare.take();
         let mut rest = &vectors[..];
         while !rest.is_empty() {
             let mut n_step = 0;
-            let fit = rest.iter().take_while(|(.., len)| {
-                n_step += len;
+            let fit = rest.iter().take_while(|&&(i, _)| {
+                n_step += parts[i].split.len();
                 n_step <= self.len
             });
             let (step, later) = rest.split_at(fit.count());
@@ -213,33 +206,24 @@ impl Exchange {
             rest = later;
             let start = if self.second.replace(!self.second.get()) { self.len } else { 0 };
             let mut at = start;
-            for &(part, i, len) in step {
-                let p = &parts[part];
-                shared.write(at + p.split.mine().start, p.own(i));
-                at += len;
+            for &(i, from) in step {
+                let Parts { split, x, .. } = &parts[i];
+                let mine = split.mine();
+                shared.write(at + mine.start, &x[from + mine.start..from + mine.end]);
+                at += split.len();
             }
             self.team.barrier()?;
             let mut at = start;
-            for &(part, i, len) in step {
-                let p = &mut parts[part];
-                if i == 0 {
-                    gathered.clear();
-                    gathered.reserve(p.n * p.needed.len());
+            for &(i, from) in step {
+                let Parts { split, needed, x } = &mut parts[i];
+                let mine = split.mine();
+                for others in [0..mine.start, mine.end..split.len()] {
+                    let read = overlap(needed, others);
+                    shared.read(at + read.start, &mut x[from + read.start..from + read.end]);
                 }
-                let mine = p.split.mine();
-                let own = overlap(&p.needed, &mine);
-                let before = overlap(&p.needed, &(0..mine.start));
-                let after = overlap(&p.needed, &(mine.end..len));
-                shared.read(at + before.start, before.len(), &mut gathered);
-                gathered.extend_from_slice(&p.own(i)[own.start - mine.start..own.end - mine.start]);
-                shared.read(at + after.start, after.len(), &mut gathered);
-                if i + 1 == p.n {
-                    std::mem::swap(p.x, &mut gathered);
-                }
-                at += len;
+                at += split.len();
             }
         }
-        self.spare.replace(gathered);
         Ok(())
     }
 }

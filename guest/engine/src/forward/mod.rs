@@ -45,7 +45,8 @@ pub(crate) struct Scratch {
     activations: Activations,
     /// What a block adds to the residual stream.
     out: Vec<f32>,
-    /// This member's heads: `[n_tokens][heads][head_dim]`.
+    /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
+    /// keys and values.
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -64,17 +65,18 @@ pub(crate) struct Scratch {
     order: Vec<usize>,
     choices: Vec<Choice>,
     tokens: Vec<usize>,
-    logits: Vec<f32>,
+    /// What the last pass was made for: `[n_logits][n_vocab]`.
+    pub logits: Vec<f32>,
 }
 
-/// Computes a batch, fills the cache, which has room for it, and returns the
-/// logits that are wanted: `[n_logits][n_vocab]`.
-pub(crate) fn forward<'a>(
+/// Computes a batch, fills the cache, which has room for it, and leaves the
+/// logits that are wanted in `scratch`.
+pub(crate) fn forward(
     model: &Model,
     cache: &mut KvCache,
-    scratch: &'a mut Scratch,
+    scratch: &mut Scratch,
     batch: &Batch<'_>,
-) -> Result<&'a [f32]> {
+) -> Result<()> {
     let n_tokens = batch.tokens.len();
     assert!((1..=BATCH_MAX).contains(&n_tokens) && batch.n_logits <= n_tokens);
     let n_embd = model.h.n_embd;
@@ -90,8 +92,7 @@ pub(crate) fn forward<'a>(
         pass.attention(cache, i, layer)?;
         pass.ffn(i, layer)?;
     }
-    pass.logits(batch.n_logits)?;
-    Ok(&scratch.logits)
+    pass.logits(batch.n_logits)
 }
 
 /// A batch on its way through the layers.
@@ -119,7 +120,7 @@ impl Pass<'_> {
     /// Gathers what a block computed, and adds it to the hidden states.
     fn add_to_hidden(&mut self) -> Result<()> {
         let split = self.model.exchange.rows(self.model.h.n_embd);
-        self.model.exchange.gather(&mut [Parts::whole(split, self.n_tokens, &mut self.s.out)])?;
+        self.model.exchange.gather(&mut [Parts::whole(split, &mut self.s.out)])?;
         ops::add(&mut self.s.hidden, &self.s.out);
         Ok(())
     }
@@ -131,37 +132,33 @@ impl Pass<'_> {
             return Ok(());
         }
         self.normalize(self.n_tokens - n, &self.model.output_norm);
-        let s = &mut *self.s;
-        let split = self.model.exchange.rows(self.model.embedding.rows.len());
-        let output = self.model.output.as_ref().unwrap_or(&self.model.embedding);
-        part(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
-        self.model.exchange.gather(&mut [Parts::whole(split, n, &mut s.logits)])
+        let (model, s) = (self.model, &mut *self.s);
+        let output = model.output.as_ref().unwrap_or(&model.embedding);
+        let split = model.exchange.rows(output.n_rows);
+        multiply(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
+        model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])
     }
 }
 
-/// The products of this member's rows of a matrix with the vectors of some
-/// tokens, plus their bias: `[tokens.len()][rows]`.
-fn linear(linear: &Linear, x: &Activations, tokens: &[usize], out: &mut Vec<f32>) {
-    part(linear, linear.rows.clone(), x, tokens, out);
-}
-
-/// The same for some of those rows.
-fn part(
+/// The products of some rows of a matrix with the vectors of some tokens, plus
+/// their bias, at their places in `[tokens.len()][n_rows]`.
+fn multiply(
     linear: &Linear,
     rows: Range<usize>,
     x: &Activations,
     tokens: &[usize],
     out: &mut Vec<f32>,
 ) {
-    let n = rows.len();
+    let n = linear.n_rows;
     out.resize(tokens.len() * n, 0.0);
-    if n == 0 {
+    if rows.is_empty() {
         return;
     }
-    let (matrix, bias) = linear.part(rows);
-    matrix.multiply(x, tokens, |i, row, y| out[i * n + row] = y);
+    let (matrix, bias) = linear.part(rows.clone());
+    let mine = &mut out[rows.start..];
+    matrix.multiply(x, tokens, |i, row, y| mine[i * n + row] = y);
     if let Some(bias) = bias {
-        out.chunks_exact_mut(n).for_each(|row| ops::add(row, bias));
+        out.chunks_exact_mut(n).for_each(|y| ops::add(&mut y[rows.clone()], bias));
     }
 }
 
@@ -187,7 +184,10 @@ mod tests {
             let mut cache = KvCache::new(model.h.n_layer, model.h.kv_heads, model.h.head_dim);
             cache.reserve(tokens.len()).unwrap();
             let mut scratch = Scratch::default();
-            let logits = |batch| forward(&model, &mut cache, &mut scratch, batch).unwrap().to_vec();
+            let logits = |batch| {
+                forward(&model, &mut cache, &mut scratch, batch).unwrap();
+                scratch.logits.clone()
+            };
             batches.iter().flat_map(logits).collect()
         };
         let single = |position: usize| {
