@@ -38,8 +38,6 @@ pub struct ModelInfo {
     pub n_layer: u32,
     /// Width of the hidden state.
     pub n_embd: u32,
-    /// Numbers in a head.
-    pub head_dim: u32,
     /// Size of the vocabulary.
     pub n_vocab: u32,
     /// The context that the model was trained for, in tokens.
@@ -269,7 +267,6 @@ impl Model {
             kv_bytes_per_token,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
-            head_dim: h.head_dim as u32,
             n_vocab: n_vocab as u32,
             n_ctx_train: h.n_ctx_train as u32,
             n_expert: h.n_expert as u32,

@@ -194,11 +194,11 @@ impl Pass<'_> {
             let first: usize = groups[..i].iter().map(|group| group.len()).sum();
             s.tokens.clear();
             s.tokens.extend(groups[i].iter().map(|choice| choice.token));
+            let expert = demand.rows(i, groups[i][0].expert)?;
             let projections =
                 [(Projection::Gate, &mut s.expert_gate), (Projection::Up, &mut s.expert_up)];
             for (projection, out) in projections {
-                let (window, range) = demand.window(i, groups[i][0].expert, projection)?;
-                let matrix = layer.tensor(projection).matrix(&*window, range);
+                let matrix = expert.matrix(projection);
                 let out = &mut out[first * width + rows.start..];
                 matrix.multiply(&s.activations, &s.tokens, |i, row, y| out[i * width + row] = y);
             }
@@ -238,9 +238,9 @@ impl Pass<'_> {
         for (i, group) in groups.iter().enumerate() {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
-            let (window, range) = demand.window(i, group[0].expert, Projection::Down)?;
+            let expert = demand.rows(i, group[0].expert)?;
             let out = &mut s.out[rows.start..];
-            layer.down.matrix(&*window, range).multiply(&s.inner, &s.tokens, |i, row, y| {
+            expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
                 out[token * h.n_embd + row] += weight * y;
             });
