@@ -70,28 +70,31 @@ impl KvCache {
     /// to the token's own.
     ///
     /// `queries` and `out` are `[n_tokens][heads][head_dim]`; `kv_head_of` says
-    /// for each of the heads which KV head it uses. Heads that share one stand
-    /// beside each other ([GQA](https://arxiv.org/abs/2305.13245)).
+    /// for each of the heads which KV head it uses, if it is to be computed.
+    /// Heads that share one stand beside each other
+    /// ([GQA](https://arxiv.org/abs/2305.13245)).
     pub fn attend(
         &self,
         layer: usize,
         position: usize,
-        kv_head_of: &[usize],
+        kv_head_of: &[Option<usize>],
         queries: &[f32],
         out: &mut [f32],
     ) {
         let head_dim = self.head_dim();
         let width = kv_head_of.len() * head_dim;
         assert_eq!(queries.len(), out.len());
-        out.fill(0.0);
-        let mut scores = vec![0.0; TILE * CHUNK];
-        let mut tile = Vec::with_capacity(TILE);
+        let n_rows = TILE.min(queries.len() / head_dim);
+        let mut scores = vec![0.0; n_rows * CHUNK];
+        let mut tile = Vec::with_capacity(n_rows);
         let mut first = 0;
         for group in kv_head_of.chunk_by(|a, b| a == b) {
+            let heads = first..first + group.len();
+            first = heads.end;
+            let Some(kv_head) = group[0] else { continue };
             let tokens = (position + 1..).zip((0..queries.len()).step_by(width));
             let mut rows = tokens.flat_map(|(n, token)| {
-                let heads = first..first + group.len();
-                heads.map(move |head| Row::new(token + head * head_dim, n))
+                heads.clone().map(move |head| Row::new(token + head * head_dim, n))
             });
             loop {
                 tile.clear();
@@ -99,9 +102,8 @@ impl KvCache {
                 if tile.is_empty() {
                     break;
                 }
-                self.attend_tile(layer, group[0], &mut tile, &mut scores, queries, out);
+                self.attend_tile(layer, kv_head, &mut tile, &mut scores, queries, out);
             }
-            first += group.len();
         }
     }
 
@@ -117,6 +119,7 @@ impl KvCache {
     ) {
         let head_dim = self.head_dim();
         let scale = 1.0 / (head_dim as f32).sqrt();
+        rows.iter().for_each(|row| out[row.at..][..head_dim].fill(0.0));
         for (i, (keys, values)) in self.chunks(layer, kv_head).enumerate() {
             let start = i * CHUNK;
             let first = rows.partition_point(|row| row.n <= start);
@@ -226,8 +229,8 @@ mod tests {
             Self { kv_heads, group, head_dim, keys, values, queries, cache }
         }
 
-        fn kv_head_of(&self) -> Vec<usize> {
-            (0..self.kv_heads * self.group).map(|head| head / self.group).collect()
+        fn kv_head_of(&self) -> Vec<Option<usize>> {
+            (0..self.kv_heads * self.group).map(|head| Some(head / self.group)).collect()
         }
 
         fn width(&self) -> usize {
@@ -335,11 +338,15 @@ mod tests {
             for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
                 cache.store(0, i, k, v);
             }
-            let kv_head_of: Vec<_> = heads.clone().map(|h| h / group - kv_heads.start).collect();
-            let queries = part(&case.queries, 12, &heads);
-            let mut out = vec![0.0; queries.len()];
-            cache.attend(0, 0, &kv_head_of, &queries, &mut out);
-            assert_eq!(bits(&out), bits(&part(&all, 12, &heads)));
+            let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
+            let kv_head_of: Vec<_> = (0..12).map(kv_head).collect();
+            let mut out = vec![f32::NAN; all.len()];
+            cache.attend(0, 0, &kv_head_of, &case.queries, &mut out);
+            assert_eq!(bits(&part(&out, 12, &heads)), bits(&part(&all, 12, &heads)));
+            assert_eq!(
+                out.iter().filter(|x| x.is_nan()).count(),
+                (12 - heads.len()) * n * head_dim
+            );
         }
     }
 

@@ -195,9 +195,8 @@ impl Context {
                 n_logits = 1 + n_drafted;
             }
             let batch = Batch { position: self.computed, tokens: &tokens, n_logits };
-            let logits = forward(&self.model, &mut self.cache, &mut self.scratch, &batch)?;
-            self.logits.clear();
-            self.logits.extend_from_slice(logits);
+            forward(&self.model, &mut self.cache, &mut self.scratch, &batch)?;
+            std::mem::swap(&mut self.logits, &mut self.scratch.logits);
             self.drafted.extend(&tokens[end - self.computed..]);
             self.computed = end;
         }

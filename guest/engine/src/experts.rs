@@ -33,9 +33,9 @@ impl ExpertTensor {
         self.rows.start * self.format.row_bytes(self.cols)
     }
 
-    /// This member's rows in a window that has them at `range`.
-    pub fn matrix<'a>(&self, window: &'a dyn Window, range: Range<usize>) -> Matrix<'a> {
-        Matrix::new(self.format, self.rows.len(), self.cols, &window.bytes()[range])
+    /// This member's rows, whose bytes these are.
+    pub fn matrix<'a>(&self, bytes: &'a [u8]) -> Matrix<'a> {
+        Matrix::new(self.format, self.rows.len(), self.cols, bytes)
     }
 
     fn window(&self, sources: &[Box<dyn Source>], expert: usize) -> Result<Box<dyn Window>> {
@@ -50,13 +50,15 @@ impl ExpertTensor {
     }
 }
 
-/// Which of an expert's matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which of an expert's matrices; they lie in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Projection {
     Gate,
     Up,
     Down,
 }
+
+const PROJECTIONS: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
 
 /// A layer's experts.
 pub(crate) struct ExpertLayer {
@@ -68,7 +70,7 @@ pub(crate) struct ExpertLayer {
 impl ExpertLayer {
     /// Bytes of one expert.
     pub fn expert_bytes(&self) -> u64 {
-        [&self.gate, &self.up, &self.down].iter().map(|t| t.bytes() as u64).sum()
+        PROJECTIONS.map(|projection| self.tensor(projection).bytes() as u64).iter().sum()
     }
 
     pub fn tensor(&self, projection: Projection) -> &ExpertTensor {
@@ -81,7 +83,7 @@ impl ExpertLayer {
 
     /// The pieces of an expert, in the order that a slot has them.
     fn pieces_of(&self, expert: usize) -> [Piece; 3] {
-        [&self.gate, &self.up, &self.down].map(|tensor| tensor.piece(expert))
+        PROJECTIONS.map(|projection| self.tensor(projection).piece(expert))
     }
 
     /// The pieces of all experts.
@@ -89,23 +91,17 @@ impl ExpertLayer {
         (0..self.gate.places.len()).flat_map(|expert| self.pieces_of(expert)).collect()
     }
 
-    /// Where a slot with an expert has this member's rows of a matrix.
-    fn range(&self, projection: Projection, expert: usize, page_size: usize) -> Range<usize> {
+    /// Where a slot with an expert has this member's rows of each matrix.
+    fn ranges(&self, expert: usize, page_size: usize) -> [Range<usize>; 3] {
         let mut at = 0;
-        for (piece, of) in self.pieces_of(expert).into_iter().zip([
-            Projection::Gate,
-            Projection::Up,
-            Projection::Down,
-        ]) {
+        PROJECTIONS.map(|projection| {
+            let tensor = self.tensor(projection);
+            let piece = tensor.piece(expert);
             let first = at + (piece.offset % page_size as u64) as usize;
-            if of == projection {
-                let tensor = self.tensor(projection);
-                let start = first + tensor.skipped();
-                return start..start + tensor.bytes();
-            }
             at = (first + piece.length as usize).next_multiple_of(page_size);
-        }
-        unreachable!("a projection is one of three")
+            let start = first + tensor.skipped();
+            start..start + tensor.bytes()
+        })
     }
 }
 
@@ -113,54 +109,88 @@ impl ExpertLayer {
 /// or two, of which a process has 65530 by default.
 const N_SLOT_WINDOWS_MAX: usize = 24 << 10;
 
-/// Windows that were used last, which take at most `bytes_max`.
+/// Windows on experts, a window on each matrix: those that were used last, which
+/// take at most `bytes_max`.
 pub(crate) struct Windows<K: Hash + Eq> {
     bytes_max: u64,
     n_max: usize,
     bytes: u64,
-    /// Each with the range that it shows.
-    windows: LruCache<K, (Range<usize>, Rc<dyn Window>)>,
+    experts: LruCache<K, Rc<Shown>>,
+}
+
+/// The windows on an expert, and the ranges that they show.
+struct Shown {
+    ranges: [Range<usize>; 3],
+    /// Absent where there are no rows.
+    windows: [Option<Box<dyn Window>>; 3],
+}
+
+impl Shown {
+    fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.len() as u64).sum()
+    }
 }
 
 impl<K: Hash + Eq> Windows<K> {
     fn new(bytes_max: u64, n_max: usize) -> Self {
-        Self { bytes_max, n_max, bytes: 0, windows: LruCache::unbounded() }
+        Self { bytes_max, n_max, bytes: 0, experts: LruCache::unbounded() }
     }
 
-    /// The window on a range of what `key` names.
+    /// The windows on ranges of what `key` names.
     fn get(
         &mut self,
         key: K,
-        range: Range<usize>,
-        open: impl FnOnce() -> Result<Box<dyn Window>>,
-    ) -> Result<Rc<dyn Window>> {
-        if let Some((shown, found)) = self.windows.get(&key)
-            && *shown == range
+        ranges: [Range<usize>; 3],
+        open: impl Fn(Projection) -> Result<Box<dyn Window>>,
+    ) -> Result<Rc<Shown>> {
+        if let Some(shown) = self.experts.get(&key)
+            && shown.ranges == ranges
         {
-            return Ok(found.clone());
+            return Ok(shown.clone());
         }
-        if let Some(other) = self.windows.pop(&key) {
-            self.bytes -= other.0.len() as u64;
+        if let Some(other) = self.experts.pop(&key) {
+            self.bytes -= other.bytes();
         }
-        let bytes = range.len() as u64;
-        while self.bytes + bytes > self.bytes_max || self.windows.len() >= self.n_max {
-            let Some((_, evicted)) = self.windows.pop_lru() else { break };
-            self.bytes -= evicted.0.len() as u64;
+        let bytes = ranges.iter().map(|range| range.len() as u64).sum::<u64>();
+        let n = PROJECTIONS.len();
+        while self.bytes + bytes > self.bytes_max || (self.experts.len() + 1) * n > self.n_max {
+            let Some((_, evicted)) = self.experts.pop_lru() else { break };
+            self.bytes -= evicted.bytes();
         }
-        let opened: Rc<dyn Window> = open()?.into();
+        let [gate, up, down] = PROJECTIONS.map(|projection| {
+            let is_empty = ranges[projection as usize].is_empty();
+            if is_empty { Ok(None) } else { open(projection).map(Some) }
+        });
+        let shown = Rc::new(Shown { ranges, windows: [gate?, up?, down?] });
         self.bytes += bytes;
-        self.windows.put(key, (range, opened.clone()));
-        Ok(opened)
+        self.experts.put(key, shown.clone());
+        Ok(shown)
+    }
+}
+
+/// This member's rows of an expert.
+pub(crate) struct ExpertRows<'a> {
+    layer: &'a ExpertLayer,
+    shown: Rc<Shown>,
+    /// Where the windows have them.
+    ranges: [Range<usize>; 3],
+}
+
+impl ExpertRows<'_> {
+    pub fn matrix(&self, projection: Projection) -> Matrix<'_> {
+        let i = projection as usize;
+        let bytes = self.shown.windows[i].as_ref().map_or(&[][..], |window| window.bytes());
+        self.layer.tensor(projection).matrix(&bytes[self.ranges[i].clone()])
     }
 }
 
 /// How experts become addressable. They may be larger than the address space:
 /// windows take at most so many bytes.
 pub(crate) enum Experts {
-    /// By windows on the files, by layer, expert and projection.
-    Files(RefCell<Windows<(usize, usize, Projection)>>),
-    /// By windows on the slots of a store, by slot and projection.
-    Stored(Box<dyn ExpertStore>, RefCell<Windows<(usize, Projection)>>),
+    /// By windows on the files, by layer and expert.
+    Files(RefCell<Windows<(usize, usize)>>),
+    /// By windows on the slots of a store, by slot.
+    Stored(Box<dyn ExpertStore>, RefCell<Windows<usize>>),
 }
 
 impl Experts {
@@ -248,36 +278,35 @@ impl Demand<'_> {
         }
     }
 
-    /// A window on a matrix of `expert`, which is the demanded one number `i`
-    /// and there, and where in it this member's rows are.
-    pub fn window(
-        &self,
-        i: usize,
-        expert: usize,
-        projection: Projection,
-    ) -> Result<(Rc<dyn Window>, Range<usize>)> {
-        let tensor = self.layer.tensor(projection);
+    /// This member's rows of `expert`, which is the demanded one number `i` and
+    /// there.
+    pub fn rows(&self, i: usize, expert: usize) -> Result<ExpertRows<'_>> {
+        let layer = self.layer;
         match self.experts {
             Experts::Files(windows) => {
-                let key = (self.index, expert, projection);
-                let bytes = tensor.bytes();
-                let open = || tensor.window(self.sources, expert);
-                Ok((windows.borrow_mut().get(key, 0..bytes, open)?, 0..bytes))
+                let open = |projection| layer.tensor(projection).window(self.sources, expert);
+                let ranges = PROJECTIONS.map(|projection| 0..layer.tensor(projection).bytes());
+                let mut windows = windows.borrow_mut();
+                let shown = windows.get((self.index, expert), ranges.clone(), open)?;
+                Ok(ExpertRows { layer, shown, ranges })
             }
             Experts::Stored(store, windows) => {
                 let slot = self.places[i].slot;
                 let page_size = store.page_size();
-                let range = self.layer.range(projection, expert, page_size);
-                let start = range.start / page_size * page_size;
-                let pages = start..range.end.next_multiple_of(page_size);
-                if pages.end > store.slot_bytes() {
+                let ranges = layer.ranges(expert, page_size);
+                let pages = ranges.clone().map(|range| {
+                    range.start / page_size * page_size..range.end.next_multiple_of(page_size)
+                });
+                if pages[2].end > store.slot_bytes() {
                     let message = "the host's slots are smaller than an expert";
                     return Err(Error::new(ErrorKind::Weights, message));
                 }
-                let open = || store.window(slot, pages.clone());
-                let window = windows.borrow_mut().get((slot, projection), pages.clone(), open)?;
-                let range = range.start - start..range.end - start;
-                Ok((window, range))
+                let open = |projection| store.window(slot, pages[projection as usize].clone());
+                let shown = windows.borrow_mut().get(slot, pages.clone(), open)?;
+                let ranges = std::array::from_fn(|i| {
+                    ranges[i].start - pages[i].start..ranges[i].end - pages[i].start
+                });
+                Ok(ExpertRows { layer, shown, ranges })
             }
         }
     }

@@ -231,7 +231,7 @@ impl Hyperparameters {
     pub fn token_len_max(&self) -> usize {
         let mixture =
             self.n_expert_used.saturating_mul(self.n_ff_expert).saturating_add(self.n_ff_shared);
-        let heads = (self.n_head + self.kv_heads) * self.head_dim;
+        let heads = (self.n_head + 2 * self.kv_heads) * self.head_dim;
         self.width_max().max(mixture).max(heads)
     }
 }

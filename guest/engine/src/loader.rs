@@ -141,10 +141,10 @@ impl<'a> Loader<'a> {
         };
         let bias = format!("{name}.bias");
         let bias = match self.has(&bias) {
-            true => Some(self.vector(&bias, n_rows)?[rows.clone()].to_vec()),
+            true => Some(self.vector(&bias, n_rows)?),
             false => None,
         };
-        Ok(Linear { format, cols, rows, window, bias })
+        Ok(Linear { format, cols, n_rows, rows, window, bias })
     }
 
     /// This member's rows of a matrix.
@@ -237,37 +237,23 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A layer, as far as a member needs it that computes these heads.
-    pub fn layer(
-        &mut self,
-        index: usize,
-        experts: Option<ExpertLayer>,
-        heads: &Range<usize>,
-        kv_heads: &Range<usize>,
-    ) -> Result<Layer> {
+    /// A layer, as far as this member needs it.
+    pub fn layer(&mut self, index: usize, experts: Option<ExpertLayer>) -> Result<Layer> {
         let h = self.h;
         let name = format!("blk.{index}");
         let (width, kv_width) = (h.n_head * h.head_dim, h.kv_heads * h.head_dim);
-        let rows = |heads: &Range<usize>| heads.start * h.head_dim..heads.end * h.head_dim;
         let ffn = match experts {
             Some(experts) => Ffn::Mixture(Box::new(self.mixture(&name, experts)?)),
             None => Ffn::Dense(Box::new(self.feed_forward(&name, "", h.n_ff)?)),
         };
-        let q_norm = self.head_norm(&format!("{name}.attn_q_norm.weight"), width)?;
-        let k_norm = self.head_norm(&format!("{name}.attn_k_norm.weight"), kv_width)?;
-        // A norm over all heads needs every key: the members share that work.
-        let k_rows = match k_norm.as_ref().is_some_and(|weight| weight.len() > h.head_dim) {
-            true => self.exchange.heads(h.kv_heads, h.head_dim).mine(),
-            false => rows(kv_heads),
-        };
         Ok(Layer {
             attn_norm: self.vector(&format!("{name}.attn_norm.weight"), h.n_embd)?,
-            q: self.linear(&format!("{name}.attn_q"), width, h.n_embd, rows(heads))?,
-            k: self.linear(&format!("{name}.attn_k"), kv_width, h.n_embd, k_rows)?,
-            v: self.linear(&format!("{name}.attn_v"), kv_width, h.n_embd, rows(kv_heads))?,
+            q: self.split(&format!("{name}.attn_q"), width, h.n_embd)?,
+            k: self.split(&format!("{name}.attn_k"), kv_width, h.n_embd)?,
+            v: self.split(&format!("{name}.attn_v"), kv_width, h.n_embd)?,
             o: self.split(&format!("{name}.attn_output"), h.n_embd, width)?,
-            q_norm,
-            k_norm,
+            q_norm: self.head_norm(&format!("{name}.attn_q_norm.weight"), width)?,
+            k_norm: self.head_norm(&format!("{name}.attn_k_norm.weight"), kv_width)?,
             ffn_norm: self.vector(&format!("{name}.ffn_norm.weight"), h.n_embd)?,
             ffn,
         })

@@ -38,8 +38,6 @@ pub struct ModelInfo {
     pub n_layer: u32,
     /// Width of the hidden state.
     pub n_embd: u32,
-    /// Numbers in a head.
-    pub head_dim: u32,
     /// Size of the vocabulary.
     pub n_vocab: u32,
     /// The context that the model was trained for, in tokens.
@@ -54,31 +52,30 @@ pub struct ModelInfo {
 pub(crate) struct Linear {
     pub format: Format,
     pub cols: usize,
-    /// The rows that this member of the team computes.
+    pub n_rows: usize,
+    /// The rows that are addressable.
     pub rows: Range<usize>,
     /// Absent if there are no rows.
     pub window: Option<Box<dyn Window>>,
-    /// `[rows.len()]`
+    /// `[n_rows]`
     pub bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    pub fn matrix(&self) -> Matrix<'_> {
-        self.part(self.rows.clone())
-    }
-
-    /// Some of the rows.
-    pub fn part(&self, rows: Range<usize>) -> Matrix<'_> {
+    /// Some of the rows, and their bias.
+    pub fn part(&self, rows: Range<usize>) -> (Matrix<'_>, Option<&[f32]>) {
         let row_bytes = self.format.row_bytes(self.cols);
         let bytes = self.window.as_ref().map_or(&[][..], |w| w.bytes());
-        let skipped = rows.start - self.rows.start;
-        let bytes = &bytes[skipped * row_bytes..(skipped + rows.len()) * row_bytes];
-        Matrix::new(self.format, rows.len(), self.cols, bytes)
+        let (from, to) = (rows.start - self.rows.start, rows.end - self.rows.start);
+        let bytes = &bytes[from * row_bytes..to * row_bytes];
+        let bias = self.bias.as_ref().map(|bias| &bias[rows.clone()]);
+        (Matrix::new(self.format, rows.len(), self.cols, bytes), bias)
     }
 
     /// Writes a row as floats.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        self.matrix().dequantize_row(row - self.rows.start, out);
+        let (matrix, _) = self.part(self.rows.clone());
+        matrix.dequantize_row(row - self.rows.start, out);
     }
 }
 
@@ -136,6 +133,9 @@ pub struct Model {
     /// they need: another member may need them too.
     pub(crate) heads: Range<usize>,
     pub(crate) kv_heads: Range<usize>,
+    /// For each of all heads, which of those KV heads it needs; `None` if
+    /// another member computes it.
+    pub(crate) kv_head_of: Vec<Option<usize>>,
     pub(crate) rope: Rope,
     /// Every member has all of it.
     pub(crate) embedding: Linear,
@@ -205,6 +205,8 @@ impl Model {
             true => 0..0,
             false => heads.start / group..heads.end.div_ceil(group),
         };
+        let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
+        let kv_head_of = (0..h.n_head).map(kv_head).collect();
         let mut loader =
             Loader::new(&gguf.header.tensors, &sources, &h, &exchange, window_bytes_max);
         let experts = (0..h.n_layer).map(|i| loader.expert_layer(i)).collect::<Result<Vec<_>>>()?;
@@ -229,7 +231,7 @@ impl Model {
         };
         let rope = Rope::new(&h, &keys, factors.as_deref())?;
         let layers = (experts.into_iter().enumerate())
-            .map(|(i, experts)| loader.layer(i, experts, &heads, &kv_heads))
+            .map(|(i, experts)| loader.layer(i, experts))
             .collect::<Result<Vec<_>>>()?;
 
         if let Some(unused) = loader.unused() {
@@ -265,7 +267,6 @@ impl Model {
             kv_bytes_per_token,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
-            head_dim: h.head_dim as u32,
             n_vocab: n_vocab as u32,
             n_ctx_train: h.n_ctx_train as u32,
             n_expert: h.n_expert as u32,
@@ -276,6 +277,7 @@ impl Model {
             exchange,
             heads,
             kv_heads,
+            kv_head_of,
             rope,
             embedding,
             layers,
@@ -290,19 +292,6 @@ impl Model {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
-    }
-
-    /// This member's rows of the matrix that turns a hidden state into logits,
-    /// and their bias.
-    pub(crate) fn output(&self) -> (Matrix<'_>, Option<&[f32]>) {
-        match &self.output {
-            Some(output) => (output.matrix(), output.bias.as_deref()),
-            None => {
-                let rows = self.exchange.rows(self.embedding.rows.len()).mine();
-                let bias = self.embedding.bias.as_ref().map(|bias| &bias[rows.clone()]);
-                (self.embedding.part(rows), bias)
-            }
-        }
     }
 }
 

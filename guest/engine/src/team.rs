@@ -6,7 +6,7 @@
 //! of them see. A row's result does not depend on who computes it, so that any
 //! number of members gives the same bits.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
@@ -99,9 +99,24 @@ impl Split {
 /// Vectors of which each member computed a part.
 pub(crate) struct Parts<'a> {
     pub split: Split,
-    pub n: usize,
-    /// `[n][split.mine().len()]`, and once it is gathered `[n][split.len()]`.
-    pub x: &'a mut Vec<f32>,
+    /// The numbers of each vector that this member needs.
+    pub needed: Range<usize>,
+    /// `[..][split.len()]`: this member's part, and once they are gathered all
+    /// that it needs.
+    pub x: &'a mut [f32],
+}
+
+impl<'a> Parts<'a> {
+    /// Vectors that every member needs the whole of.
+    pub fn whole(split: Split, x: &'a mut [f32]) -> Self {
+        Self { split, needed: 0..split.len(), x }
+    }
+}
+
+/// What two ranges share; if nothing, an empty range inside of `b`.
+fn overlap(a: &Range<usize>, b: Range<usize>) -> Range<usize> {
+    let start = a.start.clamp(b.start, b.end);
+    start..a.end.clamp(start, b.end)
 }
 
 /// A member's place in its team, and the memory that it exchanges vectors
@@ -114,7 +129,6 @@ pub(crate) struct Exchange {
     /// Numbers in a buffer.
     len: usize,
     second: Cell<bool>,
-    spare: RefCell<Vec<f32>>,
 }
 
 impl Exchange {
@@ -133,7 +147,7 @@ impl Exchange {
             1 => None,
             _ => Some(team.share(2 * len)?),
         };
-        Ok(Self { team, shared, len, second: Cell::new(false), spare: RefCell::default() })
+        Ok(Self { team, shared, len, second: Cell::new(false) })
     }
 
     /// Whether this is the member that speaks for all.
@@ -172,20 +186,19 @@ impl Exchange {
         Split { len: n_head * head_dim, unit: head_dim, rank, size }
     }
 
-    /// Gives every member the whole vectors. All members call it with vectors
-    /// of the same lengths.
+    /// Gives every member the numbers that it needs. All members call it with
+    /// as many vectors, of the same lengths.
     pub fn gather(&self, parts: &mut [Parts<'_>]) -> Result<()> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let mut whole = self.spare.take();
-        whole.resize(parts.iter().map(|p| p.n * p.split.len()).sum(), 0.0);
-        let vectors: Vec<(usize, usize, usize)> = (parts.iter().enumerate())
-            .flat_map(|(part, p)| (0..p.n).map(move |i| (part, i, p.split.len())))
+        // Each vector's part, and where it begins there.
+        let vectors: Vec<(usize, usize)> = (parts.iter().enumerate())
+            .flat_map(|(i, p)| (0..p.x.len()).step_by(p.split.len()).map(move |from| (i, from)))
             .collect();
-        let (mut rest, mut done) = (&vectors[..], 0);
+        let mut rest = &vectors[..];
         while !rest.is_empty() {
             let mut n_step = 0;
-            let fit = rest.iter().take_while(|(.., len)| {
-                n_step += len;
+            let fit = rest.iter().take_while(|&&(i, _)| {
+                n_step += parts[i].split.len();
                 n_step <= self.len
             });
             let (step, later) = rest.split_at(fit.count());
@@ -193,30 +206,24 @@ impl Exchange {
             rest = later;
             let start = if self.second.replace(!self.second.get()) { self.len } else { 0 };
             let mut at = start;
-            for &(part, i, len) in step {
-                let mine = parts[part].split.mine();
-                let x = &parts[part].x[i * mine.len()..][..mine.len()];
-                shared.write(at + mine.start, x);
-                at += len;
+            for &(i, from) in step {
+                let Parts { split, x, .. } = &parts[i];
+                let mine = split.mine();
+                shared.write(at + mine.start, &x[from + mine.start..from + mine.end]);
+                at += split.len();
             }
             self.team.barrier()?;
-            let n_step = at - start;
-            shared.read(start, &mut whole[done..done + n_step]);
-            done += n_step;
-        }
-        match parts {
-            [one] => std::mem::swap(one.x, &mut whole),
-            parts => {
-                let mut whole = &whole[..];
-                for p in parts {
-                    let (x, rest) = whole.split_at(p.n * p.split.len());
-                    p.x.clear();
-                    p.x.extend_from_slice(x);
-                    whole = rest;
+            let mut at = start;
+            for &(i, from) in step {
+                let Parts { split, needed, x } = &mut parts[i];
+                let mine = split.mine();
+                for others in [0..mine.start, mine.end..split.len()] {
+                    let read = overlap(needed, others);
+                    shared.read(at + read.start, &mut x[from + read.start..from + read.end]);
                 }
+                at += split.len();
             }
         }
-        self.spare.replace(whole);
         Ok(())
     }
 }

@@ -60,8 +60,8 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
         return Err(Error::AlreadyPacked(source.into()));
     }
     // What the engine cannot run need not be packed.
-    let model = Model::load(&folder, &name, u64::MAX)?;
-    let tensors = plan::tensors(&header, model.info().head_dim.into());
+    Model::load(&folder, &name, u64::MAX)?;
+    let tensors = plan::tensors(&header);
     if tensors.iter().all(|tensor| tensor.packed.is_none()) {
         return Err(Error::NothingToPack(source.into()));
     }

@@ -23,13 +23,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn new(name: String, info: &TensorInfo, dims: &[u64], head_dim: u64) -> Self {
+    fn new(name: String, info: &TensorInfo, dims: &[u64]) -> Self {
         let n_dims = dims.iter().rposition(|&d| d != 1).map_or(1, |i| i + 1);
         let dims = dims[..n_dims].to_vec();
-        // Any heads may be those of a member of a team.
-        let fits = |rows: &u64| {
-            dims.len() == 2 && dims[1].is_multiple_of(*rows) && head_dim.is_multiple_of(*rows)
-        };
+        let fits = |rows: &u64| dims.len() == 2 && dims[1].is_multiple_of(*rows);
         let packed = GROUP_ROWS.into_iter().filter(fits).find_map(|rows| info.ty.packed(rows));
         let size = dims.iter().product::<u64>() / info.ty.block_len() * info.ty.block_bytes();
         let (ty, file, offset) = (info.ty, info.file, info.offset);
@@ -54,7 +51,7 @@ impl Tensor {
 /// The weights that every token needs, in the order of the original; then the
 /// experts, layer by layer, the matrices of each together and apart from those
 /// of others.
-pub fn tensors(header: &Header, head_dim: u64) -> Vec<Tensor> {
+pub fn tensors(header: &Header) -> Vec<Tensor> {
     let mut infos: Vec<_> = header.tensors.values().collect();
     infos.sort_by_key(|info| (info.file, info.offset));
     // Gate, up and down of an expert keep this order.
@@ -62,7 +59,7 @@ pub fn tensors(header: &Header, head_dim: u64) -> Vec<Tensor> {
     let mut tensors = Vec::new();
     for info in infos {
         let Some(matrix) = matrix_of_experts(&info.name) else {
-            tensors.push(Tensor::new(info.name.clone(), info, &info.dims, head_dim));
+            tensors.push(Tensor::new(info.name.clone(), info, &info.dims));
             continue;
         };
         let n = if matrix.expert.is_none() { info.dims[2] } else { 1 };
@@ -70,7 +67,7 @@ pub fn tensors(header: &Header, head_dim: u64) -> Vec<Tensor> {
             let expert = matrix.expert.unwrap_or(i);
             let ExpertMatrix { layer, projection, .. } = matrix;
             let name = format!("blk.{layer}.ffn_{}.{expert}.weight", PROJECTIONS[projection]);
-            let mut tensor = Tensor::new(name, info, &info.dims[..2], head_dim);
+            let mut tensor = Tensor::new(name, info, &info.dims[..2]);
             tensor.offset += i * tensor.size;
             tensor.expert = Some((layer, expert));
             tensors.push(tensor);

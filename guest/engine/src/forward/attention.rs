@@ -1,6 +1,8 @@
 //! Attention.
 
-use super::{Pass, linear};
+use std::ops::Range;
+
+use super::{Pass, multiply};
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::model::Layer;
@@ -15,68 +17,63 @@ impl Pass<'_> {
         layer: &Layer,
     ) -> Result<()> {
         self.normalize(0, &layer.attn_norm);
-        let (model, n_tokens, s) = (self.model, self.n_tokens, &mut *self.s);
-        linear(&layer.q, &s.activations, &s.all, &mut s.q);
-        linear(&layer.k, &s.activations, &s.all, &mut s.k);
-        linear(&layer.v, &s.activations, &s.all, &mut s.v);
-        self.normalize_heads(layer)?;
+        self.heads(layer)?;
 
-        let (h, s) = (&model.h, &mut *self.s);
-        let (heads, kv_heads) = (&model.heads, &model.kv_heads);
-        let (width, kv_width) = (heads.len() * h.head_dim, kv_heads.len() * h.head_dim);
-        for i in 0..n_tokens {
-            let k = &mut s.k[i * kv_width..(i + 1) * kv_width];
-            for x in [&mut s.q[i * width..(i + 1) * width], k] {
+        let (mine, kv_mine) = self.numbers();
+        let (model, n_tokens, s) = (self.model, self.n_tokens, &mut *self.s);
+        let (h, exchange) = (&model.h, &model.exchange);
+        let (width, kv_width) = (h.n_head * h.head_dim, h.kv_heads * h.head_dim);
+        let rows = s.q.chunks_exact_mut(width).zip(s.k.chunks_exact_mut(kv_width));
+        for (i, ((q, k), v)) in rows.zip(s.v.chunks_exact(kv_width)).enumerate() {
+            let (q, k, v) = (&mut q[mine.clone()], &mut k[kv_mine.clone()], &v[kv_mine.clone()]);
+            for x in [q, &mut *k] {
                 x.chunks_exact_mut(h.head_dim).for_each(|head| s.angles.turn(i, head));
             }
-            let kv = i * kv_width..(i + 1) * kv_width;
-            cache.store(index, self.position + i, &s.k[kv.clone()], &s.v[kv]);
+            cache.store(index, self.position + i, k, v);
         }
         s.mixed.resize(n_tokens * width, 0.0);
-        let kv_head = |head| head / (h.n_head / h.kv_heads) - kv_heads.start;
-        let kv_head_of: Vec<usize> = heads.clone().map(kv_head).collect();
-        cache.attend(index, self.position, &kv_head_of, &s.q, &mut s.mixed);
-        let split = model.exchange.heads(h.n_head, h.head_dim);
-        model.exchange.gather(&mut [Parts { split, n: n_tokens, x: &mut s.mixed }])?;
-        s.inner.set(&s.mixed, split.len());
-        linear(&layer.o, &s.inner, &s.all, &mut s.out);
+        cache.attend(index, self.position, &model.kv_head_of, &s.q, &mut s.mixed);
+        let split = exchange.heads(h.n_head, h.head_dim);
+        exchange.gather(&mut [Parts::whole(split, &mut s.mixed)])?;
+        s.inner.take(&mut s.mixed, width);
+        multiply(&layer.o, exchange.rows(h.n_embd).mine(), &s.inner, &s.all, &mut s.out);
         self.add_to_hidden()
     }
 
-    /// RMSNorm of queries and keys, over each head or over all heads.
-    fn normalize_heads(&mut self, layer: &Layer) -> Result<()> {
-        let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
-        let mut over_all = Vec::new();
-        for (norm, heads, mine, x) in [
-            (&layer.q_norm, h.n_head, &self.model.heads, &mut s.q),
-            (&layer.k_norm, h.kv_heads, &self.model.kv_heads, &mut s.k),
-        ] {
-            let Some(weight) = norm else { continue };
-            if weight.len() > h.head_dim {
-                let split = exchange.heads(heads, h.head_dim);
-                over_all.push((weight, mine, Parts { split, n: self.n_tokens, x }));
-            } else {
-                let heads = x.chunks_exact_mut(h.head_dim);
-                heads.for_each(|head| ops::rms_norm(head, weight, h.rms_epsilon));
-            }
-        }
-        let (weights, mut parts): (Vec<_>, Vec<_>) =
-            over_all.into_iter().map(|(weight, mine, part)| ((weight, mine), part)).unzip();
-        if parts.is_empty() {
-            return Ok(());
-        }
+    /// The numbers of this member's heads and KV heads, among those of all.
+    fn numbers(&self) -> (Range<usize>, Range<usize>) {
+        let n = self.model.h.head_dim;
+        let numbers = |heads: &Range<usize>| heads.start * n..heads.end * n;
+        (numbers(&self.model.heads), numbers(&self.model.kv_heads))
+    }
+
+    /// Queries, keys and values of this member's heads. The members compute
+    /// equal shares of the rows, whatever heads they belong to.
+    fn heads(&mut self, layer: &Layer) -> Result<()> {
+        let (heads, kv_heads) = self.numbers();
+        let (h, exchange) = (&self.model.h, &self.model.exchange);
+        let s = &mut *self.s;
+        let mut parts = [
+            (&layer.q, &layer.q_norm, &heads, &mut s.q),
+            (&layer.k, &layer.k_norm, &kv_heads, &mut s.k),
+            (&layer.v, &None, &kv_heads, &mut s.v),
+        ]
+        .map(|(linear, norm, heads, x)| {
+            let split = exchange.rows(linear.n_rows);
+            multiply(linear, split.mine(), &s.activations, &s.all, x);
+            // A norm over all heads needs all of them.
+            let over_all = norm.as_ref().is_some_and(|weight| weight.len() > h.head_dim);
+            let needed = if over_all { 0..linear.n_rows } else { heads.clone() };
+            Parts { split, needed, x }
+        });
         exchange.gather(&mut parts)?;
-        for ((weight, mine), part) in weights.into_iter().zip(parts) {
-            for row in part.x.chunks_exact_mut(weight.len()) {
-                ops::rms_norm(row, weight, h.rms_epsilon);
+        for (norm, part) in [&layer.q_norm, &layer.k_norm].into_iter().zip(parts) {
+            let Some(weight) = norm else { continue };
+            for row in part.x.chunks_exact_mut(part.split.len()) {
+                for x in row[part.needed.clone()].chunks_exact_mut(weight.len()) {
+                    ops::rms_norm(x, weight, h.rms_epsilon);
+                }
             }
-            // From here on, this member's heads alone are of use.
-            let (from, to) = (mine.start * h.head_dim, mine.end * h.head_dim);
-            for i in 0..part.n {
-                let row = i * weight.len();
-                part.x.copy_within(row + from..row + to, i * (to - from));
-            }
-            part.x.truncate(part.n * (to - from));
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! Feed-forward networks, and mixtures of them.
 
-use super::{Pass, linear};
+use super::{Pass, multiply};
 use crate::error::Result;
 use crate::experts::{Demand, Projection};
-use crate::model::{FeedForward, Ffn, Layer, Mixture};
+use crate::model::{FeedForward, Ffn, Layer, Linear, Mixture};
 use crate::ops;
-use crate::team::Parts;
+use crate::team::{Parts, Split};
 
 /// The most tokens for which the next layer's experts are predicted: many tokens
 /// want nearly all of them.
@@ -30,21 +30,31 @@ impl Pass<'_> {
     }
 
     fn dense(&mut self, network: &FeedForward) -> Result<()> {
-        let split = self.model.exchange.rows(self.model.h.n_ff);
-        self.inner(network);
+        let split = self.inner(network);
         let s = &mut *self.s;
-        self.model.exchange.gather(&mut [Parts { split, n: self.n_tokens, x: &mut s.gate }])?;
-        s.inner.set(&s.gate, split.len());
-        linear(&network.down, &s.inner, &s.all, &mut s.out);
+        self.model.exchange.gather(&mut [Parts::whole(split, &mut s.gate)])?;
+        self.down(&network.down);
         Ok(())
     }
 
     /// This member's inner numbers of a network.
-    fn inner(&mut self, network: &FeedForward) {
+    fn inner(&mut self, network: &FeedForward) -> Split {
         let s = &mut *self.s;
-        linear(&network.gate, &s.activations, &s.all, &mut s.gate);
-        linear(&network.up, &s.activations, &s.all, &mut s.up);
-        ops::swiglu(&mut s.gate, &s.up);
+        let split = self.model.exchange.rows(network.gate.n_rows);
+        for (linear, out) in [(&network.gate, &mut s.gate), (&network.up, &mut s.up)] {
+            multiply(linear, split.mine(), &s.activations, &s.all, out);
+        }
+        swiglu(split, &mut s.gate, &s.up);
+        split
+    }
+
+    /// This member's rows of what a network adds, whose inner numbers are
+    /// gathered.
+    fn down(&mut self, down: &Linear) {
+        let s = &mut *self.s;
+        let rows = self.model.exchange.rows(down.n_rows).mine();
+        s.inner.take(&mut s.gate, down.cols);
+        multiply(down, rows, &s.inner, &s.all, &mut s.out);
     }
 
     /// A mixture of experts. Each expert is visited once, with all the tokens
@@ -53,8 +63,7 @@ impl Pass<'_> {
     fn mixture(&mut self, index: usize, mixture: &Mixture) -> Result<()> {
         let (model, exchange) = (self.model, &self.model.exchange);
         let h = &model.h;
-        let mine = exchange.rows(h.n_embd).mine().len();
-        self.route(mixture);
+        self.route(mixture)?;
         let choices = std::mem::take(&mut self.s.choices);
         let rounds = self.rounds(&choices);
         let demand = |round: &[Choice]| {
@@ -72,17 +81,17 @@ impl Pass<'_> {
                     self.inner(network);
                 }
                 self.s.out.clear();
-                self.s.out.resize(self.n_tokens * mine, 0.0);
+                self.s.out.resize(self.n_tokens * h.n_embd, 0.0);
             }
             let groups: Vec<_> = round.chunk_by(|a, b| a.expert == b.expert).collect();
             self.experts_inner(mixture, &demand, &groups)?;
             let s = &mut *self.s;
             let split = exchange.rows(h.n_ff_expert);
-            let experts = Parts { split, n: round.len(), x: &mut s.expert_gate };
+            let experts = Parts::whole(split, &mut s.expert_gate);
             match &mixture.shared {
                 Some((network, gate)) if i == 0 => {
                     let split = exchange.rows(h.n_ff_shared);
-                    let shared = Parts { split, n: self.n_tokens, x: &mut s.gate };
+                    let shared = Parts::whole(split, &mut s.gate);
                     exchange.gather(&mut [shared, experts])?;
                     self.shared_out(network, gate);
                 }
@@ -150,8 +159,8 @@ impl Pass<'_> {
         for row in s.guess_x.chunks_exact_mut(h.n_embd) {
             ops::rms_norm(row, &layer.ffn_norm, h.rms_epsilon);
         }
-        s.guess.set(&s.guess_x, h.n_embd);
-        linear(&next.router, &s.guess, &s.all, &mut s.router);
+        s.guess.take(&mut s.guess_x, h.n_embd);
+        multiply(&next.router, 0..h.n_expert, &s.guess, &s.all, &mut s.router);
         s.tokens.clear();
         for logits in s.router.chunks_exact(h.n_expert) {
             top_k(logits, h.n_expert_used, &mut s.order);
@@ -172,40 +181,41 @@ impl Pass<'_> {
     ) -> Result<()> {
         let s = &mut *self.s;
         let layer = &mixture.experts;
-        let rows = layer.gate.rows.len();
+        let split = self.model.exchange.rows(layer.gate.n_rows);
+        let (width, rows) = (split.len(), split.mine());
         let n: usize = groups.iter().map(|group| group.len()).sum();
-        s.expert_gate.resize(n * rows, 0.0);
-        s.expert_up.resize(n * rows, 0.0);
+        s.expert_gate.resize(n * width, 0.0);
+        s.expert_up.resize(n * width, 0.0);
         for i in demand.order(groups.len()) {
             demand.wait(i)?;
-            if rows == 0 {
+            if rows.is_empty() {
                 continue;
             }
             let first: usize = groups[..i].iter().map(|group| group.len()).sum();
             s.tokens.clear();
             s.tokens.extend(groups[i].iter().map(|choice| choice.token));
+            let expert = demand.rows(i, groups[i][0].expert)?;
             let projections =
                 [(Projection::Gate, &mut s.expert_gate), (Projection::Up, &mut s.expert_up)];
             for (projection, out) in projections {
-                let (window, range) = demand.window(i, groups[i][0].expert, projection)?;
-                let matrix = layer.tensor(projection).matrix(&*window, range);
-                let out = &mut out[first * rows..];
-                matrix.multiply(&s.activations, &s.tokens, |i, row, y| out[i * rows + row] = y);
+                let matrix = expert.matrix(projection);
+                let out = &mut out[first * width + rows.start..];
+                matrix.multiply(&s.activations, &s.tokens, |i, row, y| out[i * width + row] = y);
             }
         }
-        ops::swiglu(&mut s.expert_gate, &s.expert_up);
+        swiglu(split, &mut s.expert_gate, &s.expert_up);
         Ok(())
     }
 
     /// This member's rows of what the shared expert adds.
     fn shared_out(&mut self, network: &FeedForward, gate: &[f32]) {
-        let (h, s) = (&self.model.h, &mut *self.s);
-        let mine = network.down.rows.len();
-        s.inner.set(&s.gate, h.n_ff_shared);
-        linear(&network.down, &s.inner, &s.all, &mut s.out);
-        for (i, x) in s.x.chunks_exact(h.n_embd).enumerate() {
-            let weight = ops::sigmoid(x.iter().zip(gate).map(|(x, g)| x * g).sum());
-            s.out[i * mine..(i + 1) * mine].iter_mut().for_each(|y| *y *= weight);
+        self.down(&network.down);
+        let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
+        let rows = exchange.rows(h.n_embd).mine();
+        for (i, out) in s.out.chunks_exact_mut(h.n_embd).enumerate() {
+            let x = s.activations.vector(i).iter();
+            let weight = ops::sigmoid(x.zip(gate).map(|(x, g)| x * g).sum());
+            out[rows.clone()].iter_mut().for_each(|y| *y *= weight);
         }
     }
 
@@ -219,20 +229,20 @@ impl Pass<'_> {
     ) -> Result<()> {
         let (h, s) = (&self.model.h, &mut *self.s);
         let layer = &mixture.experts;
-        let rows = layer.down.rows.len();
-        if rows == 0 {
+        let rows = &layer.down.rows;
+        if rows.is_empty() {
             return Ok(());
         }
-        s.inner.set(&s.expert_gate, h.n_ff_expert);
+        s.inner.take(&mut s.expert_gate, h.n_ff_expert);
         let mut done = 0;
         for (i, group) in groups.iter().enumerate() {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
-            let (window, range) = demand.window(i, group[0].expert, Projection::Down)?;
-            let out = &mut s.out;
-            layer.down.matrix(&*window, range).multiply(&s.inner, &s.tokens, |i, row, y| {
+            let expert = demand.rows(i, group[0].expert)?;
+            let out = &mut s.out[rows.start..];
+            expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
-                out[token * rows + row] += weight * y;
+                out[token * h.n_embd + row] += weight * y;
             });
             done += group.len();
         }
@@ -242,9 +252,11 @@ impl Pass<'_> {
     /// Takes down the experts that the router picks, by expert, then by token:
     /// softmax over all router logits, then the top `n_expert_used`
     /// ([Mixtral](https://arxiv.org/abs/2401.04088)).
-    fn route(&mut self, mixture: &Mixture) {
-        let (h, s) = (&self.model.h, &mut *self.s);
-        linear(&mixture.router, &s.activations, &s.all, &mut s.router);
+    fn route(&mut self, mixture: &Mixture) -> Result<()> {
+        let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
+        let split = exchange.rows(h.n_expert);
+        multiply(&mixture.router, split.mine(), &s.activations, &s.all, &mut s.router);
+        exchange.gather(&mut [Parts::whole(split, &mut s.router)])?;
         s.choices.clear();
         for (token, logits) in s.router.chunks_exact_mut(h.n_expert).enumerate() {
             ops::softmax(logits);
@@ -258,6 +270,15 @@ impl Pass<'_> {
             }));
         }
         s.choices.sort_by_key(|choice| choice.expert);
+        Ok(())
+    }
+}
+
+/// [`ops::swiglu`] of this member's part of each vector.
+fn swiglu(split: Split, gate: &mut [f32], up: &[f32]) {
+    let n = split.len();
+    for (gate, up) in gate.chunks_exact_mut(n).zip(up.chunks_exact(n)) {
+        ops::swiglu(&mut gate[split.mine()], &up[split.mine()]);
     }
 }
 

@@ -6,13 +6,15 @@
 mod attention;
 mod ffn;
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::model::{Linear, Model};
 use crate::ops;
-use crate::quant::{Activations, Matrix};
+use crate::quant::Activations;
 use crate::rope::Angles;
-use crate::team::{Parts, Split};
+use crate::team::Parts;
 
 use self::ffn::Choice;
 
@@ -38,12 +40,13 @@ pub(crate) struct Scratch {
     angles: Angles,
     /// The residual stream: `[n_tokens][n_embd]`.
     hidden: Vec<f32>,
-    /// The hidden states, normalised.
+    /// The hidden states, while they are normalised.
     x: Vec<f32>,
     activations: Activations,
     /// What a block adds to the residual stream.
     out: Vec<f32>,
-    /// This member's heads: `[n_tokens][heads][head_dim]`.
+    /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
+    /// keys and values.
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -62,17 +65,18 @@ pub(crate) struct Scratch {
     order: Vec<usize>,
     choices: Vec<Choice>,
     tokens: Vec<usize>,
-    logits: Vec<f32>,
+    /// What the last pass was made for: `[n_logits][n_vocab]`.
+    pub logits: Vec<f32>,
 }
 
-/// Computes a batch, fills the cache, which has room for it, and returns the
-/// logits that are wanted: `[n_logits][n_vocab]`.
-pub(crate) fn forward<'a>(
+/// Computes a batch, fills the cache, which has room for it, and leaves the
+/// logits that are wanted in `scratch`.
+pub(crate) fn forward(
     model: &Model,
     cache: &mut KvCache,
-    scratch: &'a mut Scratch,
+    scratch: &mut Scratch,
     batch: &Batch<'_>,
-) -> Result<&'a [f32]> {
+) -> Result<()> {
     let n_tokens = batch.tokens.len();
     assert!((1..=BATCH_MAX).contains(&n_tokens) && batch.n_logits <= n_tokens);
     let n_embd = model.h.n_embd;
@@ -88,8 +92,7 @@ pub(crate) fn forward<'a>(
         pass.attention(cache, i, layer)?;
         pass.ffn(i, layer)?;
     }
-    pass.logits(batch.n_logits)?;
-    Ok(&scratch.logits)
+    pass.logits(batch.n_logits)
 }
 
 /// A batch on its way through the layers.
@@ -111,53 +114,51 @@ impl Pass<'_> {
         for row in s.x.chunks_exact_mut(h.n_embd) {
             ops::rms_norm(row, weight, h.rms_epsilon);
         }
-        s.activations.set(&s.x, h.n_embd);
+        s.activations.take(&mut s.x, h.n_embd);
     }
 
     /// Gathers what a block computed, and adds it to the hidden states.
     fn add_to_hidden(&mut self) -> Result<()> {
         let split = self.model.exchange.rows(self.model.h.n_embd);
-        self.model.exchange.gather(&mut [Parts { split, n: self.n_tokens, x: &mut self.s.out }])?;
+        self.model.exchange.gather(&mut [Parts::whole(split, &mut self.s.out)])?;
         ops::add(&mut self.s.hidden, &self.s.out);
         Ok(())
     }
 
     /// The logits behind the last `n` tokens.
     fn logits(&mut self, n: usize) -> Result<()> {
-        self.s.logits.clear();
         if n == 0 {
+            self.s.logits.clear();
             return Ok(());
         }
         self.normalize(self.n_tokens - n, &self.model.output_norm);
-        let s = &mut *self.s;
-        let (matrix, bias) = self.model.output();
-        let split: Split = self.model.exchange.rows(self.model.embedding.rows.len());
-        multiply(matrix, bias, split.mine().len(), &s.activations, &s.all[..n], &mut s.logits);
-        self.model.exchange.gather(&mut [Parts { split, n, x: &mut s.logits }])
+        let (model, s) = (self.model, &mut *self.s);
+        let output = model.output.as_ref().unwrap_or(&model.embedding);
+        let split = model.exchange.rows(output.n_rows);
+        multiply(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
+        model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])
     }
 }
 
-/// The products of this member's rows of a matrix with the vectors of some
-/// tokens, plus their bias: `[tokens.len()][rows]`.
-fn linear(linear: &Linear, x: &Activations, tokens: &[usize], out: &mut Vec<f32>) {
-    multiply(linear.matrix(), linear.bias.as_deref(), linear.rows.len(), x, tokens, out);
-}
-
+/// The products of some rows of a matrix with the vectors of some tokens, plus
+/// their bias, at their places in `[tokens.len()][n_rows]`.
 fn multiply(
-    matrix: Matrix<'_>,
-    bias: Option<&[f32]>,
-    rows: usize,
+    linear: &Linear,
+    rows: Range<usize>,
     x: &Activations,
     tokens: &[usize],
     out: &mut Vec<f32>,
 ) {
-    out.resize(tokens.len() * rows, 0.0);
-    if rows == 0 {
+    let n = linear.n_rows;
+    out.resize(tokens.len() * n, 0.0);
+    if rows.is_empty() {
         return;
     }
-    matrix.multiply(x, tokens, |i, row, y| out[i * rows + row] = y);
+    let (matrix, bias) = linear.part(rows.clone());
+    let mine = &mut out[rows.start..];
+    matrix.multiply(x, tokens, |i, row, y| mine[i * n + row] = y);
     if let Some(bias) = bias {
-        out.chunks_exact_mut(rows).for_each(|row| ops::add(row, bias));
+        out.chunks_exact_mut(n).for_each(|y| ops::add(&mut y[rows.clone()], bias));
     }
 }
 
@@ -183,7 +184,10 @@ mod tests {
             let mut cache = KvCache::new(model.h.n_layer, model.h.kv_heads, model.h.head_dim);
             cache.reserve(tokens.len()).unwrap();
             let mut scratch = Scratch::default();
-            let logits = |batch| forward(&model, &mut cache, &mut scratch, batch).unwrap().to_vec();
+            let logits = |batch| {
+                forward(&model, &mut cache, &mut scratch, batch).unwrap();
+                scratch.logits.clone()
+            };
             batches.iter().flat_map(logits).collect()
         };
         let single = |position: usize| {

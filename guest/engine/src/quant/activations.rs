@@ -72,8 +72,7 @@ struct Quantized {
 
 impl Quantized {
     fn clear(&mut self) {
-        if let Some(mut blocks) = self.blocks.take() {
-            blocks.clear();
+        if let Some(blocks) = self.blocks.take() {
             self.spare.set(blocks);
         }
     }
@@ -82,21 +81,28 @@ impl Quantized {
     fn get<const N: usize>(&self, x: &[f32]) -> &[ActivationBlock] {
         self.blocks.get_or_init(|| {
             let mut blocks = self.spare.take();
-            x.as_chunks::<N>().0.iter().for_each(|x| quantize(x, &mut blocks));
+            blocks.resize(x.len() / BLOCK, ActivationBlock::default());
+            let groups = blocks.chunks_exact_mut(N / BLOCK);
+            x.as_chunks::<N>().0.iter().zip(groups).for_each(|(x, blocks)| quantize(x, blocks));
             blocks
         })
     }
 }
 
 impl Activations {
-    /// Takes `x`, vectors of `cols` numbers one after another. Vectors that
-    /// are not whole blocks are never quantised: no quantised matrix has such
-    /// rows.
+    /// A copy of `x`.
+    #[cfg(test)]
     pub fn set(&mut self, x: &[f32], cols: usize) {
-        assert!(cols > 0 && x.len().is_multiple_of(cols));
+        self.take(&mut x.to_vec(), cols);
+    }
+
+    /// Takes `x`, vectors of `cols` numbers one after another, and leaves other
+    /// numbers there, of no meaning. Vectors that are not whole blocks are never
+    /// quantised: no quantised matrix has such rows.
+    pub fn take(&mut self, x: &mut Vec<f32>, cols: usize) {
+        std::mem::swap(&mut self.x, x);
+        assert!(cols > 0 && self.x.len().is_multiple_of(cols));
         self.cols = cols;
-        self.x.clear();
-        self.x.extend_from_slice(x);
         self.blocks.clear();
         self.wide_blocks.clear();
     }
@@ -107,7 +113,7 @@ impl Activations {
     }
 
     /// The numbers of a token.
-    pub(super) fn vector(&self, token: usize) -> &[f32] {
+    pub fn vector(&self, token: usize) -> &[f32] {
         &self.x[token * self.cols..][..self.cols]
     }
 
@@ -124,16 +130,14 @@ impl Activations {
     }
 }
 
-/// Adds the blocks of `N` numbers that share a scale: 32 or 256.
-fn quantize<const N: usize>(x: &[f32; N], out: &mut Vec<ActivationBlock>) {
+/// Quantises `N` numbers that share a scale, 32 or 256, into `blocks`: copies of
+/// them would take half of the time.
+fn quantize<const N: usize>(x: &[f32; N], blocks: &mut [ActivationBlock]) {
     let (x, _) = x.as_chunks::<BLOCK>();
-    let first = out.len();
-    out.resize(first + x.len(), ActivationBlock::default());
-    let blocks = &mut out[first..];
     let (zero, loads) = (V::splat_f32(0.0), || x.iter().flat_map(load));
     if loads().fold(zero, |sum, v| sum.madd_f32(v, zero)).sum_f32().is_nan() {
         // Infinities and NaNs have no integers; the result shall be NaN.
-        blocks.iter_mut().for_each(|block| block.scale = f32::NAN);
+        blocks.fill(ActivationBlock { scale: f32::NAN, ..ActivationBlock::default() });
         return;
     }
     let max = loads().fold(zero, |max, v| max.max_f32(v.abs_f32())).to_f32();
@@ -187,7 +191,7 @@ mod tests {
     use super::*;
 
     fn quantized<const N: usize>(x: [f32; N]) -> Vec<ActivationBlock> {
-        let mut blocks = Vec::new();
+        let mut blocks = vec![ActivationBlock::default(); N / BLOCK];
         quantize(&x, &mut blocks);
         blocks
     }
