@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use rustix::fs::{FallocateFlags, MemfdFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// A huge page's bytes on most machines.
@@ -126,11 +126,17 @@ impl Mapping {
         self.advise(offset / REGION * REGION..end, Advice::LinuxDontNeed);
     }
 
-    /// Gives the memory of some pages back to the system; they read as zeros.
-    pub fn discard(&self, offset: u64, length: u64) {
+    /// Gives the memory of some pages back to the system; they read as zeros. False
+    /// if it did not take all: a huge page cannot be divided as long as the system
+    /// reads into another part of it, so it is worth another try later.
+    #[must_use]
+    pub fn discard(&self, bytes: Range<u64>) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // A system that refuses it keeps the memory, which is used again later.
-        let _ = rustix::fs::fallocate(&self.file, flags, offset, length);
+        let punched =
+            rustix::fs::fallocate(&self.file, flags, bytes.start, bytes.end - bytes.start);
+        // No data behind is an error, too.
+        let next = rustix::fs::seek(&self.file, SeekFrom::Data(bytes.start));
+        punched.is_ok() && next.map_or(true, |next| next >= bytes.end)
     }
 
     /// Gives an advice that changes no byte; a system that does not take it does no
@@ -154,6 +160,7 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use super::*;
@@ -196,10 +203,31 @@ mod tests {
         mapping.forget(LENGTH as usize / 2 + 5, 1);
         assert_eq!(n_present(&mapping), 0, "a huge page is there as a whole");
         // The middle of a huge page, and what was no part of one.
-        mapping.discard(LENGTH / 2 / 4096 * 4096, 4096);
-        mapping.discard(0, 4096);
+        let page = LENGTH / 2 / 4096 * 4096;
+        assert!(mapping.discard(page..page + 4096) && mapping.discard(0..4096));
         assert_eq!(n_bytes(&mapping), n_gathered - 4096);
-        mapping.discard(0, LENGTH);
+        assert!(mapping.discard(0..LENGTH));
         assert_eq!(n_bytes(&mapping), 0);
+    }
+
+    #[test]
+    fn memory_that_is_kept_is_told() {
+        const LENGTH: u64 = Mapping::REGION_BYTES;
+        let mapping = Mapping::new("test", LENGTH).unwrap();
+        mapping.gather(0..LENGTH);
+        if n_bytes(&mapping) < LENGTH {
+            eprintln!("SKIPPED: there are no huge pages here");
+            return;
+        }
+        // A pipe has a page of it, as a read that is under way would.
+        let (reader, writer) = io::pipe().unwrap();
+        let page = libc::iovec { iov_base: mapping.at(4096, 4096).cast(), iov_len: 4096 };
+        // SAFETY: the page is mapped, and nobody writes to it.
+        assert_eq!(unsafe { libc::vmsplice(writer.as_raw_fd(), &page, 1, 0) }, 4096);
+        assert!(!mapping.discard(8192..LENGTH));
+        assert_eq!(n_bytes(&mapping), LENGTH);
+        drop((reader, writer));
+        assert!(mapping.discard(8192..LENGTH));
+        assert_eq!(n_bytes(&mapping), 8192);
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Slots {
     slots: Vec<Option<Slot>>,
     /// Where in the arena huge pages were asked for.
     prepared: RangeSet<u64>,
+    /// Memory that the system has not taken back yet.
+    owed: RangeSet<u64>,
     storages: Vec<Arc<dyn Storage>>,
     /// Prefetches that may not have ended.
     prefetching: Vec<(Key, usize)>,
@@ -92,6 +94,7 @@ impl Slots {
             slot_bytes,
             slots: Vec::new(),
             prepared: RangeSet::new(),
+            owed: RangeSet::new(),
             storages,
             prefetching: Vec::new(),
             next_id: AtomicU64::new(0),
@@ -185,6 +188,7 @@ impl Slots {
         table: &Table,
         shared: &Arc<Shared>,
     ) -> Vec<Read> {
+        self.owed.remove(self.bytes(slot));
         self.prepare(slot);
         let pieces = table.expert(key.layer.into(), key.expert.into());
         let mut reads = Vec::new();
@@ -235,6 +239,8 @@ impl Slots {
         result: Result<(), ReadError>,
         is_wanted: bool,
     ) {
+        // It may have kept the huge pages together that it wrote to.
+        self.give_back();
         let Some(Some(Slot { content, .. })) =
             self.slots.get_mut(slot).map(|s| s.as_mut().filter(|s| s.key == key))
         else {
@@ -295,8 +301,18 @@ impl Slots {
             }
         }
         for bytes in free.iter() {
-            self.arena.discard(bytes.start, bytes.end - bytes.start);
             self.prepared.remove(regions(bytes.start, bytes.end.next_multiple_of(REGION)));
+        }
+        self.owed.extend(free);
+        self.give_back();
+    }
+
+    /// Gives back the memory of slots that went.
+    fn give_back(&mut self) {
+        for bytes in std::mem::take(&mut self.owed) {
+            if !self.arena.discard(bytes.clone()) {
+                self.owed.insert(bytes);
+            }
         }
     }
 
@@ -319,6 +335,7 @@ impl Slots {
         let next = regions(start, end.max(start + PREPARED_BYTES).min(usable));
         let gaps: Vec<_> = self.prepared.gaps(&next).filter(|gap| !gap.is_empty()).collect();
         for gap in gaps {
+            self.owed.remove(gap.clone());
             self.arena.gather(gap.clone());
             self.prepared.insert(gap);
         }
