@@ -139,7 +139,10 @@ fn planned(
         command.args([subcommand, "--json", "--memory", &bytes, "-t", &threads]).arg(&path);
         command
     };
-    let plan = contender::json(&mut moewe("plan"))?;
+    let mut plan = moewe("plan");
+    // The first token, and those that follow.
+    plan.args(["--ctx-size", &(N_GEN + 1).to_string()]);
+    let plan = contender::json(&mut plan)?;
     let mut rows = Vec::new();
     for way in WAYS {
         let mut bench = moewe("bench");

@@ -11,6 +11,16 @@ const AROUND_DENSE_BYTES: u64 = 8 << 20;
 /// back: they would soon go again.
 const SLACK_BYTES: u64 = 16 << 20;
 
+/// The most experts that are demanded at once, if the router does not pick more
+/// for a token: while some are computed, others are read.
+const N_DEMAND_MAX: u64 = 32;
+
+/// How many experts are demanded at once, at most, with so many slots when the
+/// model is loaded.
+pub(super) fn n_demand_max(n_used: u64, n_slots: u64) -> u64 {
+    n_used.max((n_slots / 4).min(N_DEMAND_MAX))
+}
+
 /// A budget, and what is known of its use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {

@@ -8,6 +8,7 @@
 
 mod budget;
 mod dense;
+mod needs;
 mod options;
 mod slots;
 mod stats;
@@ -24,7 +25,7 @@ use moewe_disk::{DirectFile, Disk, DiskOptions, Priority, ReadError, Storage};
 use moewe_experts::trace::{Header, Recorder};
 use moewe_experts::{Cache, CacheOptions, Key, Switch};
 
-use self::budget::{Budget, resident_bytes};
+use self::budget::{Budget, n_demand_max, resident_bytes};
 use self::dense::{Mirrors, NotRead};
 use self::slots::{Content, Requests, Slots};
 use self::table::invalid;
@@ -34,6 +35,7 @@ use crate::error::{Error as HostError, ErrorKind};
 use crate::memory::Mapping;
 use crate::weights::{WeightFile, error};
 
+pub use self::needs::MemoryNeeds;
 pub use self::options::{MemoryOptions, Prefetch};
 pub use self::stats::ExpertStats;
 pub(crate) use self::table::Table;
@@ -45,13 +47,6 @@ const TICK: Duration = Duration::from_millis(10);
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// What all sandboxes may have before the first of them has described the model.
 const UNTOLD_BYTES_MAX: u64 = 64 * MIB;
-/// What each sandbox takes when it computes a few tokens, beside the model and
-/// the KV cache of so many tokens.
-const SESSION_BYTES: u64 = 4 * MIB;
-const SESSION_TOKENS: u64 = 64;
-/// The most experts that are demanded at once, if the router does not pick more
-/// for a token: while some are computed, others are read.
-const N_DEMAND_MAX: u64 = 32;
 
 /// How the bytes of a file are read; something else than the file in tests.
 pub(crate) type Open = Box<dyn Fn(&WeightFile) -> std::io::Result<Arc<dyn Storage>> + Send + Sync>;
@@ -60,6 +55,8 @@ pub(crate) type Open = Box<dyn Fn(&WeightFile) -> std::io::Result<Arc<dyn Storag
 pub(crate) struct ModelStore {
     name: String,
     options: MemoryOptions,
+    /// Nothing is to be loaded.
+    only_asks: bool,
     stall_max: Duration,
     open: Open,
     disk: Unwaited,
@@ -96,6 +93,7 @@ struct Shared {
 struct Inner {
     budget: Budget,
     n_demand_max: u64,
+    needs: Option<MemoryNeeds>,
     model: Option<Described>,
     teams: BTreeMap<u64, TeamState>,
     next_team: u64,
@@ -160,6 +158,18 @@ impl ModelStore {
         Self::with_storage(name, options, Box::new(open))
     }
 
+    /// A store that takes no model, but has what it needs told.
+    pub(crate) fn asking(name: &str) -> Result<Self, HostError> {
+        let mut store = Self::new(name, MemoryOptions::new(u64::MAX))?;
+        store.only_asks = true;
+        Ok(store)
+    }
+
+    /// What the model needs that a guest has described to a store that only asks.
+    pub(crate) fn needs(&self) -> Option<MemoryNeeds> {
+        self.shared.lock().needs
+    }
+
     /// The same, over other storages.
     pub(crate) fn with_storage(
         name: &str,
@@ -182,6 +192,7 @@ impl ModelStore {
         let inner = Inner {
             budget,
             n_demand_max: 0,
+            needs: None,
             model: None,
             teams: BTreeMap::new(),
             next_team: 0,
@@ -193,6 +204,7 @@ impl ModelStore {
         Ok(Self {
             name: name.to_owned(),
             options,
+            only_asks: false,
             stall_max: STALL_MAX,
             open,
             disk: Unwaited(Some(disk)),
@@ -301,6 +313,11 @@ impl ModelStore {
 
     fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), Error> {
         let shape = table.shape;
+        let needs = MemoryNeeds::new(inner.budget, &table, guests);
+        if self.only_asks {
+            inner.needs = Some(needs);
+            return Err(invalid("nobody wants them"));
+        }
         let io = |e: std::io::Error| {
             error(ErrorCode::Io, format!("{}: no memory for experts: {e}", self.name))
         };
@@ -310,16 +327,11 @@ impl ModelStore {
         for file in &table.files {
             let _ = rustix::fs::fadvise(file.file(), 0, None, rustix::fs::Advice::DontNeed);
         }
-        let mut budget = inner.budget;
-        budget.dense = shape.dense_bytes;
-        budget.slot_bytes = table.slot_bytes;
-        let n_used = u64::from(shape.n_expert_used.clamp(1, shape.n_expert.max(1)));
-        let n_used = if table.slot_bytes == 0 { 0 } else { n_used };
+        let n_used = needs.n_expert_used();
+        let budget =
+            Budget { dense: needs.dense_bytes(), slot_bytes: needs.expert_bytes(), ..inner.budget };
         let n_slots = budget.n_slots();
-        let guests = (budget.n_guests.saturating_mul(SESSION_BYTES))
-            .saturating_add(shape.kv_bytes_per_token.saturating_mul(SESSION_TOKENS))
-            .saturating_add(guests);
-        let least = budget.least(guests, n_used);
+        let least = needs.least_for_a_token();
         if n_slots < n_used || least > budget.bytes {
             return Err(error(
                 ErrorCode::OutOfMemory,
@@ -327,8 +339,7 @@ impl ModelStore {
                     "{} bytes of memory do not suffice for a single token: {} are the least, of \
                      which {} for the weights that every token needs and {} for {n_used} experts",
                     budget.bytes,
-                    // What the process takes differs a little from time to time.
-                    (least / MIB).saturating_add(2).saturating_mul(MIB),
+                    needs::told(least),
                     budget.dense,
                     table.slot_bytes * n_used
                 ),
@@ -365,7 +376,7 @@ impl ModelStore {
         }
         let cache = Cache::new(n_layer, n_expert, n_slots as usize, options);
         inner.budget = budget;
-        inner.n_demand_max = n_used.max((n_slots / 4).min(N_DEMAND_MAX));
+        inner.n_demand_max = n_demand_max(n_used, n_slots);
         let slots = Slots::new(cache, arena, table.slot_bytes, storages);
         inner.model = Some(Described { table: Arc::new(table), slots });
         Ok(())
