@@ -352,11 +352,13 @@ fn a_plan_counts_as_the_store_does() {
         let plan = |bytes| told("plan", bytes, &["-c", "64"]);
         let floor = plan(1 << 30)["floor_bytes"].as_u64().unwrap();
         let least = Logits::new(model, threads.parse().unwrap()).least();
+        println!("plan {floor}, logits {least}");
         assert!(floor.abs_diff(least) <= 2 << 20, "{floor}, {least}");
         for bytes in [floor, floor + 20 * SLOT_BYTES, 1 << 30] {
             let planned = plan(bytes)["n_slots"].as_u64().unwrap();
             let bench = told("bench", bytes, &["-p", "0", "-n", "63", "-r", "1"]);
             let counted = bench[0]["experts"]["n_slots"].as_u64().unwrap();
+            println!("slots in {bytes}: {planned} planned, {counted} counted");
             // A sandbox takes some MB, more or less.
             assert!(planned.abs_diff(counted) * SLOT_BYTES <= 12 << 20, "{planned}, {counted}");
         }

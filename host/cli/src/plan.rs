@@ -54,11 +54,12 @@ struct Header {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let budget = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
     let path = moewe_packed::file_to_open(&open::resolve(&args.model.model)?);
-    let header = Header::read(&path)?;
     let engine = Engine::new()?;
     let mut options = ModelOptions::default();
     options.threads = args.model.threads();
+    // First, as what the process has counts.
     let needs = Model::memory_needs(&engine, &path, &options)?;
+    let header = Header::read(&path)?;
     let floor = needs.least(args.ctx_size);
     ensure!(
         budget >= floor,
