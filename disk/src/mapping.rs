@@ -192,7 +192,7 @@ mod tests {
         assert!(n_gathered <= 2 * Mapping::REGION_BYTES, "{n_gathered}");
         assert_eq!(n_present(&mapping), 0);
         // Nothing within: no region as a whole, none at all, none of the mapping's.
-        for bytes in [1..2 * Mapping::REGION_BYTES - 1, 9..9, LENGTH - 1..u64::MAX, u64::MAX..1] {
+        for bytes in [1..2 * Mapping::REGION_BYTES - 1, 9..9, LENGTH - 1..u64::MAX] {
             mapping.gather(bytes);
             assert_eq!(n_bytes(&mapping), n_gathered);
         }
