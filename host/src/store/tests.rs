@@ -7,7 +7,10 @@ use std::thread;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Progress, Step};
 
+use super::demands::Begun;
+use super::slots::Requests;
 use super::*;
+use crate::bindings::moewe::inference::experts as wit;
 use crate::sandbox::Limits;
 use crate::weights::{WeightStore, WeightsMode};
 use crate::{Engine, Model, Result as HostResult, Session, SessionOptions};
