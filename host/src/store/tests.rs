@@ -542,9 +542,9 @@ fn nobody_maps_more_than_the_budget_allows() {
     {
         let budget = &mut store.shared.lock().budget;
         budget.base = 0;
-        budget.bytes = 64 << 20;
+        budget.bytes = 80 << 20;
     }
-    assert!(!store.charge(team, u64::MAX) && !store.charge(team, 65 << 20));
+    assert!(!store.charge(team, u64::MAX) && !store.charge(team, 81 << 20));
     store.describe(team, table(&weights), 0).unwrap();
     let room = {
         let inner = store.shared.lock();
