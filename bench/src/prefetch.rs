@@ -48,7 +48,8 @@ struct Experts {
 
 /// A round of one budget.
 struct Planned {
-    plan: Plan,
+    /// For `off` and `auto`, as in [`WAYS`].
+    plans: [Plan; 2],
     /// As in [`WAYS`].
     rows: Vec<Row>,
 }
@@ -75,9 +76,16 @@ pub fn measure(
         }
     }
     let mut predictions = vec![report::header(
-        ["in memory, predicted", "in memory", "tok/s, predicted", "/ off", "/ auto"]
-            .map(str::to_owned)
-            .into_iter(),
+        [
+            "in memory, predicted",
+            "in memory",
+            "off, tok/s predicted",
+            "/ measured",
+            "auto, tok/s predicted",
+            "/ measured",
+        ]
+        .map(str::to_owned)
+        .into_iter(),
     )];
     let mut ways = vec![report::header(
         ["tok/s", "/ off", "waiting", "read, MB", "useful", "late", "wasted"]
@@ -91,15 +99,16 @@ pub fn measure(
             let summary = Summary::of(of(f));
             summary.map_or(NOTHING.to_owned(), |s| report::number(s.median * scale) + unit)
         };
-        let predicted = |planned: &Planned| planned.plan.tokens_per_second;
+        let predicted = |i: usize| move |planned: &Planned| planned.plans[i].tokens_per_second;
         let speed = |i: usize| move |planned: &Planned| planned.rows[i].avg_ts;
         predictions.push(vec![
             budget.name.clone(),
-            median(&|planned| planned.plan.hit_rate, 100.0, " %"),
+            median(&|planned| planned.plans[OFF].hit_rate, 100.0, " %"),
             median(&|planned| planned.rows[OFF].experts.hit_rate, 100.0, " %"),
-            median(&predicted, 1.0, ""),
-            report::ratio(&of(&predicted), &of(&speed(OFF))),
-            report::ratio(&of(&predicted), &of(&speed(AUTO))),
+            median(&predicted(OFF), 1.0, ""),
+            report::ratio(&of(&predicted(OFF)), &of(&speed(OFF))),
+            median(&predicted(AUTO), 1.0, ""),
+            report::ratio(&of(&predicted(AUTO)), &of(&speed(AUTO))),
         ]);
         for (i, way) in WAYS.into_iter().enumerate() {
             let token = 1.0 / f64::from(N_GEN);
@@ -139,7 +148,14 @@ fn planned(
         command.args([subcommand, "--json", "--memory", &bytes, "-t", &threads]).arg(&path);
         command
     };
-    let plan = contender::json(&mut moewe("plan"))?;
+    let plan = |way: usize| -> Result<Plan> {
+        // The first token, and those that follow.
+        let n_ctx = (N_GEN + 1).to_string();
+        let mut plan = moewe("plan");
+        plan.args(["--ctx-size", &n_ctx, "--prefetch", WAYS[way]]);
+        contender::json(&mut plan)
+    };
+    let plans = [plan(OFF)?, plan(AUTO)?];
     let mut rows = Vec::new();
     for way in WAYS {
         let mut bench = moewe("bench");
@@ -147,7 +163,7 @@ fn planned(
         let row: [Row; 1] = contender::json(&mut bench)?;
         rows.extend(row);
     }
-    Ok(Planned { plan, rows })
+    Ok(Planned { plans, rows })
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@
 mod disk;
 mod file;
 mod job;
+mod mapping;
 mod progress;
 mod queue;
 mod read;
@@ -47,6 +48,7 @@ mod ticket;
 
 pub use disk::{Backend, Disk, DiskOptions};
 pub use file::DirectFile;
+pub use mapping::Mapping;
 pub use read::{ALIGNMENT, Piece, Priority, Read, ReadError};
 pub use speed::measure;
 pub use stats::DiskStats;

@@ -3,21 +3,17 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::{ALIGNMENT, Disk, Piece, Priority, Read, ReadError, Storage};
-
-/// A page of memory that a disk may write to.
-#[repr(align(4096))]
-#[derive(Clone, Copy)]
-struct Page(#[expect(dead_code, reason = "only the disk looks at it")] [u8; ALIGNMENT as usize]);
+use crate::{ALIGNMENT, Disk, Mapping, Piece, Priority, Read, ReadError, Storage};
 
 /// Measures for about `time` how many bytes a second come when `n_at_once` pieces
 /// of `length` bytes, a multiple of [`ALIGNMENT`], are read together from places
-/// that `place` picks: numbers below the one it is given.
+/// that `place` picks: numbers below the one it is given. They are read into a
+/// [`Mapping`] whose pages are huge, if there are such.
 ///
 /// # Errors
 ///
 /// Those of reading, and [`ReadError::Truncated`] if the storage has no such
-/// piece.
+/// piece; [`ReadError::Io`] without memory.
 pub fn measure(
     disk: &Disk,
     storage: &Arc<dyn Storage>,
@@ -26,32 +22,35 @@ pub fn measure(
     time: Duration,
     mut place: impl FnMut(u64) -> u64,
 ) -> Result<f64, ReadError> {
-    let n_pages = length / ALIGNMENT as usize;
+    let length = length / ALIGNMENT as usize * ALIGNMENT as usize;
     let n_places = storage.promised().checked_div(length as u64).unwrap_or(0);
     if n_places == 0 || n_at_once == 0 {
         return Err(ReadError::Truncated { offset: 0, size: storage.promised() });
     }
-    let mut memory = vec![Page([0; _]); n_at_once * n_pages];
+    let bytes_at_once = (length as u64).saturating_mul(n_at_once as u64);
+    let no_memory = |e| ReadError::Io { offset: 0, source: Arc::new(e) };
+    let memory = Mapping::new("moewe-measure", bytes_at_once).map_err(no_memory)?;
+    memory.gather(0..bytes_at_once);
     let (start, mut bytes) = (Instant::now(), 0);
     while start.elapsed() < time {
         let (sender, receiver) = mpsc::channel();
-        let read = |(i, memory): (usize, &mut [Page])| {
+        let read = |i: usize| {
             let sender = sender.clone();
             let offset = place(n_places).min(n_places - 1) * length as u64;
-            let memory = memory.as_mut_ptr().cast();
+            let memory = memory.at(i * length, length);
             Read {
                 id: i as u64,
                 storage: storage.clone(),
-                pieces: vec![Piece { offset, length: n_pages * ALIGNMENT as usize, memory }],
+                pieces: vec![Piece { offset, length, memory }],
                 priority: Priority::Demand,
                 // The receiver waits for all of them.
                 done: Box::new(move |result| drop(sender.send(result))),
             }
         };
-        let reads: Vec<_> = memory.chunks_exact_mut(n_pages).enumerate().map(read).collect();
+        let reads: Vec<_> = (0..n_at_once).map(read).collect();
         drop(sender);
-        // SAFETY: each read has pages of its own, which are not looked at, and
-        // live until every `done` was called and so dropped its sender: the
+        // SAFETY: each read has memory of its own, which is not looked at, and
+        // lives until every `done` was called and so dropped its sender: the
         // loop below ends only then.
         unsafe { disk.read(reads) };
         let mut result = Ok(());

@@ -54,5 +54,5 @@ pub use model::{Model, ModelInfo, ModelOptions};
 pub use moewe_experts::{Key as ExpertKey, PolicyKind};
 pub use sandbox::CancelHandle;
 pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};
-pub use store::{ExpertStats, MemoryOptions, Prefetch};
+pub use store::{ExpertStats, MemoryNeeds, MemoryOptions, Prefetch};
 pub use weights::{WeightStats, WeightsMode};

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::{Limits, Sandbox};
 use crate::session::{Session, SessionOptions};
-use crate::store::{ExpertStats, MemoryOptions};
+use crate::store::{ExpertStats, MemoryNeeds, MemoryOptions, ModelStore};
 use crate::weights::{WeightStats, WeightStore, WeightsMode};
 
 /// How a model is opened.
@@ -46,6 +46,15 @@ pub struct ModelOptions {
 impl ModelOptions {
     /// The most threads of a session.
     pub const THREADS_MAX: usize = 64;
+
+    fn n_threads(&self) -> Result<usize> {
+        let (n, max) = (self.threads, Self::THREADS_MAX);
+        if (1..=max).contains(&n) {
+            return Ok(n);
+        }
+        let message = format!("{n} threads cannot compute together; use 1 to {max}");
+        Err(Error::new(ErrorKind::InvalidInput, message))
+    }
 }
 
 impl Default for ModelOptions {
@@ -138,16 +147,35 @@ impl Model {
     /// it asks for, `OutOfMemory` if it does not fit the sandbox,
     /// `InvalidInput` if there cannot be so many threads.
     pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
-        let n_threads = options.threads;
-        if !(1..=ModelOptions::THREADS_MAX).contains(&n_threads) {
-            let max = ModelOptions::THREADS_MAX;
-            let message = format!("{n_threads} threads cannot compute together; use 1 to {max}");
-            return Err(Error::new(ErrorKind::InvalidInput, message));
-        }
+        let n_threads = options.n_threads()?;
         let path = moewe_packed::file_to_open(path.as_ref());
         let weights = WeightStore::open(&path, options.weights, options.memory)?;
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         Self::load(engine, path, weights, limits, n_threads)
+    }
+
+    /// What a model would take within a budget of memory. Its header is read, but
+    /// no weights are.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open), and `Unsupported` where there are no budgets.
+    pub fn memory_needs(
+        engine: &Engine,
+        path: impl AsRef<Path>,
+        options: &ModelOptions,
+    ) -> Result<MemoryNeeds> {
+        let n_threads = options.n_threads()?;
+        let path = moewe_packed::file_to_open(path.as_ref());
+        let mut weights = WeightStore::open(&path, WeightsMode::Attach, None)?;
+        let store = Arc::new(ModelStore::asking(weights.name())?);
+        weights.store = Some(store.clone());
+        let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
+        let loaded = Self::load(engine, path, weights, limits, n_threads);
+        store.needs().ok_or_else(|| match loaded {
+            Err(error) => error,
+            Ok(_) => Error::new(ErrorKind::Internal, "the engine did not describe the model"),
+        })
     }
 
     /// Loads the model that these weights are of.

@@ -341,6 +341,33 @@ fn a_replayed_trace_counts_what_was_counted() {
 }
 
 #[test]
+fn a_plan_counts_as_the_store_does() {
+    for (model, threads) in [(&small()[0], 1), (&small()[1], 2)] {
+        let threads = threads.to_string();
+        let told = |command: &str, bytes: u64, more: &[&str]| -> serde_json::Value {
+            let args = [os(command), os(model), os("--json"), os("-t"), os(&threads)];
+            let args = args.into_iter().chain([os("--memory"), os(bytes.to_string())]);
+            serde_json::from_str(&moewe_ok(args.chain(more.iter().map(os)))).unwrap()
+        };
+        let plan = |bytes| told("plan", bytes, &["-c", "64"]);
+        let floor = plan(1 << 30)["floor_bytes"].as_u64().unwrap();
+        let least = Logits::new(model, threads.parse().unwrap()).least();
+        println!("plan {floor}, logits {least}");
+        assert!(floor.abs_diff(least) <= 2 << 20, "{floor}, {least}");
+        for bytes in [floor, floor + 20 * SLOT_BYTES, 1 << 30] {
+            let planned = plan(bytes)["n_slots"].as_u64().unwrap();
+            let bench = told("bench", bytes, &["-p", "0", "-n", "63", "-r", "1"]);
+            let counted = bench[0]["experts"]["n_slots"].as_u64().unwrap();
+            println!("slots in {bytes}: {planned} planned, {counted} counted");
+            // A sandbox takes some MB, more or less.
+            assert!(planned.abs_diff(counted) * SLOT_BYTES <= 12 << 20, "{planned}, {counted}");
+        }
+    }
+    let args = [os("plan"), os(&small()[0]), os("--memory"), os("1MiB")];
+    assert!(refused(&args).contains("do not suffice"));
+}
+
+#[test]
 fn traces_that_are_none() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");

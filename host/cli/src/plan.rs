@@ -14,7 +14,7 @@ use moewe_models::generate::{Shape, generate};
 use moewe_models::{Progress, Step, pack};
 use serde_json::json;
 
-use crate::memory::Budget;
+use crate::memory::{Budget, Prefetch};
 use crate::open::{self, ModelArgs};
 
 /// How long the disk is measured.
@@ -23,18 +23,17 @@ const DISK_TIME: Duration = Duration::from_millis(1500);
 /// runs.
 const N_WARM: usize = 4;
 const N_TIMED: usize = 24;
-/// Experts take whole pages.
-const PAGE_BYTES: u64 = 4096;
-/// What the process takes beside weights and KV cache, and for each thread.
-const PROCESS_BYTES: u64 = 72 << 20;
-const THREAD_BYTES: u64 = 12 << 20;
+/// Of the experts that are foreseen to be used, so many are not, and others are
+/// in their place: measured, see docs/performance.md.
+const WRONG_GUESSES: f64 = 0.13;
 
 /// Tell what will fit, and how fast it will be, before a model is loaded
 ///
 /// Only the header is read. The disk's speed is measured with reads of single
 /// experts from the model's file; the speed of computing with a small random
 /// model of the same shape. Experts are taken to be used equally often, which is
-/// the worst case for those that are kept in memory.
+/// the worst case for those that are kept in memory. With prefetching, disk and
+/// processor work at the same time.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -47,16 +46,10 @@ pub struct Args {
     json: bool,
 }
 
-/// What the header tells.
-struct Needs {
-    dense_bytes: u64,
-    kv_bytes: u64,
-    /// An expert, in whole pages.
-    expert_bytes: u64,
+/// What the header tells of the computation.
+struct Header {
     n_expert: u64,
-    n_expert_used: u64,
-    /// Layers that have experts.
-    n_layer: u64,
+    /// A small model of the same shape.
     shape: Shape,
     is_packed: bool,
 }
@@ -64,10 +57,13 @@ struct Needs {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let budget = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
     let path = moewe_packed::file_to_open(&open::resolve(&args.model.model)?);
-    let needs = Needs::read(&path, args.ctx_size)?;
-    let threads = args.model.threads();
-    let others = PROCESS_BYTES + THREAD_BYTES * threads as u64 + needs.dense_bytes + needs.kv_bytes;
-    let floor = others + needs.n_expert_used * needs.expert_bytes;
+    let engine = Engine::new()?;
+    let mut options = ModelOptions::default();
+    options.threads = args.model.threads();
+    // First, as what the process has counts.
+    let needs = Model::memory_needs(&engine, &path, &options)?;
+    let header = Header::read(&path)?;
+    let floor = needs.least(args.ctx_size);
     ensure!(
         budget >= floor,
         "{}: {} do not suffice for {} tokens of context: {} are the least",
@@ -76,29 +72,38 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         args.ctx_size,
         ByteSize(floor)
     );
-    let n_experts = needs.n_layer * needs.n_expert;
-    let n_slots = match needs.expert_bytes {
-        0 => 0,
-        bytes => ((budget - others) / bytes).min(n_experts),
-    };
+    let n_experts = needs.n_experts();
+    let n_slots = needs.n_slots(budget, args.ctx_size);
     let hit_rate = if n_experts == 0 { 1.0 } else { n_slots as f64 / n_experts as f64 };
 
-    let used_bytes = needs.n_layer * needs.n_expert_used * needs.expert_bytes;
+    let n_used = needs.n_expert_used();
+    let n_layer = n_experts / header.n_expert.max(1);
+    let used_bytes = n_layer * n_used * needs.expert_bytes();
     let read_bytes = used_bytes as f64 * (1.0 - hit_rate);
     // First, while no small model is being written.
     let disk_speed = match read_bytes > 0.0 {
-        true => Some(disk_speed(&path, &needs)?),
+        true => Some(disk_speed(&path, needs.expert_bytes(), n_used)?),
         false => None,
     };
-    let compute_speed = compute_speed(&needs, threads)?;
-    let dense_time = needs.dense_bytes as f64 / compute_speed;
+    let compute_speed = compute_speed(&engine, &header, &options)?;
+    let dense_time = needs.dense_bytes() as f64 / compute_speed;
     let expert_time = used_bytes as f64 / compute_speed;
     let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
-    // Gate and up, two of the three matrices of an expert, are computed while
-    // others of the layer are read, but for the last of them.
-    let n_used = needs.n_expert_used.max(1) as f64;
-    let hidden = (expert_time * 2.0 / 3.0 * (1.0 - 1.0 / n_used)).min(disk_time);
-    let token_time = dense_time + expert_time + disk_time - hidden;
+    let token_time = match args.model.memory.prefetch {
+        // Within a layer, gate and up, two of the three matrices of an expert, are
+        // computed while others are read, but for the last of them.
+        Prefetch::Off => {
+            let hidden = expert_time * 2.0 / 3.0 * (1.0 - 1.0 / n_used.max(1) as f64);
+            dense_time + expert_time + disk_time - hidden.min(disk_time)
+        }
+        // While anything is computed, the next layer's experts are read as they are
+        // foreseen; the disk reads those that are not wanted, too, and the processor
+        // waits for what was not foreseen.
+        Prefetch::Auto | Prefetch::On => {
+            let unforeseen = WRONG_GUESSES * disk_time;
+            (dense_time + expert_time + unforeseen).max(disk_time + unforeseen)
+        }
+    };
     let speed = 1.0 / token_time;
 
     let mut out = io::stdout().lock();
@@ -106,9 +111,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let report = json!({
             "memory_bytes": budget,
             "floor_bytes": floor,
-            "dense_bytes": needs.dense_bytes,
-            "kv_bytes": needs.kv_bytes,
-            "expert_bytes": needs.expert_bytes,
+            "dense_bytes": needs.dense_bytes(),
+            "kv_bytes": needs.kv_bytes(args.ctx_size),
+            "expert_bytes": needs.expert_bytes(),
             "n_experts": n_experts,
             "n_slots": n_slots,
             "hit_rate": hit_rate,
@@ -124,13 +129,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let size = |bytes: u64| ByteSize(bytes).to_string();
     writeln!(out, "memory                     {:>12}", size(budget))?;
     writeln!(out, "  the least that works     {:>12}", size(floor))?;
-    writeln!(out, "  weights for every token  {:>12}", size(needs.dense_bytes))?;
-    writeln!(out, "  KV cache, {:<6} tokens  {:>12}", args.ctx_size, size(needs.kv_bytes))?;
+    writeln!(out, "  weights for every token  {:>12}", size(needs.dense_bytes()))?;
+    writeln!(
+        out,
+        "  KV cache, {:<6} tokens  {:>12}",
+        args.ctx_size,
+        size(needs.kv_bytes(args.ctx_size))
+    )?;
     writeln!(
         out,
         "  experts                  {:>12} ({n_slots} of {n_experts}, {} each)",
-        size(n_slots * needs.expert_bytes),
-        size(needs.expert_bytes)
+        size(n_slots * needs.expert_bytes()),
+        size(needs.expert_bytes())
     )?;
     writeln!(out, "experts found in memory    {:>10.0} %", hit_rate * 100.0)?;
     if let Some(disk_speed) = disk_speed {
@@ -139,13 +149,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         writeln!(out, "read for each token        {read:>12} at {rate} a second")?;
     }
     let rate = size(compute_speed as u64);
-    writeln!(out, "weights computed with      {rate:>12} a second, {threads} threads")?;
+    writeln!(out, "weights computed with      {rate:>12} a second, {} threads", options.threads)?;
     writeln!(out, "expected speed of decode   {speed:>12.1} tokens a second")?;
     Ok(ExitCode::SUCCESS)
 }
 
-impl Needs {
-    fn read(path: &Path, n_ctx: u64) -> Result<Self> {
+impl Header {
+    fn read(path: &Path) -> Result<Self> {
         let (folder, name) = Folder::of(path)?;
         let header = Gguf::open(&folder, &name)?.header;
         let metadata = &header.metadata;
@@ -153,16 +163,6 @@ impl Needs {
         let number = |key: &str| -> Result<u64> {
             Ok(metadata.u32(&format!("{arch}.{key}"))?.unwrap_or_default().into())
         };
-        let (mut dense_bytes, mut expert_bytes, mut n_layer) = (0_u64, 0_u64, 0);
-        for t in header.tensors.values() {
-            match t.is_expert() {
-                true => expert_bytes = expert_bytes.saturating_add(t.size),
-                false => dense_bytes = dense_bytes.saturating_add(t.size),
-            }
-            n_layer += u64::from(t.name.ends_with(".ffn_gate_inp.weight"));
-        }
-        let n_expert = number("expert_count")?;
-        let one = expert_bytes / n_layer.saturating_mul(n_expert).max(1);
         let (n_head, kv_heads) =
             (number("attention.head_count")?, number("attention.head_count_kv")?);
         let kv_heads = if kv_heads == 0 { n_head } else { kv_heads };
@@ -171,10 +171,6 @@ impl Needs {
             0 => n_embd / n_head.max(1),
             n => n,
         };
-        let all_layers = number("block_count")?;
-        let kv_bytes = n_ctx
-            .saturating_mul(all_layers)
-            .saturating_mul(2 * kv_heads * head_dim * size_of::<f32>() as u64);
         let n_ff = match number("expert_feed_forward_length")? {
             0 => number("feed_forward_length")?,
             n => n,
@@ -194,12 +190,7 @@ impl Needs {
             n_ctx: 512,
         };
         Ok(Self {
-            dense_bytes,
-            kv_bytes,
-            expert_bytes: one.next_multiple_of(PAGE_BYTES),
-            n_expert,
-            n_expert_used,
-            n_layer,
+            n_expert: number("expert_count")?,
             shape,
             is_packed: header.tensors.values().any(|t| t.ty.is_packed()),
         })
@@ -217,18 +208,16 @@ impl Progress for Silent {
 
 /// Bytes of weights a second that the sandbox computes with, in decode: a model
 /// of the same shape and few layers is timed.
-fn compute_speed(needs: &Needs, threads: usize) -> Result<f64> {
+fn compute_speed(engine: &Engine, header: &Header, options: &ModelOptions) -> Result<f64> {
     let folder = tempfile::tempdir().context("there is no room for a small model")?;
     let mut path: PathBuf = folder.path().join("small.gguf");
-    generate(&path, &needs.shape, 1, &mut Silent)?;
-    if needs.is_packed {
+    generate(&path, &header.shape, 1, &mut Silent)?;
+    if header.is_packed {
         let packed = folder.path().join("packed.gguf");
         pack::pack(&path, &packed, true, &mut Silent)?;
         path = packed;
     }
-    let mut options = ModelOptions::default();
-    options.threads = threads;
-    let model = Model::open(&Engine::new()?, &path, options)?;
+    let model = Model::open(engine, &path, options.clone())?;
     let weights = model.info().weight_bytes;
     let mut session = model.session(SessionOptions::default())?;
     for i in 0..N_WARM {
@@ -247,7 +236,7 @@ fn compute_speed(needs: &Needs, threads: usize) -> Result<f64> {
 /// Bytes a second of reads of single experts at random places, as many at a time
 /// as a token takes in a layer.
 #[cfg(target_os = "linux")]
-fn disk_speed(path: &Path, needs: &Needs) -> Result<f64> {
+fn disk_speed(path: &Path, expert_bytes: u64, n_at_once: u64) -> Result<f64> {
     use std::sync::Arc;
 
     use moewe_disk::{DirectFile, Disk, DiskOptions, Storage, measure};
@@ -256,11 +245,11 @@ fn disk_speed(path: &Path, needs: &Needs) -> Result<f64> {
     let file: Arc<dyn Storage> = Arc::new(DirectFile::open(path).with_context(failed)?);
     let disk = Disk::new(DiskOptions::default()).with_context(failed)?;
     let mut random = fastrand::Rng::with_seed(1);
-    let (length, n) = (needs.expert_bytes as usize, needs.n_expert_used as usize);
+    let (length, n) = (expert_bytes as usize, n_at_once as usize);
     measure(&disk, &file, length, n, DISK_TIME, |n| random.u64(0..n)).with_context(failed)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn disk_speed(_: &Path, _: &Needs) -> Result<f64> {
+fn disk_speed(_: &Path, _: u64, _: u64) -> Result<f64> {
     anyhow::bail!("models larger than memory need Linux")
 }

@@ -3,11 +3,9 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-mod mapping;
-#[cfg(target_os = "linux")]
 pub(crate) use linux::{Region, capture, configure, page_size, shared_memory};
 #[cfg(target_os = "linux")]
-pub(crate) use mapping::Mapping;
+pub(crate) use moewe_disk::Mapping;
 
 #[cfg(not(target_os = "linux"))]
 mod portable;

@@ -1,15 +1,29 @@
 //! What of a budget of memory is left for experts.
 
-use crate::memory;
+use crate::memory::{self, Mapping};
 
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
 const HEADROOM_BYTES: u64 = 40 << 20;
+/// While a slot is read, the host maps the huge pages that it lies in as a whole,
+/// on average one more than it takes: what else is in them counts twice meanwhile.
+/// Of eight calls of the disk each may be for another slot.
+const AROUND_READS_BYTES: u64 = 8 * Mapping::REGION_BYTES;
 /// What cannot be counted beforehand includes the pages around the weights that
 /// every token needs, of which other weights have a part.
 const AROUND_DENSE_BYTES: u64 = 8 << 20;
 /// What is gained by a change of this size or less does not make slots come
 /// back: they would soon go again.
 const SLACK_BYTES: u64 = 16 << 20;
+
+/// The most experts that are demanded at once, if the router does not pick more
+/// for a token: while some are computed, others are read.
+const N_DEMAND_MAX: u64 = 32;
+
+/// How many experts are demanded at once, at most, with so many slots when the
+/// model is loaded.
+pub(super) fn n_demand_max(n_used: u64, n_slots: u64) -> u64 {
+    n_used.max((n_slots / 4).min(N_DEMAND_MAX))
+}
 
 /// A budget, and what is known of its use.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +58,7 @@ impl Budget {
         // Whoever maps more than was said must have the room for it.
         let more = self.dense_resident.saturating_sub(AROUND_DENSE_BYTES);
         HEADROOM_BYTES
+            .saturating_add(AROUND_READS_BYTES)
             .saturating_add(self.base)
             .saturating_add(self.mapped(self.dense.max(more)))
             .saturating_add(self.guests.saturating_sub(untouched))

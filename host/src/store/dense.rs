@@ -120,6 +120,7 @@ impl Mirror {
             let length = (gap.end - gap.start) as usize;
             Piece { offset: gap.start, length, memory: self.mapping.at(gap.start as usize, length) }
         };
+        gaps.iter().for_each(|gap| self.mapping.gather(gap.clone()));
         let (sender, receiver) = channel();
         let start = gaps.iter().map(|gap| gap.start).min().unwrap_or(0);
         let end = gaps.iter().map(|gap| gap.end).max().unwrap_or(start);

@@ -18,6 +18,48 @@ use crate::weights::WeightFile;
 pub use self::options::{MemoryOptions, Prefetch};
 pub use self::stats::ExpertStats;
 
+/// What a model takes of the memory that its process may have. Nobody finds out
+/// here.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryNeeds(Infallible);
+
+impl MemoryNeeds {
+    /// Bytes of the weights that every token needs.
+    pub fn dense_bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Bytes of an expert, in whole pages.
+    pub fn expert_bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// How many experts all layers have together.
+    pub fn n_experts(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// How many of them a layer uses for a token.
+    pub fn n_expert_used(&self) -> u64 {
+        match self.0 {}
+    }
+
+    /// Bytes of the KV cache of so many tokens.
+    pub fn kv_bytes(&self, _: u64) -> u64 {
+        match self.0 {}
+    }
+
+    /// The least memory that suffices for a session with a context of `n_tokens`.
+    pub fn least(&self, _: u64) -> u64 {
+        match self.0 {}
+    }
+
+    /// How many experts fit into so much memory beside a context of `n_tokens`.
+    pub fn n_slots(&self, _: u64, _: u64) -> u64 {
+        match self.0 {}
+    }
+}
+
 /// A description that nobody takes.
 pub(crate) struct Table(Infallible);
 
@@ -36,8 +78,16 @@ pub(crate) enum ModelStore {}
 
 impl ModelStore {
     pub(crate) fn new(name: &str, _: MemoryOptions) -> Result<Self, HostError> {
+        Self::asking(name)
+    }
+
+    pub(crate) fn asking(name: &str) -> Result<Self, HostError> {
         let message = format!("{name}: a budget of memory is possible on Linux only");
         Err(HostError::new(ErrorKind::Unsupported, message))
+    }
+
+    pub(crate) fn needs(&self) -> Option<MemoryNeeds> {
+        match *self {}
     }
 
     pub(crate) fn add_team(&self, _: usize) -> u64 {

@@ -1,14 +1,20 @@
 //! The slots, and the reads into them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
 use moewe_experts::{Cache, Key, Lookup};
+use rangemap::RangeSet;
 
 use super::Shared;
 use super::table::Table;
 use crate::memory::Mapping;
+
+/// Of so much memory huge pages are made at a time.
+const PREPARED_BYTES: u64 = 32 << 20;
+const REGION: u64 = Mapping::REGION_BYTES;
 
 /// What there is of an expert in its slot.
 pub(super) enum Content {
@@ -39,6 +45,10 @@ pub(super) struct Slots {
     pub arena: Arc<Mapping>,
     pub slot_bytes: u64,
     slots: Vec<Option<Slot>>,
+    /// Where in the arena huge pages were asked for.
+    prepared: RangeSet<u64>,
+    /// Memory that the system has not taken back yet.
+    owed: RangeSet<u64>,
     storages: Vec<Arc<dyn Storage>>,
     /// Prefetches that may not have ended.
     prefetching: Vec<(Key, usize)>,
@@ -83,6 +93,8 @@ impl Slots {
             arena,
             slot_bytes,
             slots: Vec::new(),
+            prepared: RangeSet::new(),
+            owed: RangeSet::new(),
             storages,
             prefetching: Vec::new(),
             next_id: AtomicU64::new(0),
@@ -176,6 +188,8 @@ impl Slots {
         table: &Table,
         shared: &Arc<Shared>,
     ) -> Vec<Read> {
+        self.owed.remove(self.bytes(slot));
+        self.prepare(slot);
         let pieces = table.expert(key.layer.into(), key.expert.into());
         let mut reads = Vec::new();
         for pieces in pieces.chunk_by(|a, b| a.file == b.file) {
@@ -183,14 +197,14 @@ impl Slots {
             let (arena, shared) = (self.arena.clone(), shared.clone());
             let piece = |piece: &super::table::SlotPiece| {
                 let length = piece.length as usize;
-                let start = slot as u64 * self.slot_bytes + piece.start;
+                let start = self.bytes(slot).start + piece.start;
                 Piece { offset: piece.offset, length, memory: arena.at(start as usize, length) }
             };
             let pieces_of_file: Vec<_> = pieces.iter().map(piece).collect();
             let range = pieces.iter().fold((u64::MAX, 0), |(start, end), piece| {
                 (start.min(piece.start), end.max(piece.start + piece.length))
             });
-            let first = (slot as u64 * self.slot_bytes + range.0) as usize;
+            let first = (self.bytes(slot).start + range.0) as usize;
             let length = (range.1 - range.0) as usize;
             reads.push(Read {
                 id,
@@ -225,6 +239,8 @@ impl Slots {
         result: Result<(), ReadError>,
         is_wanted: bool,
     ) {
+        // It may have kept the huge pages together that it wrote to.
+        self.give_back();
         let Some(Some(Slot { content, .. })) =
             self.slots.get_mut(slot).map(|s| s.as_mut().filter(|s| s.key == key))
         else {
@@ -273,16 +289,77 @@ impl Slots {
     /// back, and of all that are free.
     pub fn set_capacity(&mut self, n_slots: usize) {
         self.cache.set_capacity(n_slots);
-        for (i, slot) in self.slots.iter_mut().enumerate() {
-            if slot.is_some() && self.cache.expert_in(i).is_none() {
-                *slot = None;
-                self.arena.discard(i as u64 * self.slot_bytes, self.slot_bytes);
+        let n_prepared =
+            self.prepared.last().map_or(0, |bytes| bytes.end.div_ceil(self.slot_bytes));
+        let mut free = RangeSet::new();
+        for i in 0..self.slots.len().max(n_prepared as usize) {
+            if self.cache.expert_in(i).is_none() {
+                free.insert(self.bytes(i));
+                if let Some(slot) = self.slots.get_mut(i) {
+                    *slot = None;
+                }
             }
         }
+        for bytes in free.iter() {
+            self.prepared.remove(regions(bytes.start, bytes.end.next_multiple_of(REGION)));
+        }
+        self.owed.extend(free);
+        self.give_back();
+    }
+
+    /// Gives back the memory of slots that went.
+    fn give_back(&mut self) {
+        for bytes in std::mem::take(&mut self.owed) {
+            if !self.arena.discard(bytes.clone()) {
+                self.owed.insert(bytes);
+            }
+        }
+    }
+
+    /// Where a slot lies in the arena.
+    fn bytes(&self, slot: usize) -> Range<u64> {
+        let start = slot as u64 * self.slot_bytes;
+        start..start + self.slot_bytes
+    }
+
+    /// Has huge pages made where a slot lies that is to be used, and those that
+    /// will be used next.
+    fn prepare(&mut self, slot: usize) {
+        let Range { start, end } = self.bytes(slot);
+        let end = end.next_multiple_of(REGION);
+        if self.prepared.gaps(&regions(start, end)).next().is_none() {
+            return;
+        }
+        // Huge pages take all their memory at once: no more than there may be.
+        let usable = self.n_usable() as u64 * self.slot_bytes;
+        let next = regions(start, end.max(start + PREPARED_BYTES).min(usable));
+        let gaps: Vec<_> = self.prepared.gaps(&next).filter(|gap| !gap.is_empty()).collect();
+        for gap in gaps {
+            self.owed.remove(gap.clone());
+            self.arena.gather(gap.clone());
+            self.prepared.insert(gap);
+        }
+    }
+
+    /// Below this number, each slot has memory or there is room for it: the free
+    /// ones with the lowest numbers are used first.
+    fn n_usable(&self) -> usize {
+        let n = self.slots.len().max(self.cache.capacity());
+        let has_memory = |i: &usize| {
+            self.cache.expert_in(*i).is_some() || self.slots.get(*i).is_some_and(Option::is_some)
+        };
+        let n_more = self.cache.capacity().saturating_sub((0..n).filter(has_memory).count());
+        (0..n).filter(|i| !has_memory(i)).nth(n_more).unwrap_or(n)
     }
 
     /// Bytes of the slots in use.
     pub fn resident_bytes(&self) -> u64 {
         self.cache.n_used() as u64 * self.slot_bytes
     }
+}
+
+/// The regions from the one with a byte on that end before another byte.
+fn regions(start: u64, end: u64) -> Range<u64> {
+    let start = start / REGION * REGION;
+    start..(end / REGION * REGION).max(start)
 }

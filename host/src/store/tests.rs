@@ -7,7 +7,10 @@ use std::thread;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Progress, Step};
 
+use super::demands::Begun;
+use super::slots::Requests;
 use super::*;
+use crate::bindings::moewe::inference::experts as wit;
 use crate::sandbox::Limits;
 use crate::weights::{WeightStore, WeightsMode};
 use crate::{Engine, Model, Result as HostResult, Session, SessionOptions};
@@ -539,9 +542,9 @@ fn nobody_maps_more_than_the_budget_allows() {
     {
         let budget = &mut store.shared.lock().budget;
         budget.base = 0;
-        budget.bytes = 64 << 20;
+        budget.bytes = 80 << 20;
     }
-    assert!(!store.charge(team, u64::MAX) && !store.charge(team, 65 << 20));
+    assert!(!store.charge(team, u64::MAX) && !store.charge(team, 81 << 20));
     store.describe(team, table(&weights), 0).unwrap();
     let room = {
         let inner = store.shared.lock();
@@ -565,13 +568,7 @@ fn slots_that_are_free_keep_no_memory_when_there_are_fewer() {
     let (store, [team, _]) = few_slots(&file, &weights, 4);
     demand(&store, team, 0, 1, &[0, 1, 2, 3]).unwrap().unwrap();
     store.release(team).unwrap();
-    let resident = || {
-        let inner = store.shared.lock();
-        let slots = &inner.model.as_ref().unwrap().slots;
-        let blocks =
-            std::os::unix::fs::MetadataExt::blocks(&slots.arena.file().metadata().unwrap());
-        blocks * 512 / PAGE
-    };
+    let resident = || arena_bytes(&store) / PAGE;
     assert_eq!(resident(), 4);
     // A demand that fails gives its slot back.
     file.set(Fault::Fails(u32::MAX));
@@ -584,4 +581,70 @@ fn slots_that_are_free_keep_no_memory_when_there_are_fewer() {
     file.set(Fault::None);
     demand(&store, team, 2, 2, &[0, 1, 2]).unwrap().unwrap();
     assert!(resident() <= 3);
+}
+
+/// Bytes of the arena that take memory.
+fn arena_bytes(store: &ModelStore) -> u64 {
+    let inner = store.shared.lock();
+    let slots = &inner.model.as_ref().unwrap().slots;
+    std::os::unix::fs::MetadataExt::blocks(&slots.arena.file().metadata().unwrap()) * 512
+}
+
+/// 24 slots of 0.7 MB, three of which share a huge page.
+#[test]
+fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
+    const N_EXPERT: u64 = 24;
+    const LENGTH: u64 = 171 * PAGE;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let bytes: Vec<u8> = (0..N_EXPERT * LENGTH).map(|i| (i / LENGTH) as u8 + 1).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
+    let store = store(&Faulty::new(bytes, Fault::None), LONG);
+    let mut table =
+        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32)).unwrap();
+    let pieces = (0..N_EXPERT).map(|i| piece(0, i * LENGTH, LENGTH)).collect();
+    table.add_layer(0, pieces).unwrap();
+    let team = store.add_team(1);
+    store.describe(team, table, 0).unwrap();
+    let used_bytes =
+        || store.shared.lock().model.as_ref().unwrap().slots.cache.n_used() as u64 * LENGTH;
+
+    let mut state = 1_u64;
+    let mut random = |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    let (mut prepared_max, mut n_before) = (0, 0);
+    for _ in 0..100 {
+        let n_slots = 3 + random(N_EXPERT - 3) as usize;
+        store.shared.lock().model.as_mut().unwrap().slots.set_capacity(n_slots);
+        assert_eq!(arena_bytes(&store), used_bytes(), "what is free was given back");
+        for _ in 0..4 {
+            let first = random(N_EXPERT - 2) as u32;
+            let experts = [first, first + 1, first + 2];
+            let choices = experts.map(|expert| wit::Choice { expert, token: 0 });
+            let never = || None::<()>;
+            let places = store.demand(team, n_before, 0, &choices, never).unwrap().unwrap();
+            n_before += 1;
+            for (place, expert) in places.iter().zip(experts) {
+                store.wait(team, place.slot, true, never).unwrap().unwrap();
+                let read = |memory: &Mapping, offset: u64| {
+                    let at = memory.at(offset as usize, LENGTH as usize);
+                    // SAFETY: the slot has been waited for, and is demanded.
+                    let bytes = unsafe { std::slice::from_raw_parts(at, LENGTH as usize) };
+                    bytes.iter().all(|&byte| u32::from(byte) == expert + 1)
+                };
+                assert!(store.with_slot(team, place.slot, 0, LENGTH, read).unwrap());
+            }
+            store.release(team).unwrap();
+            let allowed = n_slots as u64 * LENGTH;
+            let bytes = arena_bytes(&store);
+            assert!(bytes <= allowed, "{bytes} bytes, {allowed} were allowed");
+            prepared_max = prepared_max.max(bytes - used_bytes());
+        }
+    }
+    if prepared_max == 0 {
+        eprintln!("SKIPPED: there are no huge pages here");
+    }
 }

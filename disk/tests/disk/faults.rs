@@ -1,14 +1,12 @@
 //! Storages that go wrong, and the order of things.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::io::{self, IoSliceMut};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use common::{Asker, BLOCK, Memory, disks, noise, piece};
 use moewe_disk::{Backend, Disk, DiskOptions, Piece, Priority, Read, ReadError, Storage};
+
+use crate::common::{Asker, BLOCK, Memory, disks, noise, piece};
 
 type Answer = Box<dyn Fn(u64, usize) -> io::Result<usize> + Send + Sync>;
 

@@ -1,15 +1,13 @@
 //! Real files, both backends.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Asker, BLOCK, Memory, Random, disks, file, noise, piece};
 use moewe_disk::{DirectFile, DiskOptions, Piece, Priority, ReadError, Storage as _};
+
+use crate::common::{Asker, BLOCK, Memory, Random, disks, file, noise, piece};
 
 #[test]
 fn reads_what_others_read() {

@@ -1,8 +1,5 @@
 //! io_uring with files that make it wait, and that go wrong. Without io_uring
 //! there is nothing to test.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, PipeReader, PipeWriter, Write as _};
@@ -10,8 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Asker, BLOCK, Memory, file, noise, piece};
 use moewe_disk::{Backend, DirectFile, Disk, DiskOptions, Priority, ReadError, Storage};
+
+use crate::common::{Asker, BLOCK, Memory, file, noise, piece};
 
 fn disk(depth: usize) -> Option<Disk> {
     let options = DiskOptions { backend: Backend::IoUring, depth, ..DiskOptions::default() };

@@ -1,5 +1,4 @@
 //! What the tests share.
-#![allow(dead_code)]
 
 use std::fs::File;
 use std::io::Write as _;

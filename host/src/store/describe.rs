@@ -1,0 +1,130 @@
+//! Models that guests describe, and the slots that are made for them.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::sync::Arc;
+
+use moewe_experts::trace::{Header, Recorder};
+use moewe_experts::{Cache, CacheOptions};
+
+use super::budget::{Budget, n_demand_max};
+use super::demands::TeamState;
+use super::slots::Slots;
+use super::table::{Table, invalid};
+use super::{Described, Inner, MemoryNeeds, MemoryOptions, ModelStore, needs};
+use crate::bindings::moewe::inference::experts as wit;
+use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
+use crate::error::Error as HostError;
+use crate::memory::Mapping;
+use crate::weights::error;
+
+impl ModelStore {
+    /// A store that takes no model, but has what it needs told.
+    pub(crate) fn asking(name: &str) -> Result<Self, HostError> {
+        let mut store = Self::new(name, MemoryOptions::new(u64::MAX))?;
+        store.only_asks = true;
+        Ok(store)
+    }
+
+    /// What the model needs that a guest has described to a store that only asks.
+    pub(crate) fn needs(&self) -> Option<MemoryNeeds> {
+        self.shared.lock().needs
+    }
+
+    /// Takes a description of the model, the first or one more of the same, and
+    /// says what there is room for.
+    /// A team takes `guests` bytes before it computes anything.
+    pub(crate) fn describe(
+        &self,
+        team: u64,
+        table: Table,
+        guests: u64,
+    ) -> Result<wit::Capacity, Error> {
+        let inner = &mut *self.shared.lock();
+        if let Some(model) = &inner.model {
+            if !model.table.is_same(&table) {
+                return Err(invalid("another sandbox has described another model"));
+            }
+        } else {
+            let is_other = |&(&id, _): &(&u64, &TeamState)| id != team;
+            let others = inner.teams.iter().filter(is_other).map(|(_, other)| other.private);
+            let guests = others.fold(guests, u64::saturating_add);
+            self.make_slots(inner, table, guests)?;
+        }
+        Ok(wit::Capacity {
+            slot_bytes: inner.budget.slot_bytes,
+            n_demand_max: inner.n_demand_max as u32,
+        })
+    }
+
+    fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), Error> {
+        let shape = table.shape;
+        let needs = MemoryNeeds::new(inner.budget, &table, guests);
+        if self.only_asks {
+            inner.needs = Some(needs);
+            return Err(invalid("nobody wants them"));
+        }
+        let io = |e: std::io::Error| {
+            error(ErrorCode::Io, format!("{}: no memory for experts: {e}", self.name))
+        };
+        let storages = table.files.iter().map(|file| (self.open)(file));
+        let storages = storages.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+        // The headers went through the page cache, which counts for some.
+        for file in &table.files {
+            let _ = rustix::fs::fadvise(file.file(), 0, None, rustix::fs::Advice::DontNeed);
+        }
+        let n_used = needs.n_expert_used();
+        let budget =
+            Budget { dense: needs.dense_bytes(), slot_bytes: needs.expert_bytes(), ..inner.budget };
+        let n_slots = budget.n_slots();
+        let least = needs.least_for_a_token();
+        if n_slots < n_used || least > budget.bytes {
+            return Err(error(
+                ErrorCode::OutOfMemory,
+                format!(
+                    "{} bytes of memory do not suffice for a single token: {} are the least, of \
+                     which {} for the weights that every token needs and {} for {n_used} experts",
+                    budget.bytes,
+                    needs::told(least),
+                    budget.dense,
+                    table.slot_bytes * n_used
+                ),
+            ));
+        }
+        let n_experts = table.n_experts();
+        let n_max = n_experts.min(budget.bytes / table.slot_bytes.max(1));
+        let length = n_max.saturating_mul(table.slot_bytes).max(1);
+        let arena = Arc::new(Mapping::new("moewe-experts", length).map_err(io)?);
+        let n_slots = n_slots.min(n_experts);
+        let options = CacheOptions {
+            policy: self.options.policy,
+            layer_floor: self.options.layer_floor,
+            pins: self.options.pins.iter().take(n_slots as usize / 2).copied().collect(),
+        };
+        let (n_layer, n_expert) = (shape.n_layer as usize, shape.n_expert as usize);
+        if let Some(path) = &self.options.trace {
+            let header = Header {
+                n_layer,
+                n_expert,
+                n_expert_used: shape.n_expert_used as usize,
+                slot_bytes: budget.mapped(table.slot_bytes),
+                other_bytes: budget.others(),
+                model: self.name.clone(),
+                options: options.clone(),
+            };
+            let recorder = File::create(path).and_then(|file| {
+                let mut recorder = Recorder::new(BufWriter::new(file), header)?;
+                recorder.capacity(n_slots as usize)?;
+                Ok(recorder)
+            });
+            let failed = |e| error(ErrorCode::Io, format!("{}: {e}", path.display()));
+            inner.trace = Some(recorder.map_err(failed)?);
+        }
+        let cache = Cache::new(n_layer, n_expert, n_slots as usize, options);
+        inner.budget = budget;
+        inner.n_demand_max = n_demand_max(n_used, n_slots);
+        let slots = Slots::new(cache, arena, table.slot_bytes, storages);
+        inner.model = Some(Described { table: Arc::new(table), slots });
+        Ok(())
+    }
+}

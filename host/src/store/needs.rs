@@ -1,0 +1,105 @@
+//! What a model takes of a budget, before it is loaded.
+
+use super::MIB;
+use super::budget::{Budget, n_demand_max};
+use super::table::Table;
+
+/// What each sandbox takes when it computes a few tokens, beside the model and
+/// the KV cache of so many tokens.
+const SESSION_BYTES: u64 = 4 * MIB;
+const SESSION_TOKENS: u64 = 64;
+
+/// What a model takes of the memory that its process may have
+/// ([`MemoryOptions`](crate::MemoryOptions)), as
+/// [`Model::memory_needs`](crate::Model::memory_needs) finds out.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryNeeds {
+    /// As it is when the model is described.
+    budget: Budget,
+    /// The sandboxes' memory when they have described it.
+    guests: u64,
+    n_experts: u64,
+    n_expert_used: u64,
+    kv_bytes_per_token: u64,
+}
+
+impl MemoryNeeds {
+    pub(super) fn new(budget: Budget, table: &Table, guests: u64) -> Self {
+        let shape = table.shape;
+        let budget = Budget { dense: shape.dense_bytes, slot_bytes: table.slot_bytes, ..budget };
+        let n_used = shape.n_expert_used.clamp(1, shape.n_expert.max(1));
+        Self {
+            budget,
+            guests,
+            n_experts: table.n_experts(),
+            n_expert_used: if table.slot_bytes == 0 { 0 } else { n_used.into() },
+            kv_bytes_per_token: shape.kv_bytes_per_token,
+        }
+    }
+
+    /// Bytes of the weights that every token needs.
+    pub fn dense_bytes(&self) -> u64 {
+        self.budget.dense
+    }
+
+    /// Bytes of an expert, in whole pages.
+    pub fn expert_bytes(&self) -> u64 {
+        self.budget.slot_bytes
+    }
+
+    /// How many experts all layers have together.
+    pub fn n_experts(&self) -> u64 {
+        self.n_experts
+    }
+
+    /// How many of them a layer uses for a token.
+    pub fn n_expert_used(&self) -> u64 {
+        self.n_expert_used
+    }
+
+    /// Bytes of the KV cache of so many tokens.
+    pub fn kv_bytes(&self, n_tokens: u64) -> u64 {
+        self.kv_bytes_per_token.saturating_mul(n_tokens)
+    }
+
+    /// The least memory that suffices for a session with a context of `n_tokens`.
+    pub fn least(&self, n_tokens: u64) -> u64 {
+        let guests = self.guests(n_tokens);
+        let mut least = self.least_for_a_token();
+        loop {
+            // With more memory more is demanded at once, but not without limit.
+            let n_slots = Budget { bytes: least, ..self.budget }.n_slots().min(self.n_experts);
+            let n_demand = n_demand_max(self.n_expert_used, n_slots);
+            let more = self.budget.least(guests, n_demand);
+            if more <= least {
+                return told(least);
+            }
+            least = more;
+        }
+    }
+
+    /// The least memory that suffices for a token.
+    pub(super) fn least_for_a_token(&self) -> u64 {
+        self.budget.least(self.guests(0), self.n_expert_used)
+    }
+
+    /// How many experts fit into so much memory beside a context of `n_tokens`.
+    pub fn n_slots(&self, bytes: u64, n_tokens: u64) -> u64 {
+        let dense_resident = self.budget.dense;
+        let loaded = Budget { bytes, dense_resident, guests: self.guests(n_tokens), ..self.budget };
+        loaded.n_slots().min(self.n_experts)
+    }
+
+    /// The sandboxes' memory when they compute.
+    fn guests(&self, n_tokens: u64) -> u64 {
+        (self.budget.n_guests.saturating_mul(SESSION_BYTES))
+            .saturating_add(self.kv_bytes(n_tokens.max(SESSION_TOKENS)))
+            .saturating_add(self.guests)
+    }
+}
+
+/// What people are told to allow: what the process takes differs a little from
+/// time to time.
+pub(super) fn told(least: u64) -> u64 {
+    (least / MIB).saturating_add(2).saturating_mul(MIB)
+}
