@@ -177,12 +177,17 @@ impl Header {
         };
         let n_expert_used = number("expert_used_count")?;
         let whole = |n: u64| n.next_multiple_of(256).clamp(256, 1 << 16) as u32;
+        // As many more heads as make whole blocks of 256, for each KV head as many.
+        let (head_dim, group) = (head_dim.clamp(1, 1024), (n_head / kv_heads.max(1)).clamp(1, 64));
+        let kv_heads = (1..=256)
+            .find(|n| n >= &kv_heads && (n * group * head_dim).is_multiple_of(256))
+            .unwrap_or(256);
         let shape = Shape {
             n_layer: 3,
             n_embd: whole(n_embd),
-            n_head: n_head.clamp(1, 256) as u32,
-            kv_heads: kv_heads.clamp(1, 256) as u32,
-            head_dim: head_dim.clamp(1, 1024) as u32,
+            n_head: (kv_heads * group) as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
             n_expert: n_expert_used.clamp(1, 64) as u32,
             n_expert_used: n_expert_used.clamp(1, 64) as u32,
             n_ff_expert: whole(n_ff),
