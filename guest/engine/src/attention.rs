@@ -8,7 +8,7 @@
 mod kernel;
 
 use crate::kv_cache::{CHUNK, KvCache, PANEL};
-use crate::ops::load;
+use crate::ops::{load, replace};
 use crate::simd::V;
 
 use self::kernel::{KERNEL, add_products};
@@ -55,11 +55,11 @@ impl Row {
         }
         let (scale, max) = (V::splat_f32(scale), V::splat_f32(self.max));
         let mut sum = V::splat_f32(0.0);
-        for four in scores {
-            let weight = load(four).mul_f32(scale).sub_f32(max).exp_f32();
+        replace(scores, |score| {
+            let weight = score.mul_f32(scale).sub_f32(max).exp_f32();
             sum = sum.add_f32(weight);
-            weight.store_f32(four);
-        }
+            weight
+        });
         self.sum += sum.sum_f32();
     }
 }
@@ -186,9 +186,7 @@ fn add_values(
 }
 
 fn multiply_by(x: &mut [f32], factor: V) {
-    for four in x.as_chunks_mut::<4>().0 {
-        load(four).mul_f32(factor).store_f32(four);
-    }
+    replace(x.as_chunks_mut().0, |x| x.mul_f32(factor));
 }
 
 #[cfg(test)]

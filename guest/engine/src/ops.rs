@@ -9,46 +9,81 @@ pub(crate) fn load(four: &[f32; 4]) -> V {
     unsafe { V::load(four.as_ptr().cast()) }
 }
 
+/// Replaces numbers by `f` of them, four at a time, in their order, and sixteen in
+/// a turn of the loop: at every turn, Wasmtime looks whether the guest shall stop,
+/// and keeps no vector in a register meanwhile.
+#[inline(always)]
+pub(crate) fn replace(x: &mut [[f32; 4]], mut f: impl FnMut(V) -> V) {
+    let mut one = |four: &mut [f32; 4]| f(load(four)).store_f32(four);
+    let (sixteens, rest) = x.as_chunks_mut();
+    for [a, b, c, d] in sixteens {
+        one(a);
+        one(b);
+        one(c);
+        one(d);
+    }
+    rest.iter_mut().for_each(one);
+}
+
+/// Replaces the numbers of `x` by `f` of them and those of `y`, in the same way.
+#[inline(always)]
+fn combine(x: &mut [f32], y: &[f32], f: impl Fn(V, V) -> V) {
+    assert_eq!(x.len(), y.len());
+    let one = |x: &mut [f32; 4], y: &[f32; 4]| f(load(x), load(y)).store_f32(x);
+    let (fours, x_rest) = x.as_chunks_mut();
+    let (y_fours, y_rest) = y.as_chunks();
+    let (sixteens, rest) = fours.as_chunks_mut();
+    let (y_sixteens, y_more) = y_fours.as_chunks();
+    for ([a, b, c, d], [ya, yb, yc, yd]) in sixteens.iter_mut().zip(y_sixteens) {
+        one(a, ya);
+        one(b, yb);
+        one(c, yc);
+        one(d, yd);
+    }
+    rest.iter_mut().zip(y_more).for_each(|(x, y)| one(x, y));
+    if !x_rest.is_empty() {
+        let mut last = padded(x_rest);
+        one(&mut last, &padded(y_rest));
+        x_rest.copy_from_slice(&last[..x_rest.len()]);
+    }
+}
+
 /// Scales `x` by its root mean square, then by `weight`
 /// ([RMSNorm](https://arxiv.org/abs/1910.07467)), in place.
 pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], epsilon: f32) {
-    assert_eq!(x.len(), weight.len());
     let square = |x: &f32| f64::from(*x) * f64::from(*x);
     // Eight sums, so that an addition need not wait for the one before it.
-    let (eights, rest) = x.as_chunks::<8>();
     let mut sums = [0.0; 8];
-    for eight in eights {
+    let mut add = |eight: &[f32; 8]| {
         sums.iter_mut().zip(eight).for_each(|(sum, x)| *sum += square(x));
+    };
+    let (eights, rest) = x.as_chunks::<8>();
+    let (pairs, one) = eights.as_chunks::<2>();
+    for [first, second] in pairs {
+        add(first);
+        add(second);
     }
+    one.iter().for_each(add);
     let sum = sums.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>();
     let mean = (sum / x.len() as f64) as f32;
     let scale = 1.0 / (mean + epsilon).sqrt();
-    x.iter_mut().zip(weight).for_each(|(x, w)| *x = *x * scale * w);
+    let scale = V::splat_f32(scale);
+    combine(x, weight, |x, w| x.mul_f32(scale).mul_f32(w));
 }
 
 /// Adds `y` to `x`.
 pub(crate) fn add(x: &mut [f32], y: &[f32]) {
-    assert_eq!(x.len(), y.len());
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    combine(x, y, V::add_f32);
 }
 
 /// `gate * sigmoid(gate) * up` into `gate`
 /// ([SwiGLU](https://arxiv.org/abs/2002.05202)).
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len());
     let one = V::splat_f32(1.0);
-    let product = |gate: &[f32; 4], up: &[f32; 4]| {
-        let gate = load(gate);
+    combine(gate, up, |gate, up| {
         let swish = gate.div_f32(one.add_f32(V::splat_f32(0.0).sub_f32(gate).exp_f32()));
-        swish.mul_f32(load(up))
-    };
-    let (gates, gates_rest) = gate.as_chunks_mut::<4>();
-    let (ups, ups_rest) = up.as_chunks::<4>();
-    gates.iter_mut().zip(ups).for_each(|(gate, up)| product(gate, up).store_f32(gate));
-    if !gates_rest.is_empty() {
-        let products = product(&padded(gates_rest), &padded(ups_rest)).to_f32();
-        gates_rest.copy_from_slice(&products[..gates_rest.len()]);
-    }
+        swish.mul_f32(up)
+    });
 }
 
 /// Fewer than four numbers, and zeros.
@@ -66,15 +101,15 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 /// Turns scores into probabilities, in place.
 pub(crate) fn softmax(x: &mut [f32]) {
     let max = V::splat_f32(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let weight = |four: &[f32; 4]| load(four).sub_f32(max).exp_f32();
+    let weight = |x: V| x.sub_f32(max).exp_f32();
     let (fours, rest) = x.as_chunks_mut::<4>();
     let mut sums = V::splat_f32(0.0);
-    for four in fours {
-        let weights = weight(four);
+    replace(fours, |x| {
+        let weights = weight(x);
         sums = sums.add_f32(weights);
-        weights.store_f32(four);
-    }
-    let weights = weight(&padded(rest)).to_f32();
+        weights
+    });
+    let weights = weight(load(&padded(rest))).to_f32();
     rest.copy_from_slice(&weights[..rest.len()]);
     let scale = 1.0 / (sums.sum_f32() + rest.iter().sum::<f32>());
     x.iter_mut().for_each(|x| *x *= scale);

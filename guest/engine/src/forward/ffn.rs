@@ -200,7 +200,9 @@ impl Pass<'_> {
             for (projection, out) in projections {
                 let matrix = expert.matrix(projection);
                 let out = &mut out[first * width + rows.start..];
-                matrix.multiply(&s.activations, &s.tokens, |i, row, y| out[i * width + row] = y);
+                matrix.multiply(&s.activations, &s.tokens, |i, row, y| {
+                    out[i * width + row..][..y.len()].copy_from_slice(y);
+                });
             }
         }
         swiglu(split, &mut s.expert_gate, &s.expert_up);
@@ -242,7 +244,8 @@ impl Pass<'_> {
             let out = &mut s.out[rows.start..];
             expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
-                out[token * h.n_embd + row] += weight * y;
+                let out = &mut out[token * h.n_embd + row..][..y.len()];
+                out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
             });
             done += group.len();
         }

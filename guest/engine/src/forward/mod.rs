@@ -156,7 +156,7 @@ fn multiply(
     }
     let (matrix, bias) = linear.part(rows.clone());
     let mine = &mut out[rows.start..];
-    matrix.multiply(x, tokens, |i, row, y| mine[i * n + row] = y);
+    matrix.multiply(x, tokens, |i, row, y| mine[i * n + row..][..y.len()].copy_from_slice(y));
     if let Some(bias) = bias {
         out.chunks_exact_mut(n).for_each(|y| ops::add(&mut y[rows.clone()], bias));
     }

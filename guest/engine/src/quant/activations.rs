@@ -146,7 +146,7 @@ fn quantize<const N: usize>(x: &[f32; N], blocks: &mut [ActivationBlock]) {
     let inverse = Some(127.0 / max).filter(|x| x.is_finite());
     let inverse = V::splat_f32(inverse.unwrap_or(0.0));
     for (block, x) in blocks.iter_mut().zip(x) {
-        let q = load(x).map(|v| v.mul_f32(inverse).nearest_f32().to_i32());
+        let q = load(x).map(|v| v.mul_f32(inverse).round_to_i32());
         block.scale = max / 127.0;
         let mut half_sums = [0; 2];
         for half in 0..2 {

@@ -34,10 +34,15 @@ impl<'a> Matrix<'a> {
         Self { format, rows, cols, bytes }
     }
 
-    /// Computes this matrix times the vectors of the given tokens, and gives
-    /// each number to `put(index in tokens, row, number)`. A number does not
-    /// depend on the other rows and tokens.
-    pub fn multiply(&self, x: &Activations, tokens: &[usize], put: impl FnMut(usize, usize, f32)) {
+    /// Computes this matrix times the vectors of the given tokens, and gives up to
+    /// four numbers at a time to `put(index in tokens, first row, numbers)`. A
+    /// number does not depend on the other rows and tokens.
+    pub fn multiply(
+        &self,
+        x: &Activations,
+        tokens: &[usize],
+        put: impl FnMut(usize, usize, &[f32]),
+    ) {
         assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
         match self.format.encoding {
             Encoding::F32 => self.floats::<F32>(x, tokens, put),
@@ -58,7 +63,7 @@ impl<'a> Matrix<'a> {
         &self,
         x: &Activations,
         tokens: &[usize],
-        put: impl FnMut(usize, usize, f32),
+        put: impl FnMut(usize, usize, &[f32]),
     ) {
         match self.format.group_rows() {
             1 if tokens.len() >= UNPACK_MIN => {
@@ -74,7 +79,7 @@ impl<'a> Matrix<'a> {
         &self,
         x: &Activations,
         tokens: &[usize],
-        mut put: impl FnMut(usize, usize, f32),
+        mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         let counts = Counts::of::<B>();
         let mut room = gemv::Run::new();
@@ -94,7 +99,7 @@ impl<'a> Matrix<'a> {
         &self,
         x: &Activations,
         tokens: &[usize],
-        mut put: impl FnMut(usize, usize, f32),
+        mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         let group_rows = N * packed::ROWS;
         let group_bytes = group_rows * self.format.row_bytes(self.cols);
@@ -131,7 +136,7 @@ impl<'a> Matrix<'a> {
         &self,
         x: &Activations,
         tokens: &[usize],
-        mut put: impl FnMut(usize, usize, f32),
+        mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         for first in (0..self.rows).step_by(4) {
             let rows = self.four_rows(first);
@@ -149,7 +154,7 @@ impl<'a> Matrix<'a> {
         rows: impl Fn(usize) -> R,
         x: &Activations,
         tokens: &[usize],
-        mut put: impl FnMut(usize, usize, f32),
+        mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
@@ -173,9 +178,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// Passes on the numbers of the rows from `first` on that exist.
-    fn put(&self, first: usize, i: usize, y: [f32; 4], put: &mut impl FnMut(usize, usize, f32)) {
-        for (r, y) in y.into_iter().enumerate().take(self.rows.saturating_sub(first)) {
-            put(i, first + r, y);
+    #[inline(always)]
+    fn put(&self, first: usize, i: usize, y: [f32; 4], put: &mut impl FnMut(usize, usize, &[f32])) {
+        match self.rows.saturating_sub(first) {
+            0 => {}
+            n @ 1..4 => put(i, first, &y[..n]),
+            _ => put(i, first, &y),
         }
     }
 
@@ -252,6 +260,18 @@ mod tests {
         bytes
     }
 
+    /// `put(index in tokens, row, number)` gets each number of a product.
+    fn multiply(
+        matrix: &Matrix<'_>,
+        x: &Activations,
+        tokens: &[usize],
+        mut put: impl FnMut(usize, usize, f32),
+    ) {
+        matrix.multiply(x, tokens, |i, first, numbers| {
+            numbers.iter().enumerate().for_each(|(r, &y)| put(i, first + r, y));
+        });
+    }
+
     #[test]
     fn products_agree_with_dequantized_rows() {
         let (rows, cols) = (7, 512);
@@ -262,7 +282,7 @@ mod tests {
             let bytes = matrix(format, rows, cols);
             let matrix = Matrix::new(format, rows, cols, &bytes);
             let mut got = vec![f32::NAN; 2 * rows];
-            matrix.multiply(&activations, &[1, 0], |i, row, y| got[i * rows + row] = y);
+            multiply(&matrix, &activations, &[1, 0], |i, row, y| got[i * rows + row] = y);
             let mut weights = vec![0.0; cols];
             for row in 0..rows {
                 dequantize_row(format, matrix.row(row), &mut weights);
@@ -288,11 +308,11 @@ mod tests {
             let all = Matrix::new(format, rows, cols, &bytes);
             let tokens: Vec<usize> = (0..n).rev().collect();
             let mut got = vec![];
-            all.multiply(&activations, &tokens, |i, row, y| got.push((tokens[i], row, y)));
+            multiply(&all, &activations, &tokens, |i, row, y| got.push((tokens[i], row, y)));
             assert_eq!(got.len(), n * rows);
             for (token, row, y) in got {
                 let one = Matrix::new(format, 1, cols, all.row(row));
-                one.multiply(&activations, &[token], |_, _, alone| {
+                multiply(&one, &activations, &[token], |_, _, alone| {
                     assert_eq!(alone.to_bits(), y.to_bits(), "{format:?} {token} {row}");
                 });
             }
@@ -318,8 +338,8 @@ mod tests {
             let packed = Matrix::new(format, rows, cols, &packed);
             for tokens in [&[1][..], &[0, 1, 2, 3, 4, 5]] {
                 let [mut want, mut got] = [vec![], vec![]];
-                plain.multiply(&activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
-                packed.multiply(&activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
+                multiply(&plain, &activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
+                multiply(&packed, &activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
                 assert_eq!(got, want, "{format:?}");
             }
             let [mut want, mut got] = [vec![0.0; cols], vec![1.0; cols]];

@@ -40,6 +40,10 @@ pub const INSTRUCTIONS: &str = if cfg!(target_arch = "wasm32") {
     "portable"
 };
 
+/// 1.5 * 2^23: a number of less than 2^22 added to it is rounded to a whole one,
+/// which the low bits of the sum hold.
+const ROUND: f32 = 12_582_912.0;
+
 impl V {
     /// Four vectors of four 32-bit lanes, rows and columns exchanged.
     #[inline(always)]
@@ -95,7 +99,8 @@ impl V {
     #[inline(always)]
     pub fn exp_f32(self) -> V {
         let x = self.min_f32(V::splat_f32(88.0)).max_f32(V::splat_f32(-87.0));
-        let n = x.mul_f32(V::splat_f32(std::f32::consts::LOG2_E)).nearest_f32();
+        let bits = x.mul_f32(V::splat_f32(std::f32::consts::LOG2_E)).add_f32(V::splat_f32(ROUND));
+        let n = bits.sub_f32(V::splat_f32(ROUND));
         // ln 2 in two parts, so that the subtraction is exact.
         let r = x
             .sub_f32(n.mul_f32(V::splat_f32(0.693_359_4)))
@@ -105,7 +110,13 @@ impl V {
             p = p.mul_f32(r).add_f32(V::splat_f32(c));
         }
         let y = p.mul_f32(r.mul_f32(r)).add_f32(r).add_f32(V::splat_f32(1.0));
-        y.mul_f32(n.to_i32().add_i32(V::splat_i32(127)).shl_i32(23))
+        y.mul_f32(bits.shl_i32(23).add_i32(V::splat_i32(127 << 23)))
+    }
+
+    /// Each f32, of less than 2^22, rounded to a whole number, ties to even.
+    #[inline(always)]
+    pub fn round_to_i32(self) -> V {
+        self.add_f32(V::splat_f32(ROUND)).sub_i32(V::splat_i32(ROUND.to_bits() as i32))
     }
 }
 

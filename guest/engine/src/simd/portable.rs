@@ -262,12 +262,6 @@ impl V {
         V::from_f32(self.to_i32_lanes().map(|x| x as f32))
     }
 
-    /// Each f32, which must be whole and fit, as i32.
-    #[inline(always)]
-    pub fn to_i32(self) -> V {
-        V::from_i32(self.to_f32().map(|x| x as i32))
-    }
-
     /// Sum of the f32.
     #[inline(always)]
     pub fn add_f32(self, b: V) -> V {
@@ -308,12 +302,6 @@ impl V {
     #[inline(always)]
     pub fn abs_f32(self) -> V {
         V::from_f32(self.to_f32().map(f32::abs))
-    }
-
-    /// The f32 rounded to whole numbers, ties to even.
-    #[inline(always)]
-    pub fn nearest_f32(self) -> V {
-        V::from_f32(self.to_f32().map(f32::round_ties_even))
     }
 
     /// The 8 i32 as i16, which they must fit.

@@ -241,12 +241,6 @@ impl V {
         V(f32x4_convert_i32x4(self.0))
     }
 
-    /// Each f32, which must be whole and fit, as i32.
-    #[inline(always)]
-    pub fn to_i32(self) -> V {
-        V(i32x4_trunc_sat_f32x4(self.0))
-    }
-
     /// Sum of the f32.
     #[inline(always)]
     pub fn add_f32(self, b: V) -> V {
@@ -287,12 +281,6 @@ impl V {
     #[inline(always)]
     pub fn abs_f32(self) -> V {
         V(f32x4_abs(self.0))
-    }
-
-    /// The f32 rounded to whole numbers, ties to even.
-    #[inline(always)]
-    pub fn nearest_f32(self) -> V {
-        V(f32x4_nearest(self.0))
     }
 
     /// The 8 i32 as i16, which they must fit.

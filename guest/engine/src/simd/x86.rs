@@ -251,12 +251,6 @@ impl V {
         V(sse!(_mm_castps_si128(_mm_cvtepi32_ps(self.0))))
     }
 
-    /// Each f32, which must be whole and fit, as i32.
-    #[inline(always)]
-    pub fn to_i32(self) -> V {
-        V(sse!(_mm_cvttps_epi32(self.ps())))
-    }
-
     /// Sum of the f32.
     #[inline(always)]
     pub fn add_f32(self, b: V) -> V {
@@ -297,15 +291,6 @@ impl V {
     #[inline(always)]
     pub fn abs_f32(self) -> V {
         V(sse!(_mm_and_si128(self.0, _mm_set1_epi32(0x7fff_ffff))))
-    }
-
-    /// The f32 rounded to whole numbers, ties to even.
-    #[inline(always)]
-    pub fn nearest_f32(self) -> V {
-        V(sse!({
-            const MODE: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-            _mm_castps_si128(_mm_round_ps::<MODE>(self.ps()))
-        }))
     }
 
     /// The 8 i32 as i16, which they must fit.
