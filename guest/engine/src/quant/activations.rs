@@ -17,8 +17,9 @@ pub(super) struct ActivationBlock {
     pub q8: [i8; BLOCK],
     pub q16: [i16; BLOCK],
     pub scale: f32,
-    /// The sum of `q`.
+    /// The sum of `q`, and that times `scale`.
     pub sum: i32,
+    pub scaled_sum: f32,
     /// If blocks share a scale: the sums of this block and of the next but one;
     /// those of the first halves of this block and the next; those of the second.
     pub sum_pair: [i16; 2],
@@ -162,6 +163,7 @@ fn quantize<const N: usize>(x: &[f32; N], blocks: &mut [ActivationBlock]) {
             half_sums[half] = sum.iter().sum();
         }
         block.sum = half_sums[0] + half_sums[1];
+        block.scaled_sum = block.sum as f32 * block.scale;
         // At most 32 times 127.
         block.sum_pair[0] = block.sum as i16;
         block.half_pairs = half_sums.map(|sum| [sum as i16, 0]);

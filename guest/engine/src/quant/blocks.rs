@@ -30,6 +30,9 @@ pub(super) trait Blocks: Quants {
     const SUM_PAIRS: usize = 0;
     /// Whether there are two factors.
     const MIN: bool = false;
+    /// Whether the second one is the minimum of all: it is multiplied with the sum
+    /// of the activations then, apart from the rest.
+    const IS_MIN_COMMON: bool = Self::MIN && Self::SUM_PAIRS == 0;
 
     /// Where in a block there is what [`header`](Self::header) reads: one u32; or
     /// four, and behind them perhaps an f16.
@@ -64,7 +67,7 @@ pub(super) trait Blocks: Quants {
 
     /// What a block adds to a row, but for the activations' scale: from its
     /// factors, the products times their scales, and the activations' sums times
-    /// their weights.
+    /// their weights. A common minimum is no part of it.
     fn total(factors: [V; 2], products: V, sums: V) -> V;
 }
 

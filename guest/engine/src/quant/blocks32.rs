@@ -45,9 +45,9 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     }
 
     #[inline(always)]
-    fn total([scale, min]: [V; 2], products: V, sums: V) -> V {
+    fn total([scale, _]: [V; 2], products: V, sums: V) -> V {
         if MIN {
-            return products.to_f32x4().mul_f32(scale).madd_f32(min, sums.to_f32x4());
+            return products.to_f32x4().mul_f32(scale);
         }
         // What is stored is larger by 8 or 16.
         let offset = sums.shl_i32(if FIVE { 4 } else { 3 });

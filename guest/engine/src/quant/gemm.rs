@@ -6,7 +6,7 @@
 
 use super::blocks::{Blocks, FourRows};
 use super::panels::{Panels, TOKENS};
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// Groups of four rows in a tile.
 pub(super) const GROUPS: usize = 2;
@@ -118,13 +118,20 @@ impl Tile {
     }
 }
 
-/// The products of a tile with a panel, in the order that `gemv` has.
+/// The products of a tile with a panel, in the order that `gemv` has. They are
+/// written at the end: what a function returns, LLVM would write at every turn of
+/// the loop.
 ///
 /// # Safety
 /// The tile must have been unpacked in all groups and the panels made for
 /// this format, for vectors of one length; `panel` must be one of the panels.
 #[inline(never)]
-pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) -> Products {
+pub(super) unsafe fn dot<B: Blocks>(
+    tile: &Tile,
+    panels: &Panels,
+    panel: usize,
+    out: &mut Products,
+) {
     let len = 4 * B::SUB_BLOCK * B::UNPACKED;
     let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
     let quants = panels.quants(panel).as_ptr();
@@ -149,7 +156,8 @@ pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) 
             let weighted = weighted::<B>(tile, panels, panel, b);
             let [factors, mins] = tile.factors.each_ref().map(|f| f.as_ptr());
             let factors = load_groups(factors.cast(), b);
-            let mins = if B::MIN { load_groups(mins.cast(), b) } else { factors };
+            let mins =
+                if B::MIN && !B::IS_MIN_COMMON { load_groups(mins.cast(), b) } else { factors };
             let scales = V::load(scales.add(TOKENS * b).cast());
             for t in 0..TOKENS {
                 let scale = scales.splat_lane(t);
@@ -160,7 +168,42 @@ pub(super) unsafe fn dot<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize) 
             }
         }
     }
-    sums
+    // SAFETY: the caller vouches for the same.
+    *out = match B::IS_MIN_COMMON {
+        true => add(sums, unsafe { common_mins(tile, panels, panel) }),
+        false => sums,
+    };
+}
+
+fn add(a: Products, b: Products) -> Products {
+    std::array::from_fn(|t| std::array::from_fn(|g| a[t][g].add_f32(b[t][g])))
+}
+
+/// The minima of all blocks, each times the sum of its activations.
+///
+/// # Safety
+/// As for [`dot`], for a format with common minima.
+#[inline(always)]
+unsafe fn common_mins(tile: &Tile, panels: &Panels, panel: usize) -> Products {
+    let mut products = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+    let mins = tile.factors[1].chunks(8 * 4 * GROUPS);
+    for (mins, sums) in mins.zip(panels.sums(panel).chunks(8 * TOKENS)) {
+        let n = sums.len() / TOKENS;
+        steps!(8, n, |i| {
+            // SAFETY: tile and panel have something for each of `n` blocks.
+            let (mins, sums): ([V; GROUPS], V) = unsafe {
+                let sums = V::load(sums.as_ptr().add(TOKENS * i).cast());
+                (load_groups(mins.as_ptr().cast(), i), sums)
+            };
+            for (t, products) in products.iter_mut().enumerate() {
+                let sum = sums.splat_lane(t);
+                for (product, min) in products.iter_mut().zip(mins) {
+                    *product = product.madd_f32(min, sum);
+                }
+            }
+        });
+    }
+    products
 }
 
 /// The sums of the activations of block `b`, times their weights.

@@ -2,8 +2,8 @@
 //!
 //! A block's products are summed as integers, exactly, sub-blocks times their
 //! scales; so are the activations, for offsets and minima. What the blocks give
-//! in f32 is added from the first to the last. All kernels keep this order, and
-//! so agree to the bit.
+//! in f32 is added from the first to the last, and what common minima give apart
+//! from it. All kernels keep this order, and so agree to the bit.
 
 use std::hint::black_box;
 
@@ -71,7 +71,7 @@ pub(super) unsafe fn dot_packed<B: Blocks, const N: usize>(
     let rows = std::array::from_fn(|group| PackedRows(rows, group));
     // SAFETY: the caller vouches for the same.
     unsafe { sums.add::<B, _>(rows, x, counts, &PackedDots(counts)) };
-    sums.0
+    sums.total::<B>()
 }
 
 /// The products of four raw rows with the activations `x`. Memory is read from
@@ -99,7 +99,7 @@ pub(super) unsafe fn dot_raw<B: Blocks>(
             sums.add::<B, _>([RawHeaders::new(headers)], x, counts, &RawDots(&room.partials));
         }
     }
-    let [total] = sums.0;
+    let [total] = sums.total::<B>();
     total
 }
 
@@ -236,11 +236,24 @@ impl<B: Blocks> Dots<B, 1> for RawDots<'_> {
 }
 
 /// The sums of `N` times four rows.
-struct Sums<const N: usize>([V; N]);
+struct Sums<const N: usize> {
+    sums: [V; N],
+    /// Of common minima.
+    mins: [V; N],
+}
 
 impl<const N: usize> Sums<N> {
     fn new() -> Self {
-        Self([V::splat_f32(0.0); N])
+        let zeros = [V::splat_f32(0.0); N];
+        Self { sums: zeros, mins: zeros }
+    }
+
+    #[inline(always)]
+    fn total<B: Blocks>(self) -> [V; N] {
+        match B::IS_MIN_COMMON {
+            true => std::array::from_fn(|g| self.sums[g].add_f32(self.mins[g])),
+            false => self.sums,
+        }
     }
 
     /// Adds the products of the rows with `x`.
@@ -301,7 +314,13 @@ impl<const N: usize> Sums<N> {
             }
         });
         let scale = V::splat_f32(x[0].scale);
-        for ((sum, header), products) in self.0.iter_mut().zip(headers).zip(products) {
+        if B::IS_MIN_COMMON {
+            let sum = V::splat_f32(x[0].scaled_sum);
+            for (mins, header) in self.mins.iter_mut().zip(headers) {
+                *mins = mins.madd_f32(B::factors(header)[1], sum);
+            }
+        }
+        for ((sum, header), products) in self.sums.iter_mut().zip(headers).zip(products) {
             let total = B::total(B::factors(header), products, weighted::<B>(header, x));
             *sum = sum.madd_f32(total, scale);
         }

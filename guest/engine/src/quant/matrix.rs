@@ -12,6 +12,7 @@ use super::packed::{self, PackedRows};
 use super::panels::{Panels, TOKENS};
 use super::raw::RawRows;
 use super::{Encoding, Format, dequantize_row};
+use crate::simd::V;
 
 /// From so many vectors on, unpacking the rows pays.
 const UNPACK_MIN: usize = 4;
@@ -158,6 +159,7 @@ impl<'a> Matrix<'a> {
     ) {
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
+        let mut y = [[V::splat_f32(0.0); gemm::GROUPS]; TOKENS];
         for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
             for group in 0..gemm::GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
@@ -167,7 +169,7 @@ impl<'a> Matrix<'a> {
             for panel in 0..tokens.len().div_ceil(TOKENS) {
                 // SAFETY: all groups were unpacked; vectors and rows have one
                 // length.
-                let y = unsafe { gemm::dot::<B>(&tile, &panels, panel) };
+                unsafe { gemm::dot::<B>(&tile, &panels, panel, &mut y) };
                 for (i, y) in (TOKENS * panel..tokens.len()).zip(y) {
                     for (group, y) in y.into_iter().enumerate() {
                         self.put(first + 4 * group, i, y.to_f32(), &mut put);
@@ -338,8 +340,12 @@ mod tests {
             let packed = Matrix::new(format, rows, cols, &packed);
             for tokens in [&[1][..], &[0, 1, 2, 3, 4, 5]] {
                 let [mut want, mut got] = [vec![], vec![]];
-                multiply(&plain, &activations, tokens, |i, row, y| want.push((i, row, y.to_bits())));
-                multiply(&packed, &activations, tokens, |i, row, y| got.push((i, row, y.to_bits())));
+                multiply(&plain, &activations, tokens, |i, row, y| {
+                    want.push((i, row, y.to_bits()))
+                });
+                multiply(&packed, &activations, tokens, |i, row, y| {
+                    got.push((i, row, y.to_bits()))
+                });
                 assert_eq!(got, want, "{format:?}");
             }
             let [mut want, mut got] = [vec![0.0; cols], vec![1.0; cols]];

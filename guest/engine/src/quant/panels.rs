@@ -16,8 +16,8 @@ pub(super) struct Panels {
     quants: Vec<u8>,
     /// `[panels][blocks][TOKENS]`
     scales: Vec<f32>,
-    /// `[panels][blocks][TOKENS]`, or `[panels][blocks][SUM_PAIRS][TOKENS]` in
-    /// pairs.
+    /// `[panels][blocks][TOKENS]`, as f32 and scaled for a common minimum; or
+    /// `[panels][blocks][SUM_PAIRS][TOKENS]` in pairs.
     sums: Vec<i32>,
 }
 
@@ -47,6 +47,9 @@ impl Panels {
                 let four = four.clone().map(|mut blocks| blocks.nth(i).expect("a whole block"));
                 *scales = four.map(|x| x[0].scale);
                 match B::SUM_PAIRS {
+                    0 if B::IS_MIN_COMMON => {
+                        sums[i] = four.map(|x| bytemuck::cast(x[0].scaled_sum));
+                    }
                     0 => sums[i] = four.map(|x| x[0].sum),
                     n => (0..n).for_each(|p| {
                         sums[n * i + p] = four.map(|x| bytemuck::cast(B::sum_pair(x, p)));
