@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::experts::{Demand, Projection};
 use crate::model::{FeedForward, Ffn, Layer, Linear, Mixture};
 use crate::ops;
+use crate::quant::put_numbers;
 use crate::team::{Parts, Split};
 
 /// The most tokens for which the next layer's experts are predicted: many tokens
@@ -201,7 +202,7 @@ impl Pass<'_> {
                 let matrix = expert.matrix(projection);
                 let out = &mut out[first * width + rows.start..];
                 matrix.multiply(&s.activations, &s.tokens, |i, row, y| {
-                    out[i * width + row..][..y.len()].copy_from_slice(y);
+                    put_numbers(&mut out[i * width + row..], y);
                 });
             }
         }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::kv_cache::KvCache;
 use crate::model::{Linear, Model};
 use crate::ops;
-use crate::quant::Activations;
+use crate::quant::{Activations, put_numbers};
 use crate::rope::Angles;
 use crate::team::Parts;
 
@@ -156,7 +156,7 @@ fn multiply(
     }
     let (matrix, bias) = linear.part(rows.clone());
     let mine = &mut out[rows.start..];
-    matrix.multiply(x, tokens, |i, row, y| mine[i * n + row..][..y.len()].copy_from_slice(y));
+    matrix.multiply(x, tokens, |i, row, y| put_numbers(&mut mine[i * n + row..], y));
     if let Some(bias) = bias {
         out.chunks_exact_mut(n).for_each(|y| ops::add(&mut y[rows.clone()], bias));
     }

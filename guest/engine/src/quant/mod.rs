@@ -22,7 +22,7 @@ mod scalar;
 
 pub(crate) use activations::Activations;
 pub(crate) use dequantize::dequantize_row;
-pub(crate) use matrix::Matrix;
+pub(crate) use matrix::{Matrix, put_numbers};
 pub use packed::pack;
 
 use crate::gguf::TensorType;
