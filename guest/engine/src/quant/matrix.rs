@@ -33,6 +33,8 @@ pub(crate) struct Matrix<'a> {
     format: Format,
     rows: usize,
     cols: usize,
+    /// Bytes of a row.
+    row_bytes: usize,
     bytes: &'a [u8],
 }
 
@@ -41,8 +43,9 @@ impl<'a> Matrix<'a> {
     pub fn new(format: Format, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
         assert_eq!(cols % format.block().0, 0, "rows must be whole blocks");
         assert_eq!(rows % format.group_rows(), 0, "rows must be whole groups");
-        assert_eq!(bytes.len(), rows * format.row_bytes(cols), "matrix of another size");
-        Self { format, rows, cols, bytes }
+        let row_bytes = format.row_bytes(cols);
+        assert_eq!(bytes.len(), rows * row_bytes, "matrix of another size");
+        Self { format, rows, cols, row_bytes, bytes }
     }
 
     /// Computes this matrix times the vectors of the given tokens, and gives up to
@@ -113,7 +116,7 @@ impl<'a> Matrix<'a> {
         mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         let group_rows = N * packed::ROWS;
-        let group_bytes = group_rows * self.format.row_bytes(self.cols);
+        let group_bytes = group_rows * self.row_bytes;
         let group = |first: usize| self.bytes[first / group_rows * group_bytes..].as_ptr();
         if tokens.len() >= UNPACK_MIN {
             let four_rows = |first: usize| {
@@ -139,8 +142,12 @@ impl<'a> Matrix<'a> {
     }
 
     /// Four rows from `first` on; behind the end, the last one again.
+    #[inline(always)]
     fn four_rows(&self, first: usize) -> [*const u8; 4] {
-        std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
+        let last = self.rows - 1;
+        let rows = &self.bytes[first * self.row_bytes..];
+        let at = |i: usize| (first + i).min(last) - first;
+        std::array::from_fn(|i| rows[at(i) * self.row_bytes..].as_ptr())
     }
 
     fn floats<F: Float>(
@@ -205,18 +212,16 @@ impl<'a> Matrix<'a> {
         if group_rows == 1 {
             return dequantize_row(self.format, self.row(row), out);
         }
-        let row_bytes = self.format.row_bytes(self.cols);
-        let group_bytes = group_rows * row_bytes;
+        let group_bytes = group_rows * self.row_bytes;
         let group = &self.bytes[row / group_rows * group_bytes..][..group_bytes];
-        let mut bytes = vec![0; row_bytes];
+        let mut bytes = vec![0; self.row_bytes];
         packed::unpack_row(self.format, group, row % group_rows, &mut bytes);
         dequantize_row(Format { group_rows: 1, ..self.format }, &bytes, out);
     }
 
     /// The bytes of a row, which must lie apart from the others.
     fn row(&self, row: usize) -> &'a [u8] {
-        let row_bytes = self.format.row_bytes(self.cols);
-        &self.bytes[row * row_bytes..(row + 1) * row_bytes]
+        &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes]
     }
 }
 
