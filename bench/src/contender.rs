@@ -1,8 +1,9 @@
 //! Who is measured, and how.
 
-use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fmt, io};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -117,6 +118,9 @@ impl Programs {
         arguments: &Arguments,
     ) -> Result<f64> {
         let path = &self.file(lane.contender, model, arguments)?;
+        // There are machines that drop from the page cache what nobody has mapped for
+        // a minute.
+        io::copy(&mut File::open(path)?, &mut io::sink())?;
         let (n_prompt, n_gen) = match test {
             Test::Prefill => (arguments.n_prompt, 0),
             Test::Decode => (0, arguments.n_gen),

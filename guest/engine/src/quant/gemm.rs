@@ -168,10 +168,11 @@ pub(super) unsafe fn dot<B: Blocks>(
             }
         }
     }
-    // SAFETY: the caller vouches for the same.
-    *out = match B::IS_MIN_COMMON {
-        true => add(sums, unsafe { common_mins(tile, panels, panel) }),
-        false => sums,
+    *out = if B::IS_MIN_COMMON {
+        // SAFETY: the caller vouches for the same.
+        add(sums, unsafe { common_mins(tile, panels, panel) })
+    } else {
+        sums
     };
 }
 
