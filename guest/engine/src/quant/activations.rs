@@ -20,10 +20,10 @@ pub(super) struct ActivationBlock {
     /// The sum of `q`, and that times `scale`.
     pub sum: i32,
     pub scaled_sum: f32,
-    /// If blocks share a scale: the sums of this block and of the next but one;
-    /// those of the first halves of this block and the next; those of the second.
-    pub sum_pair: [i16; 2],
-    pub half_pairs: [[i16; 2]; 2],
+    /// If blocks share a scale, pairs of their sums and of those of half blocks, each
+    /// number with the next but one: the sums in the first block, the halves in the
+    /// second (of blocks 0 to 3) and the third.
+    pub pairs: [[i16; 2]; 4],
 }
 
 impl ActivationBlock {
@@ -39,6 +39,13 @@ impl ActivationBlock {
     pub fn load_q16(&self, i: usize) -> V {
         // SAFETY: `piece` has 16 bytes.
         unsafe { V::load(self.piece(true, i).as_ptr()) }
+    }
+
+    /// The pairs of sums.
+    #[inline(always)]
+    pub fn load_pairs(&self) -> V {
+        // SAFETY: eight i16 are 16 bytes.
+        unsafe { V::load(self.pairs.as_ptr().cast()) }
     }
 
     /// Bytes `16 * i` to `16 * i + 15` of the numbers, as i8 or as i16.
@@ -146,7 +153,8 @@ fn quantize<const N: usize>(x: &[f32; N], blocks: &mut [ActivationBlock]) {
     // Numbers too small for their inverse are taken for zeros.
     let inverse = Some(127.0 / max).filter(|x| x.is_finite());
     let inverse = V::splat_f32(inverse.unwrap_or(0.0));
-    for (block, x) in blocks.iter_mut().zip(x) {
+    let mut all_half_sums = [[0; 2]; WIDE / BLOCK];
+    for (i, (block, x)) in blocks.iter_mut().zip(x).enumerate() {
         let q = load(x).map(|v| v.mul_f32(inverse).round_to_i32());
         block.scale = max / 127.0;
         let mut half_sums = [0; 2];
@@ -164,17 +172,19 @@ fn quantize<const N: usize>(x: &[f32; N], blocks: &mut [ActivationBlock]) {
         }
         block.sum = half_sums[0] + half_sums[1];
         block.scaled_sum = block.sum as f32 * block.scale;
-        // At most 32 times 127.
-        block.sum_pair[0] = block.sum as i16;
-        block.half_pairs = half_sums.map(|sum| [sum as i16, 0]);
+        // At most 16 times 127.
+        all_half_sums[i] = half_sums.map(|sum| sum as i16);
     }
     if N == WIDE {
-        for i in 0..blocks.len() {
-            let sum = |i: usize| blocks.get(i).map_or(0, |block| block.sum_pair[0]);
-            let half = |i: usize, half: usize| blocks.get(i).map_or(0, |b| b.half_pairs[half][0]);
-            let (sum, halves) = (sum(i + 2), [half(i + 1, 0), half(i + 1, 1)]);
-            blocks[i].sum_pair[1] = sum;
-            blocks[i].half_pairs.iter_mut().zip(halves).for_each(|(pair, half)| pair[1] = half);
+        let pairs = |[a, b, c, d]: [i16; 4]| [[a, c], [b, d]];
+        let (fours, _) = all_half_sums.as_flattened().as_chunks::<4>();
+        let sums: [i16; WIDE / BLOCK] = std::array::from_fn(|i| blocks[i].sum as i16);
+        let (sums, _) = sums.as_chunks::<4>();
+        for (block, [a, b]) in
+            blocks.iter_mut().zip([[sums[0], sums[1]], [fours[0], fours[1]], [fours[2], fours[3]]])
+        {
+            let ([a, b], [c, d]) = (pairs(a), pairs(b));
+            block.pairs = [a, b, c, d];
         }
     }
 }
@@ -224,15 +234,16 @@ mod tests {
         assert_eq!(blocks.len(), WIDE / BLOCK);
         assert!(blocks.iter().all(|block| block.scale == blocks[0].scale));
         let sum = |q: &[i16]| q.iter().sum::<i16>();
-        for (i, block) in blocks.iter().enumerate() {
+        for block in &blocks {
             assert!(block.q8.iter().zip(block.q16).all(|(&a, b)| i16::from(a) == b));
             assert_eq!(block.sum, i32::from(sum(&block.q16)));
-            let next = |n: usize| blocks.get(i + n).map_or([0; BLOCK], |block| block.q16);
-            assert_eq!(block.sum_pair, [sum(&block.q16), sum(&next(2))]);
-            for (half, pair) in block.half_pairs.iter().enumerate() {
-                let at = 16 * half..16 * half + 16;
-                assert_eq!(*pair, [sum(&block.q16[at.clone()]), sum(&next(1)[at])]);
-            }
+        }
+        let whole: Vec<i16> = blocks.iter().map(|block| sum(&block.q16)).collect();
+        let halves = blocks.iter().flat_map(|block| block.q16.as_chunks::<16>().0);
+        let halves: Vec<i16> = halves.map(|half| sum(half)).collect();
+        for (of, block, first) in [(whole, 0, 0), (halves.clone(), 1, 0), (halves, 2, 8)] {
+            let want = [0, 1, 4, 5].map(|i| [of[first + i], of[first + i + 2]]);
+            assert_eq!(blocks[block].pairs, want);
         }
     }
 }

@@ -26,43 +26,51 @@ pub(super) trait Blocks: Quants {
     /// Whether sub-blocks have scales; else these are 1.
     const IS_SCALED: bool = Self::N_SUB_BLOCKS > 1;
     /// Pairs of activations' sums that [`sum_weights`](Self::sum_weights) has
-    /// something for: at most 8. Without, there is but the sum of the block.
+    /// something for: 4 or 8. Without, there is but the sum of the block.
     const SUM_PAIRS: usize = 0;
+    /// Which block of the activations has the first four pairs.
+    const SUMS_AT: usize = 0;
     /// Whether there are two factors.
     const MIN: bool = false;
     /// Whether the second one is the minimum of all: it is multiplied with the sum
     /// of the activations then, apart from the rest.
     const IS_MIN_COMMON: bool = Self::MIN && Self::SUM_PAIRS == 0;
 
-    /// Where in a block there is what [`header`](Self::header) reads: one u32; or
-    /// four, and behind them perhaps an f16.
-    const HEADER: usize = 0;
+    /// Where the factors are in a block: one f16, or two.
+    const FACTORS: usize = 0;
 
-    /// What the sub-blocks of four rows' blocks share.
-    type Header: Copy;
+    /// The factors of four rows' blocks, as f32, from words that hold them.
+    fn factors(words: V) -> [V; 2];
 
-    /// Reads the headers of four rows' blocks.
+    /// What else the sub-blocks of four rows' blocks share.
+    type Scales: Copy;
+
+    /// Reads the scales of four rows' blocks.
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn header(rows: impl Headers) -> Self::Header;
-
-    /// The factors of the block, as f32.
-    fn factors(header: Self::Header) -> [V; 2];
+    unsafe fn scales(rows: impl Headers) -> Self::Scales;
 
     /// The scales of sub-block `i` of the block, each twice, as i16.
-    fn scale_pairs(_header: Self::Header, _i: usize) -> V {
+    fn scale_pairs(_scales: Self::Scales, _i: usize) -> V {
         V::splat_i32(0x0001_0001)
     }
 
     /// What pair `p` of the activations' sums is multiplied with, as i16.
-    fn sum_weights(_header: Self::Header, _p: usize) -> V {
+    fn sum_weights(_scales: Self::Scales, _p: usize) -> V {
         V::splat_i32(0)
     }
 
-    /// Pair `p` of the sums of a block's activations.
-    fn sum_pair(_x: &[ActivationBlock], _p: usize) -> [i16; 2] {
-        [0; 2]
+    /// The products of one row's block with `x`, and if there are scales, times
+    /// these, and the sums of `x` times their weights; all partly summed. `units`
+    /// must be `UNITS`.
+    ///
+    /// # Safety
+    /// The block must be whole, and `x` as many numbers.
+    #[inline(always)]
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, _units: usize) -> [V; 2] {
+        // SAFETY: the caller vouches for the same.
+        [unsafe { Self::partial(block, 0, 0, x) }, V::splat_i32(0)]
     }
 
     /// What a block adds to a row, but for the activations' scale: from its
@@ -85,8 +93,8 @@ pub(super) trait Quants {
     /// The block must be whole, and `x` the numbers of a unit.
     unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V;
 
-    /// The sums of four partial ones times their rows' scales, as i32.
-    fn sums(partials: [V; 4], scale_pairs: V) -> V;
+    /// The sums of four [`partial`](Self::partial) ones, as i32.
+    fn sums(partials: [V; 4]) -> V;
 
     /// Steps through a unit of packed rows that may be done together.
     const PACKED_STEPS: usize;
@@ -99,7 +107,7 @@ pub(super) trait Quants {
     /// The rows must hold whole blocks, and `x` the numbers of a unit.
     unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
-        headers: [B::Header; N],
+        scales: [B::Scales; N],
         unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,
@@ -130,7 +138,7 @@ pub(super) trait Quants {
     );
 }
 
-/// The headers of four rows' blocks.
+/// What four rows' blocks begin or end with.
 pub(super) trait Headers: Copy {
     /// Those of the blocks that lie `offset` bytes behind these in each row.
     ///
@@ -141,14 +149,24 @@ pub(super) trait Headers: Copy {
     /// The u32 at `offset` of each block.
     ///
     /// # Safety
-    /// They must lie in the blocks' headers.
+    /// They must lie in the blocks.
     unsafe fn words(self, offset: usize) -> V;
 
-    /// The f16 at `offset` of each block, as f32.
+    /// The u16 at `offset` of each block, as u32.
     ///
     /// # Safety
-    /// They must lie in the blocks' headers.
+    /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
+
+    /// The factors of each block, as f32.
+    ///
+    /// # Safety
+    /// The blocks must be whole.
+    #[inline(always)]
+    unsafe fn factors<B: Blocks>(self) -> [V; 2] {
+        // SAFETY: the caller vouches for the blocks, which have factors there.
+        B::factors(unsafe { if B::MIN { self.words(B::FACTORS) } else { self.halves(B::FACTORS) } })
+    }
 }
 
 /// Blocks of four rows, as they lie in memory.

@@ -23,26 +23,15 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     const BYTES: usize = Self::QUANTS + 16;
     const MIN: bool = MIN;
 
-    /// The scales, and the minima if there are any.
-    type Header = [V; 2];
+    type Scales = ();
 
     #[inline(always)]
-    unsafe fn header(rows: impl Headers) -> [V; 2] {
-        // SAFETY: a block begins with one or two f16.
-        unsafe {
-            if MIN {
-                let words = rows.words(0);
-                [low_f16(words), high_f16(words)]
-            } else {
-                [rows.halves(0), V::splat_f32(0.0)]
-            }
-        }
+    fn factors(words: V) -> [V; 2] {
+        [low_f16(words), if MIN { high_f16(words) } else { V::splat_f32(0.0) }]
     }
 
     #[inline(always)]
-    fn factors(header: [V; 2]) -> [V; 2] {
-        header
-    }
+    unsafe fn scales(_rows: impl Headers) {}
 
     #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, sums: V) -> V {

@@ -1,7 +1,7 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Headers, Quants};
+use super::blocks::{Blocks, FourRows, Headers, Quants, low_f16};
 use super::gemm::{GROUPS, Products, load_step};
 use super::packed::PackedRows;
 use super::raw::RawBlock;
@@ -12,19 +12,15 @@ pub(super) struct Bytes;
 impl Blocks for Bytes {
     const BYTES: usize = 34;
 
-    /// The scales.
-    type Header = V;
+    type Scales = ();
 
     #[inline(always)]
-    unsafe fn header(rows: impl Headers) -> V {
-        // SAFETY: a block begins with an f16.
-        unsafe { rows.halves(0) }
+    fn factors(words: V) -> [V; 2] {
+        [low_f16(words), V::splat_f32(0.0)]
     }
 
     #[inline(always)]
-    fn factors(scales: V) -> [V; 2] {
-        [scales, V::splat_f32(0.0)]
-    }
+    unsafe fn scales(_rows: impl Headers) {}
 
     #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, _sums: V) -> V {
@@ -44,14 +40,14 @@ impl Quants for Bytes {
     }
 
     #[inline(always)]
-    fn sums(partials: [V; 4], _scale_pairs: V) -> V {
+    fn sums(partials: [V; 4]) -> V {
         V::sums_i32(partials)
     }
 
     #[inline(always)]
     unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
-        _headers: [B::Header; N],
+        _scales: [B::Scales; N],
         _unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,

@@ -73,11 +73,10 @@ impl Tile {
         let sum_weights = self.sum_weights.as_chunks_mut::<16>().0;
         for (b, quants) in self.quants.chunks_exact_mut(B::UNITS * unit_len).enumerate() {
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
-            let (blocks, header) = unsafe {
+            let (blocks, [factor, min], scales) = unsafe {
                 let blocks = rows.behind(b * B::BYTES);
-                (blocks, B::header(blocks))
+                (blocks, blocks.factors::<B>(), B::scales(blocks))
             };
-            let [factor, min] = B::factors(header);
             factor.store_f32(&mut factors[GROUPS * b + group]);
             if B::MIN {
                 min.store_f32(&mut mins[GROUPS * b + group]);
@@ -88,12 +87,12 @@ impl Tile {
                     if B::IS_SCALED && $i < B::N_SUB_BLOCKS {
                         let to = &mut scale_pairs[GROUPS * (B::N_SUB_BLOCKS * b + $i) + group];
                         // SAFETY: the array holds 16 bytes.
-                        unsafe { B::scale_pairs(header, $i).store(to.as_mut_ptr()) };
+                        unsafe { B::scale_pairs(scales, $i).store(to.as_mut_ptr()) };
                     }
                     if $i < B::SUM_PAIRS {
                         let to = &mut sum_weights[GROUPS * (B::SUM_PAIRS * b + $i) + group];
                         // SAFETY: the array holds 16 bytes.
-                        unsafe { B::sum_weights(header, $i).store(to.as_mut_ptr()) };
+                        unsafe { B::sum_weights(scales, $i).store(to.as_mut_ptr()) };
                     }
                 )* };
             }

@@ -1,20 +1,20 @@
 //! The formats with blocks of 256: Q4_K, Q5_K, Q6_K.
 
 use super::activations::ActivationBlock;
-use super::blocks::{Block, Blocks, Headers, high_f16, low_f16};
+use super::blocks::{Block, Blocks, Headers, Quants, high_f16, low_f16};
 use super::blocks32::nibbles;
 use super::narrow::Narrow;
-use crate::simd::V;
+use super::raw::RawBlock;
+use super::scalar::u32_at;
+use crate::simd::{V, steps};
 
 /// Q4_K, and with `FIVE` Q5_K: eight sub-blocks of 32, each with a 6-bit scale
 /// and a 6-bit minimum.
 pub(super) struct SubBlocks32<const FIVE: bool>;
 
-/// The headers of four rows.
+/// Scales and minima of four rows' blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Header32 {
-    d: V,
-    dmin: V,
+pub(super) struct Scales32 {
     /// The 6-bit numbers as bytes, of sub-blocks 0 to 3 and 4 to 7.
     scales: [V; 2],
     mins: [V; 2],
@@ -24,6 +24,19 @@ impl<const FIVE: bool> SubBlocks32<FIVE> {
     const QUANTS: usize = if FIVE { 48 } else { 16 };
 }
 
+/// The scales and the minima of one row's block, as i16.
+///
+/// # Safety
+/// The block must be whole.
+#[inline(always)]
+unsafe fn scales_and_mins(block: RawBlock) -> [V; 2] {
+    // SAFETY: the caller vouches for the block; two f16 stand before the 12 bytes.
+    let [a, b, c] = [4, 8, 12].map(|at| u64::from(unsafe { u32_at(block.0.add(at)) }));
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+    let join = |low: u64, high: u64| V::widen_u8(low | high << 32);
+    [join(a & six, c & four | a >> 2 & two), join(b & six, c >> 4 & four | b >> 2 & two)]
+}
+
 impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     const BYTES: usize = Self::QUANTS + 128;
     const UNITS: usize = 4;
@@ -31,43 +44,54 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
     const SUM_PAIRS: usize = 4;
     const MIN: bool = true;
 
-    type Header = Header32;
+    #[inline(always)]
+    fn factors(words: V) -> [V; 2] {
+        // The minimum is to be taken off.
+        [low_f16(words), high_f16(words).xor(V::splat_i32(i32::MIN))]
+    }
+
+    type Scales = Scales32;
 
     #[inline(always)]
-    unsafe fn header(rows: impl Headers) -> Header32 {
+    unsafe fn scales(rows: impl Headers) -> Scales32 {
         // SAFETY: a block begins with two f16 and 12 bytes of scales and
         // minima.
-        let (d, a, b, c) = unsafe { (rows.words(0), rows.words(4), rows.words(8), rows.words(12)) };
+        let (a, b, c) = unsafe { (rows.words(4), rows.words(8), rows.words(12)) };
         let six = V::splat_i32(0x3f3f_3f3f);
         let four = V::splat_i32(0x0f0f_0f0f);
         let two = V::splat_i32(0x3030_3030);
-        Header32 {
-            d: low_f16(d),
-            // The minimum is to be taken off.
-            dmin: high_f16(d).xor(V::splat_i32(i32::MIN)),
+        Scales32 {
             scales: [a.and(six), c.and(four).or(a.shr_u32(2).and(two))],
             mins: [b.and(six), c.shr_u32(4).and(four).or(b.shr_u32(2).and(two))],
         }
     }
 
     #[inline(always)]
-    fn factors(h: Header32) -> [V; 2] {
-        [h.d, h.dmin]
+    fn scale_pairs(scales: Scales32, i: usize) -> V {
+        every_second(scales.scales[i / 4], i % 2).pairs_of(i % 4 / 2)
     }
 
     #[inline(always)]
-    fn scale_pairs(h: Header32, i: usize) -> V {
-        every_second(h.scales[i / 4], i % 2).pairs_of(i % 4 / 2)
+    fn sum_weights(scales: Scales32, p: usize) -> V {
+        every_second(scales.mins[p / 2], p % 2)
     }
 
     #[inline(always)]
-    fn sum_weights(h: Header32, p: usize) -> V {
-        every_second(h.mins[p / 2], p % 2)
-    }
-
-    #[inline(always)]
-    fn sum_pair(x: &[ActivationBlock], p: usize) -> [i16; 2] {
-        x[4 * (p / 2) + p % 2].sum_pair
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, units: usize) -> [V; 2] {
+        // SAFETY: the caller vouches for the block.
+        let [scales, mins] = unsafe { scales_and_mins(block) };
+        let mut products = V::splat_i32(0);
+        steps!(Self::UNITS, units, |unit| {
+            for i in 0..Self::SUB_BLOCKS {
+                // SAFETY: the caller vouches for the block and its activations.
+                let sums = unsafe { Self::partial(block, unit, i, x.add(2 * unit)) };
+                let scale = scales.splat_lane_i16(Self::SUB_BLOCKS * unit + i);
+                products = products.add_i32(sums.dot_i16(scale));
+            }
+        });
+        // SAFETY: as above.
+        let sums = unsafe { (*x).load_pairs() };
+        [products, mins.swap_inner_i16().dot_i16(sums)]
     }
 
     #[inline(always)]
@@ -105,50 +129,56 @@ impl<const FIVE: bool> Narrow for SubBlocks32<FIVE> {
 /// Q6_K: sixteen sub-blocks of 16, each with a signed scale of 8 bits.
 pub(super) struct SubBlocks16;
 
-/// The headers of four rows.
-#[derive(Clone, Copy)]
-pub(super) struct Header16 {
-    d: V,
-    /// The scales as bytes, four sub-blocks each.
-    scales: [V; 4],
-}
-
 impl Blocks for SubBlocks16 {
     const BYTES: usize = 210;
     const UNITS: usize = 2;
     const SUB_BLOCKS: usize = 8;
     const SUM_PAIRS: usize = 8;
-    const HEADER: usize = 192;
-
-    type Header = Header16;
+    const SUMS_AT: usize = 1;
+    const FACTORS: usize = 208;
 
     #[inline(always)]
-    unsafe fn header(rows: impl Headers) -> Header16 {
+    fn factors(words: V) -> [V; 2] {
+        [low_f16(words), V::splat_f32(0.0)]
+    }
+
+    /// As bytes, of four sub-blocks each.
+    type Scales = [V; 4];
+
+    #[inline(always)]
+    unsafe fn scales(rows: impl Headers) -> [V; 4] {
         // SAFETY: 16 bytes of scales and an f16 end a block.
-        unsafe {
-            let scales = std::array::from_fn(|i| rows.words(192 + 4 * i));
-            Header16 { d: rows.halves(208), scales }
-        }
+        std::array::from_fn(|i| unsafe { rows.words(192 + 4 * i) })
     }
 
     #[inline(always)]
-    fn factors(h: Header16) -> [V; 2] {
-        [h.d, V::splat_f32(0.0)]
+    fn scale_pairs(scales: [V; 4], i: usize) -> V {
+        every_second_signed(scales[i / 4], i % 2).pairs_of(i % 4 / 2)
     }
 
     #[inline(always)]
-    fn scale_pairs(h: Header16, i: usize) -> V {
-        every_second_signed(h.scales[i / 4], i % 2).pairs_of(i % 4 / 2)
+    fn sum_weights(scales: [V; 4], p: usize) -> V {
+        every_second_signed(scales[p / 2], p % 2)
     }
 
     #[inline(always)]
-    fn sum_weights(h: Header16, p: usize) -> V {
-        every_second_signed(h.scales[p / 2], p % 2)
-    }
-
-    #[inline(always)]
-    fn sum_pair(x: &[ActivationBlock], p: usize) -> [i16; 2] {
-        x[p / 2 * 2].half_pairs[p % 2]
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, units: usize) -> [V; 2] {
+        // SAFETY: the caller vouches for the block, which has 16 bytes there.
+        let scales = [0, 8].map(|i| unsafe { block.wide_bytes(192 + i) });
+        let mut products = V::splat_i32(0);
+        steps!(Self::UNITS, units, |unit| {
+            for i in 0..Self::SUB_BLOCKS {
+                // SAFETY: the caller vouches for the block and its activations.
+                let sums = unsafe { Self::partial(block, unit, i, x.add(4 * unit)) };
+                products = products.add_i32(sums.dot_i16(scales[unit].splat_lane_i16(i)));
+            }
+        });
+        let weighted = |i: usize| {
+            // SAFETY: as above.
+            let sums = unsafe { (*x.add(Self::SUMS_AT + i)).load_pairs() };
+            scales[i].swap_inner_i16().dot_i16(sums)
+        };
+        [products, weighted(0).add_i32(weighted(1))]
     }
 
     #[inline(always)]

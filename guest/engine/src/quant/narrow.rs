@@ -57,19 +57,19 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    fn sums(partials: [V; 4], scale_pairs: V) -> V {
+    fn sums(partials: [V; 4]) -> V {
         // A lane holds two products for each 16 columns.
         if products_max(Q::BITS) / (Q::SUB_BLOCK / 8) >= 4 {
-            V::sums_i16::<4>(partials, scale_pairs)
+            V::sums_i16::<4>(partials)
         } else {
-            V::sums_i16::<2>(partials, scale_pairs)
+            V::sums_i16::<2>(partials)
         }
     }
 
     #[inline(always)]
     unsafe fn dots<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
-        headers: [B::Header; N],
+        scales: [B::Scales; N],
         unit: usize,
         x: *const ActivationBlock,
         n_steps: usize,
@@ -107,10 +107,10 @@ impl<Q: Narrow> Quants for Q {
                         if i == j {
                             low = low.add_i16(high[g]);
                         } else {
-                            let scales = B::scale_pairs(headers[g], j);
-                            *dots = dots.add_i32(high[g].dot_i16(scales));
+                            let pairs = B::scale_pairs(scales[g], j);
+                            *dots = dots.add_i32(high[g].dot_i16(pairs));
                         }
-                        *dots = dots.add_i32(low.dot_i16(B::scale_pairs(headers[g], i)));
+                        *dots = dots.add_i32(low.dot_i16(B::scale_pairs(scales[g], i)));
                     }
                 }
             )* };

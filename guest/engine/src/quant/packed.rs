@@ -5,7 +5,7 @@
 //! and no sums across lanes are left. Of eight rows, each piece of the first
 //! four stands before that of the others.
 
-use super::blocks::{Block, FourRows, Headers, low_f16};
+use super::blocks::{Block, FourRows, Headers};
 use super::narrow::Narrow;
 use super::{Encoding, Format};
 use crate::gguf::TensorType;
@@ -102,8 +102,8 @@ impl<const N: usize> Headers for PackedRows<N> {
 
     #[inline(always)]
     unsafe fn halves(self, offset: usize) -> V {
-        // SAFETY: the caller vouches for the f16.
-        low_f16(unsafe { V::load_u16x4(self.at::<2>(offset)) })
+        // SAFETY: the caller vouches for the numbers.
+        unsafe { V::load_u16x4(self.at::<2>(offset)) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Activations, rearranged for products with many rows.
 
-use super::activations::{Activations, BLOCK};
+use super::activations::{ActivationBlock, Activations, BLOCK};
 use super::blocks::Blocks;
 use crate::simd::V;
 
@@ -52,7 +52,8 @@ impl Panels {
                     }
                     0 => sums[i] = four.map(|x| x[0].sum),
                     n => (0..n).for_each(|p| {
-                        sums[n * i + p] = four.map(|x| bytemuck::cast(B::sum_pair(x, p)));
+                        let pair = |x: &[ActivationBlock]| x[B::SUMS_AT + p / 4].pairs[p % 4];
+                        sums[n * i + p] = four.map(|x| bytemuck::cast(pair(x)));
                     }),
                 }
             }

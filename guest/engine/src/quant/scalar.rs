@@ -17,7 +17,17 @@ pub(super) fn f16_bits(bits: u16) -> f32 {
 #[inline(always)]
 pub(super) unsafe fn f16_at(p: *const u8) -> f32 {
     // SAFETY: the caller vouches for the bytes.
-    f16_bits(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }))
+    f16_bits(unsafe { u16_at(p) })
+}
+
+/// The u16 at `p`.
+///
+/// # Safety
+/// Two bytes must be readable at `p`.
+#[inline(always)]
+pub(super) unsafe fn u16_at(p: *const u8) -> u16 {
+    // SAFETY: the caller vouches for the bytes.
+    u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })
 }
 
 /// The u32 at `p`.

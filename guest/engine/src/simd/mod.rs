@@ -66,18 +66,18 @@ impl V {
         V::low_64(ab, cd).add_i32(V::high_64(ab, cd))
     }
 
-    /// The sums of the i16 in each of four vectors, times the i16 `factors`, which
-    /// are pairs of the same. `N` is how many lanes of one parity in a vector can
-    /// be summed without overflow: 2 or 4.
+    /// The sums of the i16 in each of four vectors, as i32. `N` is how many lanes of
+    /// one parity in a vector can be summed without overflow: 2 or 4.
     #[inline(always)]
-    pub fn sums_i16<const N: usize>([a, b, c, d]: [V; 4], factors: V) -> V {
+    pub fn sums_i16<const N: usize>([a, b, c, d]: [V; 4]) -> V {
+        let ones = V::splat_i32(0x0001_0001);
         let ab = V::low_32(a, b).add_i16(V::high_32(a, b));
         let cd = V::low_32(c, d).add_i16(V::high_32(c, d));
         let (low, high) = (V::low_64(ab, cd), V::high_64(ab, cd));
         if N == 4 {
-            low.add_i16(high).dot_i16(factors)
+            low.add_i16(high).dot_i16(ones)
         } else {
-            low.dot_i16(factors).add_i32(high.dot_i16(factors))
+            low.dot_i16(ones).add_i32(high.dot_i16(ones))
         }
     }
 

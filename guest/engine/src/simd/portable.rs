@@ -217,6 +217,25 @@ impl V {
         V::from_i16(std::array::from_fn(|lane| x[lane / 2 * 2 + i]))
     }
 
+    /// 8 times i16 number `i`, which should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane_i16(self, i: usize) -> V {
+        V::from_i16([self.to_i16()[i]; 8])
+    }
+
+    /// The i16 with numbers 1 and 2, and 5 and 6, exchanged.
+    #[inline(always)]
+    pub fn swap_inner_i16(self) -> V {
+        let x = self.to_i16();
+        V::from_i16([0, 2, 1, 3, 4, 6, 5, 7].map(|i| x[i]))
+    }
+
+    /// The 8 bytes of `x` as i16.
+    #[inline(always)]
+    pub fn widen_u8(x: u64) -> V {
+        V::from_i16(x.to_le_bytes().map(i16::from))
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {

@@ -198,6 +198,32 @@ impl V {
         })
     }
 
+    /// 8 times i16 number `i`, which should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane_i16(self, i: usize) -> V {
+        macro_rules! splat {
+            ($($i:literal)*) => {
+                match i {
+                    $($i => i16x8_shuffle::<$i, $i, $i, $i, $i, $i, $i, $i>(self.0, self.0),)*
+                    _ => unreachable!(),
+                }
+            };
+        }
+        V(splat!(0 1 2 3 4 5 6 7))
+    }
+
+    /// The i16 with numbers 1 and 2, and 5 and 6, exchanged.
+    #[inline(always)]
+    pub fn swap_inner_i16(self) -> V {
+        V(i16x8_shuffle::<0, 2, 1, 3, 4, 6, 5, 7>(self.0, self.0))
+    }
+
+    /// The 8 bytes of `x` as i16.
+    #[inline(always)]
+    pub fn widen_u8(x: u64) -> V {
+        V(u16x8_extend_low_u8x16(u64x2_splat(x)))
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {

@@ -208,6 +208,26 @@ impl V {
         }))
     }
 
+    /// 8 times i16 number `i`, which should be known when this is compiled.
+    #[inline(always)]
+    pub fn splat_lane_i16(self, i: usize) -> V {
+        let bytes = 0x0101 * (2 * i as i16) + 0x0100;
+        V(sse!(_mm_shuffle_epi8(self.0, _mm_set1_epi16(bytes))))
+    }
+
+    /// The i16 with numbers 1 and 2, and 5 and 6, exchanged.
+    #[inline(always)]
+    pub fn swap_inner_i16(self) -> V {
+        let low = sse!(_mm_shufflelo_epi16::<0b11_01_10_00>(self.0));
+        V(sse!(_mm_shufflehi_epi16::<0b11_01_10_00>(low)))
+    }
+
+    /// The 8 bytes of `x` as i16.
+    #[inline(always)]
+    pub fn widen_u8(x: u64) -> V {
+        V(sse!(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(x as i64))))
+    }
+
     /// Each i32 shifted left.
     #[inline(always)]
     pub fn shl_i32(self, n: u32) -> V {
