@@ -7,19 +7,20 @@ use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Place, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 
 use crate::bindings::moewe::inference::experts as host;
+use crate::pages::PagePool;
 use crate::weights::{Attached, from_host};
 
 /// The store that the host keeps.
 pub(crate) struct Imported {
     store: Rc<host::Store>,
-    page_size: usize,
+    pages: PagePool,
     slot_bytes: usize,
     n_demand_max: usize,
 }
 
 impl Imported {
     /// Describes the model to the host; `None` if it has experts attached.
-    pub fn open(model: &ExpertTable<'_>, page_size: usize) -> Result<Option<Box<dyn ExpertStore>>> {
+    pub fn open(model: &ExpertTable<'_>, pages: &PagePool) -> Result<Option<Box<dyn ExpertStore>>> {
         let shape = host::Shape {
             n_layer: count(model.n_layer)?,
             n_expert: count(model.n_expert)?,
@@ -40,7 +41,8 @@ impl Imported {
         let capacity = store.ready().map_err(from_host)?;
         let slot_bytes = usize::try_from(capacity.slot_bytes).map_err(|_| too_large())?;
         let n_demand_max = capacity.n_demand_max.max(1) as usize;
-        Ok(Some(Box::new(Self { store: Rc::new(store), page_size, slot_bytes, n_demand_max })))
+        let (store, pages) = (Rc::new(store), pages.clone());
+        Ok(Some(Box::new(Self { store, pages, slot_bytes, n_demand_max })))
     }
 }
 
@@ -54,7 +56,7 @@ fn too_large() -> Error {
 
 impl ExpertStore for Imported {
     fn page_size(&self) -> usize {
-        self.page_size
+        self.pages.page_size()
     }
 
     fn slot_bytes(&self) -> usize {
@@ -84,7 +86,7 @@ impl ExpertStore for Imported {
         let (offset, length) = (pages.start as u64, pages.len() as u64);
         let attach =
             |address| self.store.attach(slot as u32, offset, length, address).map(|()| true);
-        match Attached::new(self.page_size, 0, pages.len(), self.store.clone(), attach)? {
+        match Attached::new(&self.pages, 0, pages.len(), self.store.clone(), attach)? {
             Some(window) => Ok(Box::new(window)),
             None => Err(Error::new(ErrorKind::Weights, "the host cannot attach its slots")),
         }

@@ -31,7 +31,7 @@ impl Guest for Component {
 impl GuestModel for LoadedModel {
     fn load(name: String) -> Result<Model, Error> {
         let imports = Imports::new()?;
-        let team = Box::new(Imported::new(imports.page_size()));
+        let team = Box::new(Imported::new(imports.pages().clone()));
         let loaded = LanguageModel::load_in_team(&imports, &name, WINDOW_BYTES_MAX, team)?;
         Ok(Model::new(Self(loaded)))
     }

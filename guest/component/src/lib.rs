@@ -7,6 +7,7 @@ mod bindings {
 }
 mod experts;
 mod inference;
+mod pages;
 mod team;
 mod weights;
 

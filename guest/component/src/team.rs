@@ -1,22 +1,23 @@
 //! The engine's team, over the component's imports.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::mem::ManuallyDrop;
 
 use moewe_engine::team::{SharedMemory, Team};
 use moewe_engine::{Error, ErrorKind, Result};
 
 use crate::bindings::moewe::inference::team as host;
+use crate::pages::{PagePool, Pages};
 
 /// This instance's place in the team that the host made.
 pub(crate) struct Imported {
     rank: usize,
     size: usize,
-    page_size: usize,
+    pages: PagePool,
 }
 
 impl Imported {
-    pub fn new(page_size: usize) -> Self {
-        Self { rank: host::rank() as usize, size: host::size() as usize, page_size }
+    pub fn new(pages: PagePool) -> Self {
+        Self { rank: host::rank() as usize, size: host::size() as usize, pages }
     }
 }
 
@@ -34,23 +35,10 @@ impl Team for Imported {
     }
 
     fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
-        let layout = (len.checked_mul(size_of::<f32>()))
-            .and_then(|n| n.checked_next_multiple_of(self.page_size))
-            .and_then(|n| Layout::from_size_align(n, self.page_size).ok())
-            .filter(|layout| layout.size() > 0)
-            .ok_or_else(no_memory)?;
-        // SAFETY: the layout's size is not zero.
-        let pages = unsafe { alloc(layout) };
-        if pages.is_null() {
-            return Err(no_memory());
-        }
-        if let Err(error) = host::share(pages.addr() as u64, layout.size() as u64) {
-            // SAFETY: allocated above with this layout, and nothing is mapped
-            // there.
-            unsafe { dealloc(pages, layout) };
-            return Err(from_host(error));
-        }
-        Ok(Box::new(Shared { numbers: pages.cast(), len }))
+        let bytes = len.checked_mul(size_of::<f32>());
+        let pages = bytes.and_then(|n| self.pages.take(n)).ok_or_else(no_memory)?;
+        host::share(pages.start().addr() as u64, pages.len() as u64).map_err(from_host)?;
+        Ok(Box::new(Shared { pages: ManuallyDrop::new(pages), len }))
     }
 }
 
@@ -75,10 +63,10 @@ fn from_host(error: host::ErrorCode) -> Error {
     }
 }
 
-/// The region that the host mapped over pages of this guest's heap. The pages
-/// stay the region's for good: the host knows no way back.
+/// The region that the host mapped over pages of this guest. They stay the region's for
+/// good: the host knows no way back.
 struct Shared {
-    numbers: *mut f32,
+    pages: ManuallyDrop<Pages>,
     len: usize,
 }
 
@@ -86,7 +74,7 @@ impl Shared {
     /// Where `n` numbers from index `at` on are, which exist.
     fn at(&self, at: usize, n: usize) -> *mut f32 {
         assert!(at.checked_add(n).is_some_and(|end| end <= self.len), "outside the shared region");
-        self.numbers.wrapping_add(at)
+        self.pages.start().cast::<f32>().wrapping_add(at)
     }
 }
 

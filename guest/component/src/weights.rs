@@ -1,7 +1,7 @@
 //! The engine's weights, over the component's imports.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::any::Any;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
@@ -9,30 +9,30 @@ use moewe_engine::{Error, ErrorKind, Result};
 
 use crate::bindings::moewe::inference::weights as host;
 use crate::experts;
+use crate::pages::{PagePool, Pages};
 
 /// The most bytes asked for in one `read`.
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// The files that the host grants.
 pub(crate) struct Imports {
-    capabilities: host::Capabilities,
+    attach: bool,
+    pages: PagePool,
 }
 
 impl Imports {
     pub fn new() -> Result<Self> {
         let capabilities = host::get_capabilities();
-        if !capabilities.page_size.is_power_of_two() || capabilities.page_size > 1 << 24 {
-            return Err(Error::new(
-                ErrorKind::Weights,
-                format!("the host reports pages of {} bytes", capabilities.page_size),
-            ));
-        }
-        Ok(Self { capabilities })
+        let pages = PagePool::new(capabilities.page_size as usize).ok_or_else(|| {
+            let message = format!("the host reports pages of {} bytes", capabilities.page_size);
+            Error::new(ErrorKind::Weights, message)
+        })?;
+        Ok(Self { attach: capabilities.attach, pages })
     }
 
-    /// The unit, in bytes, of attaching.
-    pub fn page_size(&self) -> usize {
-        self.capabilities.page_size as usize
+    /// For what is attached.
+    pub fn pages(&self) -> &PagePool {
+        &self.pages
     }
 }
 
@@ -43,12 +43,12 @@ impl Weights for Imports {
         Ok(Box::new(ImportedSource {
             source: Rc::new(source),
             size,
-            capabilities: self.capabilities,
+            pages: self.attach.then(|| self.pages.clone()),
         }))
     }
 
     fn expert_store(&self, model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
-        experts::Imported::open(model, self.page_size())
+        experts::Imported::open(model, &self.pages)
     }
 }
 
@@ -73,7 +73,8 @@ fn no_memory(bytes: usize) -> Error {
 struct ImportedSource {
     source: Rc<host::Source>,
     size: u64,
-    capabilities: host::Capabilities,
+    /// If the host attaches.
+    pages: Option<PagePool>,
 }
 
 impl Source for ImportedSource {
@@ -99,8 +100,8 @@ impl Source for ImportedSource {
     }
 
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
-        if self.capabilities.attach
-            && let Some(attached) = self.attach(offset, length)?
+        if let Some(pages) = &self.pages
+            && let Some(attached) = self.attach(pages, offset, length)?
         {
             return Ok(Box::new(attached));
         }
@@ -127,21 +128,19 @@ impl Window for Copied {
 
 impl ImportedSource {
     /// `None` if the host cannot attach these bytes after all.
-    fn attach(&self, offset: u64, length: usize) -> Result<Option<Attached>> {
-        let page_size = self.capabilities.page_size as usize;
-        let start = (offset % page_size as u64) as usize;
+    fn attach(&self, pages: &PagePool, offset: u64, length: usize) -> Result<Option<Attached>> {
+        let start = (offset % pages.page_size() as u64) as usize;
         let attach = |address| {
             let first = self.source.attach(offset, length as u64, address)?;
             Ok(first == address + start as u64)
         };
-        Attached::new(page_size, start, length, self.source.clone(), attach)
+        Attached::new(pages, start, length, self.source.clone(), attach)
     }
 }
 
-/// Pages of this guest's heap in whose place the host has put something.
+/// Pages in whose place the host has put something.
 pub(crate) struct Attached {
-    pages: *mut u8,
-    layout: Layout,
+    pages: ManuallyDrop<Pages>,
     /// The bytes that were asked for lie here in the pages.
     start: usize,
     length: usize,
@@ -153,30 +152,19 @@ impl Attached {
     /// Has `attach` put `length` bytes behind the first `start` of some pages;
     /// it answers whether it put them there. `None` if the host cannot attach.
     pub fn new(
-        page_size: usize,
+        pages: &PagePool,
         start: usize,
         length: usize,
         source: Rc<dyn Any>,
         attach: impl FnOnce(u64) -> Result<bool, host::Error>,
     ) -> Result<Option<Self>> {
-        let layout = length
-            .checked_add(start)
-            .and_then(|n| n.checked_next_multiple_of(page_size))
-            .and_then(|n| Layout::from_size_align(n, page_size).ok())
-            .filter(|layout| layout.size() > 0)
-            .ok_or_else(|| no_memory(length))?;
-        // SAFETY: the layout's size is not zero.
-        let pages = unsafe { alloc(layout) };
-        if pages.is_null() {
-            return Err(no_memory(length));
-        }
-        let answer = attach(pages.addr() as u64);
+        let bytes = start.checked_add(length).filter(|&n| n > 0);
+        let pages = bytes.and_then(|n| pages.take(n)).ok_or_else(|| no_memory(length))?;
+        let answer = attach(pages.start().addr() as u64);
         if matches!(answer, Ok(true)) {
-            return Ok(Some(Self { pages, layout, start, length, _source: source }));
+            let pages = ManuallyDrop::new(pages);
+            return Ok(Some(Self { pages, start, length, _source: source }));
         }
-        // SAFETY: allocated above with this layout. Should a host have attached
-        // at another address, that is its own doing.
-        unsafe { dealloc(pages, layout) };
         match answer {
             Err(e) if e.code == host::ErrorCode::Unsupported => Ok(None),
             Err(e) => Err(from_host(e)),
@@ -187,22 +175,19 @@ impl Attached {
 
 impl Window for Attached {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `start + length` lies within the allocation, which lives as
-        // long as `self`, holds the file's bytes since `attach`, and is
-        // written by nobody.
-        unsafe { std::slice::from_raw_parts(self.pages.add(self.start), self.length) }
+        // SAFETY: `start + length` lies within the pages, which are `self`'s alone, hold
+        // the file's bytes since `attach`, and are written by nobody.
+        unsafe { std::slice::from_raw_parts(self.pages.start().add(self.start), self.length) }
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let detached = host::detach(self.pages.addr() as u64, self.layout.size() as u64);
-        // Pages that the host could not give back must not reach the
-        // allocator: they are lost.
-        if detached.is_ok() {
-            // SAFETY: allocated in `new` with this layout, and plain memory
-            // again.
-            unsafe { dealloc(self.pages, self.layout) };
+        let (start, bytes) = (self.pages.start().addr(), self.pages.len());
+        // Pages that the host could not give back are lost.
+        if host::detach(start as u64, bytes as u64).is_ok() {
+            // SAFETY: nobody uses the pages, or drops them again.
+            unsafe { ManuallyDrop::drop(&mut self.pages) };
         }
     }
 }
