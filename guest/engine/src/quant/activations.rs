@@ -1,6 +1,7 @@
 //! Activations, quantised to 8 bits.
 
 use std::cell::{Cell, OnceCell};
+use std::mem::offset_of;
 
 use crate::simd::V;
 
@@ -39,6 +40,15 @@ impl ActivationBlock {
     pub fn load_q16(&self, i: usize) -> V {
         // SAFETY: `piece` has 16 bytes.
         unsafe { V::load(self.piece(true, i).as_ptr()) }
+    }
+
+    /// The scale, the sum and the scaled sum, each in four lanes.
+    #[inline(always)]
+    pub fn load_scale_and_sums(&self) -> [V; 3] {
+        let at = std::ptr::from_ref(self).cast::<u8>().wrapping_add(offset_of!(Self, scale));
+        // SAFETY: 12 bytes of these are followed by pairs.
+        let v = unsafe { V::load(at) };
+        [0, 1, 2].map(|i| v.splat_lane(i))
     }
 
     /// The pairs of sums.

@@ -206,9 +206,8 @@ impl<const N: usize> Sums<N> {
         weighted: [V; N],
         x: &ActivationBlock,
     ) {
-        let scale = V::splat_f32(x.scale);
+        let [scale, _, sum] = x.load_scale_and_sums();
         if B::IS_MIN_COMMON {
-            let sum = V::splat_f32(x.scaled_sum);
             for (mins, [_, min]) in self.mins.iter_mut().zip(factors) {
                 *mins = mins.madd_f32(min, sum);
             }
@@ -236,17 +235,19 @@ impl Sums<1> {
                 // block of `x`; behind the last, nothing is read.
                 unsafe {
                     let x = some.get_unchecked(i * block_len);
+                    let partials = partials.add(n_partials::<B>() * i);
                     let (products, weighted) = if B::IS_SCALED {
                         (V::sums_i32(*partials), V::sums_i32(*partials.add(1)))
                     } else {
-                        (B::sums(*partials), V::splat_i32(x.sum))
+                        (B::sums(*partials), x.load_scale_and_sums()[1])
                     };
-                    let words = V::load(factors.cast());
+                    let words = V::load(factors.add(i).cast());
                     self.add::<B>([B::factors(words)], [products], [weighted], x);
-                    partials = partials.add(n_partials::<B>());
-                    factors = factors.add(1);
                 }
             });
+            // Not at every step: what ends a step must not differ between them.
+            partials = partials.wrapping_add(n_partials::<B>() * n);
+            factors = factors.wrapping_add(n);
         }
     }
 }
@@ -267,7 +268,7 @@ macro_rules! eight_times {
 #[inline(always)]
 fn weighted<B: Blocks>(scales: B::Scales, x: &[ActivationBlock]) -> V {
     if B::SUM_PAIRS == 0 {
-        return V::splat_i32(x[0].sum);
+        return x[0].load_scale_and_sums()[1];
     }
     let mut sums = V::splat_i32(0);
     eight_times!(B::SUM_PAIRS, p, {
