@@ -118,7 +118,7 @@ const fn n_partials<B: Blocks>() -> usize {
 
 /// Blocks that are taken together, so that loops cost less.
 const fn together<B: Blocks>() -> usize {
-    if B::IS_SCALED { 1 } else { 4 }
+    if B::IS_SCALED { 1 } else { 8 }
 }
 
 /// What row `r` brings to a run: its products with `x`, partly summed, and the factors
@@ -166,7 +166,7 @@ unsafe fn partial_sums<B: Blocks>(
             if B::IS_SCALED {
                 blocks!(0);
             } else {
-                blocks!(0 1 2 3);
+                blocks!(0 1 2 3 4 5 6 7);
             }
         }
         for _ in 0..n % together::<B>() {
