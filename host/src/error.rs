@@ -81,6 +81,7 @@ impl From<wit::Error> for Error {
             wit::ErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
             wit::ErrorCode::Team => ErrorKind::Team,
         };
-        Self::new(kind, error.message)
+        // A guest that means harm gains nothing by characters that it breaks here.
+        Self::new(kind, String::from_utf8_lossy(&error.message))
     }
 }

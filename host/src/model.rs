@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::{self, Limits, Sandbox};
 use crate::session::{Session, SessionOptions};
 use crate::store::{ExpertStats, MemoryNeeds, MemoryOptions, ModelStore};
 use crate::weights::{WeightStats, WeightStore, WeightsMode};
@@ -101,12 +101,14 @@ pub struct ModelInfo {
     pub has_chat_template: bool,
 }
 
-impl From<&wit::ModelInfo> for ModelInfo {
-    fn from(info: &wit::ModelInfo) -> Self {
-        Self {
-            architecture: info.architecture.clone(),
-            name: info.name.clone(),
-            quantization: info.quantization.clone(),
+impl TryFrom<wit::ModelInfo> for ModelInfo {
+    type Error = wasmtime::Error;
+
+    fn try_from(info: wit::ModelInfo) -> wasmtime::Result<Self> {
+        Ok(Self {
+            architecture: sandbox::checked_text(info.architecture)?,
+            name: info.name.map(sandbox::checked_text).transpose()?,
+            quantization: sandbox::checked_text(info.quantization)?,
             n_params: info.n_params,
             weight_bytes: info.weight_bytes,
             kv_bytes_per_token: info.kv_bytes_per_token,
@@ -117,7 +119,7 @@ impl From<&wit::ModelInfo> for ModelInfo {
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,
             has_chat_template: info.has_chat_template,
-        }
+        })
     }
 }
 
@@ -194,7 +196,7 @@ impl Model {
             limits,
             n_threads,
             path,
-            info: Arc::new(sandbox.info().into()),
+            info: Arc::new(sandbox.info().clone()),
             spare: Mutex::new(Some(sandbox)),
         })
     }

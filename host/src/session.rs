@@ -6,7 +6,7 @@ use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generate::{Generation, Progress, TokenStream};
 use crate::model::ModelInfo;
-use crate::sandbox::{CancelHandle, Sandbox};
+use crate::sandbox::{self, CancelHandle, Sandbox};
 use crate::weights::WeightStats;
 
 /// How the next token is chosen from the logits. The steps are taken in the
@@ -116,6 +116,21 @@ impl Step {
     }
 }
 
+impl TryFrom<wit::Step> for Step {
+    type Error = wasmtime::Error;
+
+    fn try_from(step: wit::Step) -> wasmtime::Result<Self> {
+        Ok(Self {
+            token: step.token,
+            text: sandbox::checked_text(step.text)?,
+            stop: step.stop.map(|stop| match stop {
+                wit::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
+                wit::StopReason::ContextFull => StopReason::ContextFull,
+            }),
+        })
+    }
+}
+
 /// What a session used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -212,8 +227,10 @@ impl Session {
     ///
     /// See [`Session`].
     pub fn detokenize(&mut self, tokens: &[u32], special: bool) -> Result<String> {
-        self.sandbox
-            .ask(|store, guest, model| guest.model().call_detokenize(store, model, tokens, special))
+        self.sandbox.ask(|store, guest, model| {
+            let answer = guest.model().call_detokenize(store, model, tokens, special)?;
+            sandbox::checked_answer(answer)
+        })
     }
 
     /// Writes a conversation as the model expects it. With
@@ -234,7 +251,13 @@ impl Session {
             .collect();
         self.sandbox.ask(|store, guest, model| {
             let model_type = guest.model();
-            model_type.call_apply_chat_template(store, model, &messages, add_generation_prompt)
+            let answer = model_type.call_apply_chat_template(
+                store,
+                model,
+                &messages,
+                add_generation_prompt,
+            )?;
+            sandbox::checked_answer(answer)
         })
     }
 
@@ -259,21 +282,17 @@ impl Session {
     /// `InvalidInput` if nothing was fed yet; see also [`Session`].
     #[expect(clippy::should_implement_trait, reason = "the interface of the guest calls it so")]
     pub fn next(&mut self) -> Result<Step> {
-        let mut steps =
-            self.sandbox.each(|store, guest, session| guest.session().call_next(store, session))?;
+        let mut steps = self.sandbox.each(|store, guest, session| {
+            Ok(match guest.session().call_next(store, session)? {
+                Ok(step) => Ok(Step::try_from(step)?),
+                Err(error) => Err(error),
+            })
+        })?;
         // Whoever chose another token is lost for what follows.
         if steps.iter().any(|step| step.token != steps[0].token) {
             return self.sandbox.end("the threads of the session chose different tokens");
         }
-        let step = steps.swap_remove(0);
-        Ok(Step {
-            token: step.token,
-            text: step.text,
-            stop: step.stop.map(|stop| match stop {
-                wit::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
-                wit::StopReason::ContextFull => StopReason::ContextFull,
-            }),
-        })
+        Ok(steps.swap_remove(0))
     }
 
     /// The logits behind the last token, one for each entry of the vocabulary.

@@ -28,7 +28,8 @@ impl Imported {
             dense_bytes: model.dense_bytes,
             kv_bytes_per_token: model.kv_bytes_per_token,
         };
-        let Some(store) = host::Store::open(model.files, shape).map_err(from_host)? else {
+        let files: Vec<_> = model.files.iter().map(|name| name.clone().into_bytes()).collect();
+        let Some(store) = host::Store::open(&files, shape).map_err(from_host)? else {
             return Ok(None);
         };
         for (index, pieces) in &model.layers {

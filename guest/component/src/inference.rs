@@ -10,7 +10,7 @@ use moewe_engine::{Error as EngineError, ErrorKind};
 use crate::Component;
 use crate::bindings::exports::moewe::inference::inference::{
     Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo, Session,
-    SessionOptions, Step, StopReason, Usage,
+    SessionOptions, Step, StopReason, Usage, Utf8,
 };
 use crate::bindings::moewe::inference::team;
 use crate::team::Imported;
@@ -39,9 +39,9 @@ impl GuestModel for LoadedModel {
     fn info(&self) -> ModelInfo {
         let info = self.0.info().clone();
         ModelInfo {
-            architecture: info.architecture,
-            name: info.name,
-            quantization: info.quantization.to_owned(),
+            architecture: info.architecture.into(),
+            name: info.name.map(String::into_bytes),
+            quantization: info.quantization.into(),
             n_params: info.n_params,
             weight_bytes: info.weight_bytes,
             kv_bytes_per_token: info.kv_bytes_per_token,
@@ -64,20 +64,20 @@ impl GuestModel for LoadedModel {
         Ok(self.0.tokenizer()?.encode(&text, add_special, parse_special)?)
     }
 
-    fn detokenize(&self, tokens: Vec<u32>, special: bool) -> Result<String, Error> {
-        Ok(self.0.tokenizer()?.decode(&tokens, special)?)
+    fn detokenize(&self, tokens: Vec<u32>, special: bool) -> Result<Utf8, Error> {
+        Ok(self.0.tokenizer()?.decode(&tokens, special)?.into())
     }
 
     fn apply_chat_template(
         &self,
         messages: Vec<Message>,
         add_generation_prompt: bool,
-    ) -> Result<String, Error> {
+    ) -> Result<Utf8, Error> {
         let messages: Vec<_> = messages
             .into_iter()
             .map(|m| chat::Message { role: m.role, content: m.content })
             .collect();
-        Ok(self.0.apply_chat_template(&messages, add_generation_prompt)?)
+        Ok(self.0.apply_chat_template(&messages, add_generation_prompt)?.into())
     }
 
     fn start(&self, options: SessionOptions) -> Result<Session, Error> {
@@ -105,7 +105,7 @@ impl GuestSession for OpenSession {
         let step = self.0.borrow_mut().next()?;
         Ok(Step {
             token: step.token,
-            text: step.text,
+            text: step.text.into(),
             stop: step.stop.map(|reason| match reason {
                 language_model::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
                 language_model::StopReason::ContextFull => StopReason::ContextFull,
@@ -148,6 +148,6 @@ impl From<EngineError> for Error {
             ErrorKind::Team => ErrorCode::Team,
             _ => ErrorCode::InvalidInput,
         };
-        Self { code, message: error.to_string() }
+        Self { code, message: error.to_string().into() }
     }
 }

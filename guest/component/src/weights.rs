@@ -38,7 +38,7 @@ impl Imports {
 
 impl Weights for Imports {
     fn open(&self, name: &str) -> Result<Box<dyn Source>> {
-        let source = host::Source::open(name).map_err(from_host)?;
+        let source = host::Source::open(name.as_bytes()).map_err(from_host)?;
         let size = source.size();
         Ok(Box::new(ImportedSource {
             source: Rc::new(source),

@@ -6,8 +6,9 @@ use wasmtime::component::Resource;
 
 use super::State;
 use super::imports::map_code;
+use super::text;
 use crate::bindings::moewe::inference::experts::{
-    Capacity, Choice, Host, HostStore, Piece, Place, Shape,
+    Capacity, Choice, Host, HostStore, Piece, Place, Shape, Utf8,
 };
 use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
 use crate::store::Table;
@@ -32,7 +33,9 @@ fn refused<T>(message: &str) -> Answer<T> {
 impl Host for State {}
 
 impl HostStore for State {
-    fn open(&mut self, files: Vec<String>, shape: Shape) -> Answer<Option<Resource<StoreHandle>>> {
+    fn open(&mut self, files: Vec<Utf8>, shape: Shape) -> Answer<Option<Resource<StoreHandle>>> {
+        let files =
+            files.into_iter().map(text::checked_text).collect::<wasmtime::Result<Vec<_>>>()?;
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }

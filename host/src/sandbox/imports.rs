@@ -7,6 +7,7 @@ use wasmtime::component::{Resource, ResourceTableError};
 use super::State;
 use super::member::N_SOURCES_MAX;
 use super::team::{Broken, NotShared};
+use super::text;
 use crate::bindings::moewe::inference::{team, weights};
 use crate::memory::{self, MapError};
 use crate::weights::{WeightFileHandle, WeightStats, WeightsMode};
@@ -60,8 +61,9 @@ impl weights::Host for State {
 impl weights::HostSource for State {
     fn open(
         &mut self,
-        name: String,
+        name: weights::Utf8,
     ) -> wasmtime::Result<Result<Resource<WeightFileHandle>, weights::Error>> {
+        let name = text::checked_text(name)?;
         let file = match self.weights.file(&name) {
             Ok(file) => file,
             Err(e) => return Ok(Err(e)),

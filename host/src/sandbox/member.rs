@@ -16,6 +16,7 @@ use crate::bindings::exports::moewe::inference::inference::{self as wit, Guest};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::memory::{self, Region};
+use crate::model::ModelInfo;
 use crate::weights::WeightStore;
 
 /// The most open sources: as many as a split model has files.
@@ -94,7 +95,7 @@ pub(super) struct Member {
 
 impl Member {
     /// Makes a guest and loads the model in it.
-    pub fn load(engine: &Engine, state: State) -> Answer<(Self, wit::ModelInfo)> {
+    pub fn load(engine: &Engine, state: State) -> Answer<(Self, ModelInfo)> {
         let name = state.weights.name().to_owned();
         let mut store = new_store(engine.wasmtime(), state);
         let (bindings, region) =
@@ -106,7 +107,7 @@ impl Member {
             Ok(handle) => handle,
             Err(error) => return Ok(Err(error.into())),
         };
-        let info = call(&mut store, |store| model.call_info(store, handle))?;
+        let info = call(&mut store, |store| model.call_info(store, handle)?.try_into())?;
         Ok(Ok((Self { store, bindings, model: handle, session: None }, info)))
     }
 

@@ -7,6 +7,7 @@ mod imports;
 mod limits;
 mod member;
 mod team;
+mod text;
 mod wait;
 
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use self::team::Team;
 use crate::bindings::exports::moewe::inference::inference::{self as wit, Guest};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::ModelInfo;
 use crate::weights::{WeightStats, WeightStore};
 
 pub use self::experts::StoreHandle;
 pub use self::limits::CancelHandle;
 pub(crate) use self::limits::Limits;
 pub(crate) use self::member::State;
+pub(crate) use self::text::{checked_answer, checked_text};
 
 /// What a member answered, unless its sandbox broke.
 type Answer<T> = Result<Result<T>>;
@@ -39,7 +42,7 @@ pub(crate) struct Sandbox {
     team: Arc<Team>,
     /// Its clock drives the limits: it must not stop before the sandbox.
     _engine: Engine,
-    info: wit::ModelInfo,
+    info: ModelInfo,
     /// The error that ended the sandbox.
     ended: Option<Error>,
     cancel: CancelHandle,
@@ -167,7 +170,7 @@ impl Sandbox {
         answer?
     }
 
-    pub(crate) fn info(&self) -> &wit::ModelInfo {
+    pub(crate) fn info(&self) -> &ModelInfo {
         &self.info
     }
 

@@ -107,7 +107,7 @@ fn weights_do_not_count_as_the_guests_own_memory() {
     assert_eq!(team.memory_bytes_max(1 << 20), 1 << 20);
     let rounded = 100_000_u64.next_multiple_of(memory::page_size());
     for _ in 0..3 {
-        state.open("model.gguf".to_owned()).unwrap().unwrap();
+        state.open("model.gguf".into()).unwrap().unwrap();
         assert_eq!(team.memory_bytes_max(1 << 20), (1 << 20) + rounded, "a file counts once");
     }
     assert_eq!(team.memory_bytes_max(u64::MAX), u64::MAX);
@@ -160,6 +160,47 @@ fn results_are_limited() {
     assert!(error.to_string().contains("too much data"), "{error}");
 }
 
+/// Of a guest that was taken over, and of a name that it asks for.
+#[test]
+fn bytes_that_are_no_text_end_a_sandbox() {
+    let wat = r#"(component
+            (core module $m
+                (memory (export "memory") 1)
+                (data (i32.const 8) "caf\c3\a9\c3")
+                (func (export "run") (param i32) (result i32)
+                    (i32.store (i32.const 0) (i32.const 8))
+                    (i32.store (i32.const 4) (local.get 0))
+                    (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "run") (param "n" u32) (result (list u8))
+                (canon lift (core func $i "run") (memory (core memory $i "memory")))))"#;
+    let (_folder, path) = model(1);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let component = Component::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let text = |n: u32| {
+        let mut store = new_store(&engine, state(&path, WeightsMode::Attach, NO_LIMIT));
+        call(&mut store, |store| {
+            let instance = Linker::new(&engine).instantiate(&mut *store, &component)?;
+            let run = instance.get_typed_func::<(u32,), (Vec<u8>,)>(&mut *store, "run")?;
+            checked_text(run.call(store, (n,))?.0)
+        })
+    };
+    assert_eq!(text(5).unwrap(), "caf\u{e9}");
+    for n in [4, 6] {
+        let error = text(n).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        let message = error.to_string();
+        assert!(
+            message.starts_with("model.gguf: the engine gave bytes that are no text"),
+            "{message}"
+        );
+    }
+
+    let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
+    let error = state.open(b"model.gguf\xff".to_vec()).unwrap_err();
+    assert!(error.to_string().contains("no text"), "{error}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn shared_memory_counts_too() {
@@ -191,7 +232,7 @@ fn a_guest_gets_the_files_of_its_model_alone() {
     }
     let mut state = state(&folder.path().join(names[0]), WeightsMode::Read, NO_LIMIT);
     let mut open = |name: &str| {
-        state.open(name.to_owned()).unwrap().map(|s| state.size(s).unwrap()).map_err(|e| e.code)
+        state.open(name.into()).unwrap().map(|s| state.size(s).unwrap()).map_err(|e| e.code)
     };
     assert_eq!(open(names[0]).unwrap(), 21);
     assert_eq!(open(names[1]).unwrap(), 21);
@@ -218,7 +259,7 @@ fn a_missing_sibling_is_not_found() {
     let path = folder.path().join("m-00001-of-00002.gguf");
     std::fs::write(&path, "x").unwrap();
     let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
-    let error = state.open("m-00002-of-00002.gguf".to_owned()).unwrap().unwrap_err();
+    let error = state.open("m-00002-of-00002.gguf".into()).unwrap().unwrap_err();
     assert_eq!(error.code, ErrorCode::NotFound);
     assert!(error.message.ends_with("m-00002-of-00002.gguf: there is no such file"), "{error:?}");
 }
@@ -229,7 +270,7 @@ fn reads_are_exact_and_bounded() {
     let (_folder, path) = model(n);
     let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
     assert!(!state.get_capabilities().unwrap().attach);
-    let source = |state: &mut State| state.open("model.gguf".to_owned()).unwrap().unwrap();
+    let source = |state: &mut State| state.open("model.gguf".into()).unwrap().unwrap();
     let mut read = |offset, length| {
         let source = source(&mut state);
         state.read(source, offset, length).unwrap().map_err(|e| e.code)
@@ -252,7 +293,7 @@ fn reads_are_exact_and_bounded() {
 fn a_file_that_changes_is_noticed() {
     let (_folder, path) = model(100);
     let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
-    let open = |state: &mut State| state.open("model.gguf".to_owned()).unwrap();
+    let open = |state: &mut State| state.open("model.gguf".into()).unwrap();
     let source = open(&mut state).unwrap();
     std::fs::write(&path, [0; 99]).unwrap();
     let error = open(&mut state).unwrap_err();
@@ -269,7 +310,7 @@ fn a_file_that_is_replaced_stays_as_it_was() {
     let new = folder.path().join("new");
     std::fs::write(&new, [0; 99]).unwrap();
     std::fs::rename(new, path).unwrap();
-    let source = state.open("model.gguf".to_owned()).unwrap().unwrap();
+    let source = state.open("model.gguf".into()).unwrap().unwrap();
     assert_eq!(state.read(source, 1, 2).unwrap().unwrap(), [1, 2]);
 }
 
@@ -277,7 +318,7 @@ fn a_file_that_is_replaced_stays_as_it_was() {
 fn open_sources_are_limited() {
     let (_folder, path) = model(1);
     let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
-    let open = |state: &mut State| state.open("model.gguf".to_owned()).unwrap();
+    let open = |state: &mut State| state.open("model.gguf".into()).unwrap();
     let first = open(&mut state).unwrap();
     for _ in 1..N_SOURCES_MAX {
         open(&mut state).unwrap();
@@ -325,7 +366,7 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let shape =
         Shape { n_layer: 1, n_expert: 2, n_expert_used: 1, dense_bytes: 0, kv_bytes_per_token: 0 };
     let open = |state: &mut State, name: &str, shape| {
-        Store::open(state, vec![name.to_owned()], shape).unwrap().map(Option::unwrap)
+        Store::open(state, vec![name.into()], shape).unwrap().map(Option::unwrap)
     };
     let code = |e: crate::bindings::moewe::inference::weights::Error| e.code;
     assert_eq!(open(state, "/etc/passwd", shape).map_err(code).unwrap_err(), ErrorCode::NotFound);

@@ -24,7 +24,7 @@ pub fn generate(arguments: &Arguments, output: &mut impl Write) -> Result<(), St
             break;
         }
     }
-    output::write(output, "\n")
+    output::write(output, b"\n")
 }
 
 fn prompt_tokens(model: &Model, arguments: &Arguments) -> Result<Vec<u32>, Error> {
@@ -34,7 +34,7 @@ fn prompt_tokens(model: &Model, arguments: &Arguments) -> Result<Vec<u32>, Error
     let message = Message { role: "user".to_owned(), content: arguments.prompt.clone() };
     let conversation = model.apply_chat_template(&[message], true)?;
     // The template writes the special tokens itself.
-    model.tokenize(&conversation, false, true)
+    model.tokenize(&String::from_utf8_lossy(&conversation), false, true)
 }
 
 /// The sampling that llama.cpp does unless told otherwise.
@@ -52,5 +52,5 @@ fn session_options(arguments: &Arguments) -> SessionOptions {
 }
 
 fn engine_error(error: Error) -> String {
-    error.message
+    String::from_utf8_lossy(&error.message).into_owned()
 }

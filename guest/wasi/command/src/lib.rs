@@ -40,12 +40,13 @@ fn run() -> Result<(), String> {
     let mut stdout = get_stdout();
     match Arguments::parse(get_arguments().into_iter().skip(1))? {
         Request::Generate(arguments) => generate::generate(&arguments, &mut stdout),
-        Request::Help => output::write(&mut stdout, &format!("{}\n", arguments::USAGE)),
+        Request::Help => output::write(&mut stdout, format!("{}\n", arguments::USAGE).as_bytes()),
     }
 }
 
 /// Writes one line to the standard error. If even that fails, only the exit
 /// status is left to tell.
 fn complain(message: &str) {
-    _ = output::write(&mut get_stderr(), &format!("moewe: {}\n", message.replace('\n', " ")));
+    let line = format!("moewe: {}\n", message.replace('\n', " "));
+    _ = output::write(&mut get_stderr(), line.as_bytes());
 }

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 /// Writes `text` so that it is seen at once.
-pub fn write(output: &mut impl Write, text: &str) -> Result<(), String> {
+pub fn write(output: &mut impl Write, text: &[u8]) -> Result<(), String> {
     output
-        .write_all(text.as_bytes())
+        .write_all(text)
         .and_then(|()| output.flush())
         .map_err(|error| format!("the output stream: {error}"))
 }

@@ -2,7 +2,7 @@
 
 use crate::Provider;
 use crate::bindings::exports::moewe::inference::experts::{
-    Capacity, Choice, Guest, GuestStore, Piece, Place, Shape, Store,
+    Capacity, Choice, Guest, GuestStore, Piece, Place, Shape, Store, Utf8,
 };
 use crate::bindings::exports::moewe::inference::weights::Error;
 
@@ -14,7 +14,7 @@ impl Guest for Provider {
 }
 
 impl GuestStore for NoStore {
-    fn open(_files: Vec<String>, _shape: Shape) -> Result<Option<Store>, Error> {
+    fn open(_files: Vec<Utf8>, _shape: Shape) -> Result<Option<Store>, Error> {
         Ok(None)
     }
 

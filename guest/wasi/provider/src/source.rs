@@ -4,7 +4,7 @@ use wasip2::filesystem::types::{Descriptor, DescriptorStat, ErrorCode as WasiCod
 
 use crate::Provider;
 use crate::bindings::exports::moewe::inference::weights::{
-    Capabilities, Error, ErrorCode, Guest, GuestSource, Source,
+    Capabilities, Error, ErrorCode, Guest, GuestSource, Source, Utf8,
 };
 use crate::folders;
 
@@ -50,7 +50,11 @@ impl Guest for Provider {
 }
 
 impl GuestSource for File {
-    fn open(name: String) -> Result<Source, Error> {
+    fn open(name: Utf8) -> Result<Source, Error> {
+        let name = String::from_utf8(name).map_err(|_| Error {
+            code: ErrorCode::NotFound,
+            message: "the name of the file is not UTF-8".to_owned(),
+        })?;
         let descriptor = folders::open(&name)?;
         let version = match descriptor.stat() {
             Ok(stat) => stat.into(),
