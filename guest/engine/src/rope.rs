@@ -46,14 +46,19 @@ impl Rope {
             let f = libm::pow(base, -2.0 * i as f64 / dims as f64);
             f / factors.map_or(1.0, |factors| f64::from(factors[i]))
         };
-        let factor = f64::from(keys.f32("rope.scaling.factor")?.unwrap_or(1.0));
+        // The second name is that of early files. 0 scales nothing, as in llama.cpp.
+        let factor = match keys.f32("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => keys.f32("rope.scale_linear")?,
+        };
+        let factor = f64::from(factor.filter(|&factor| factor != 0.0).unwrap_or(1.0));
         if factor <= 0.0 {
             return Err(Error::invalid(format!("RoPE scaling by {factor}; the file is damaged")));
         }
         let mut magnitude = f64::from(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0));
         let scale: Box<dyn Fn(usize) -> f64> = match keys.str("rope.scaling.type")? {
-            None | Some("none") => Box::new(|_| 1.0),
-            Some("linear") => Box::new(|_| 1.0 / factor),
+            Some("none") => Box::new(|_| 1.0),
+            None | Some("linear") => Box::new(|_| 1.0 / factor),
             Some("yarn") => {
                 let n_ctx = keys
                     .u32("rope.scaling.original_context_length")?
@@ -146,7 +151,7 @@ mod tests {
         set("qwen3.attention.layer_norm_rms_epsilon", Value::Float(1e-6));
         set("qwen3.rope.freq_base", Value::Float(1e6));
         for (key, value) in pairs {
-            set(&format!("qwen3.rope.scaling.{key}"), value.clone());
+            set(&format!("qwen3.rope.{key}"), value.clone());
         }
         let (h, keys) = Hyperparameters::from_metadata(&metadata).unwrap();
         Rope::new(&h, &keys, None).unwrap()
@@ -160,13 +165,34 @@ mod tests {
         }
     }
 
+    /// As llama.cpp reads the keys.
     #[test]
     fn linear_scaling_divides_all_frequencies() {
-        let scaled =
-            rope(&[("type", Value::String("linear".to_owned())), ("factor", Value::Float(4.0))]);
-        check(&rope(&[]), &[(0, 1.0), (10, 0.115_478_2), (63, 1.240_937_8e-6)]);
-        check(&scaled, &[(0, 0.25), (10, 0.028_869_55), (63, 3.102_344_4e-7)]);
-        assert_eq!(scaled.magnitude, 1.0);
+        let ty = |name: &str| ("scaling.type", Value::String(name.to_owned()));
+        let factor = |x| ("scaling.factor", Value::Float(x));
+        let early = |x| ("scale_linear", Value::Float(x));
+        let plain = [(0, 1.0), (10, 0.115_478_2), (63, 1.240_937_8e-6)];
+        for pairs in [
+            &[][..],
+            &[ty("none"), factor(4.0)],
+            &[factor(0.0)],
+            &[factor(1.0), early(4.0)],
+            &[ty("none"), early(4.0)],
+        ] {
+            check(&rope(pairs), &plain);
+        }
+        let scaled = plain.map(|(i, frequency)| (i, frequency / 4.0));
+        for pairs in [
+            &[ty("linear"), factor(4.0)][..],
+            &[factor(4.0)],
+            &[early(4.0)],
+            &[ty("linear"), early(4.0)],
+            &[factor(4.0), early(2.0)],
+        ] {
+            let rope = rope(pairs);
+            check(&rope, &scaled);
+            assert_eq!(rope.magnitude, 1.0);
+        }
     }
 
     /// Values of the formula in Hugging Face's `_compute_yarn_parameters`, for
@@ -174,9 +200,9 @@ mod tests {
     #[test]
     fn yarn_scales_slow_frequencies_only() {
         let scaled = rope(&[
-            ("type", Value::String("yarn".to_owned())),
-            ("factor", Value::Float(4.0)),
-            ("original_context_length", Value::Uint(32_768)),
+            ("scaling.type", Value::String("yarn".to_owned())),
+            ("scaling.factor", Value::Float(4.0)),
+            ("scaling.original_context_length", Value::Uint(32_768)),
         ]);
         let want = [
             (0, 1.0),
