@@ -93,6 +93,9 @@ pub struct ModelInfo {
     pub n_vocab: u32,
     /// The context the model was trained for, in tokens.
     pub n_ctx_train: u32,
+    /// The most bytes of a text that become one token; 0 if the file brings no
+    /// tokenizer.
+    pub token_bytes_max: u32,
     /// Experts in a layer; 0 for a dense model.
     pub n_expert: u32,
     /// Experts that the router picks for a token.
@@ -116,6 +119,7 @@ impl TryFrom<wit::ModelInfo> for ModelInfo {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
+            token_bytes_max: info.token_bytes_max,
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,
             has_chat_template: info.has_chat_template,
@@ -227,7 +231,7 @@ impl Model {
             None => Sandbox::load(&self.engine, &self.weights, self.limits, self.n_threads)?,
         };
         match Session::start(&mut sandbox, &options) {
-            Ok(()) => Ok(Session::new(sandbox, self.info.clone())),
+            Ok(()) => Ok(Session::new(sandbox, self.info.clone(), options.n_ctx)),
             Err(error) => {
                 // The next session need not load the model again.
                 if !sandbox.has_ended() {

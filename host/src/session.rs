@@ -103,7 +103,9 @@ pub struct Step {
     /// The token, already part of the context; absent if there is none.
     pub token: Option<u32>,
     /// The text that became complete with it. Bytes of an unfinished character
-    /// are kept for later steps, so it may be empty.
+    /// are kept for later steps, so it may be empty. When the model stops they
+    /// become U+FFFD; [`Session::feed`] drops them, so what a generation of limited
+    /// length leaves unfinished is no part of the next answer.
     pub text: String,
     /// Present when generation ended.
     pub stop: Option<StopReason>,
@@ -164,6 +166,7 @@ pub struct Usage {
 pub struct Session {
     sandbox: Sandbox,
     info: Arc<ModelInfo>,
+    n_ctx: u32,
 }
 
 impl Session {
@@ -190,8 +193,9 @@ impl Session {
     }
 
     /// The session that was started in a sandbox.
-    pub(crate) fn new(sandbox: Sandbox, info: Arc<ModelInfo>) -> Self {
-        Self { sandbox, info }
+    pub(crate) fn new(sandbox: Sandbox, info: Arc<ModelInfo>, n_ctx: Option<u32>) -> Self {
+        let n_ctx = n_ctx.unwrap_or(info.n_ctx_train);
+        Self { sandbox, info, n_ctx }
     }
 
     /// What the model is.
@@ -208,16 +212,37 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// See [`Session`].
+    /// `ContextFull` for a text of more than
+    /// [`text_bytes_max`](Self::text_bytes_max) bytes; see also [`Session`].
     pub fn tokenize(
         &mut self,
         text: &str,
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>> {
+        let (n_ctx, token_bytes_max) = (self.n_ctx, self.info.token_bytes_max);
+        let text_bytes_max = self.text_bytes_max();
+        // A model without a tokenizer has a better error.
+        if text.len() as u64 > text_bytes_max && token_bytes_max > 0 {
+            return Err(Error::new(
+                ErrorKind::ContextFull,
+                format!(
+                    "the text has more than {text_bytes_max} bytes, which is the most that a \
+                     context of {n_ctx} tokens of up to {token_bytes_max} bytes holds; shorten the \
+                     text{}",
+                    self.larger_context(n_ctx)
+                ),
+            ));
+        }
         self.sandbox.ask(|store, guest, model| {
             guest.model().call_tokenize(store, model, text, add_special, parse_special)
         })
+    }
+
+    /// The longest text that the context could hold, in bytes: what is longer need
+    /// not even be read.
+    pub fn text_bytes_max(&self) -> u64 {
+        u64::from(self.n_ctx) * u64::from(self.info.token_bytes_max)
     }
 
     /// Turns tokens into text. Bytes that are not UTF-8 become U+FFFD. `special`
@@ -304,8 +329,9 @@ impl Session {
         self.sandbox.call(|store, guest, session| guest.session().call_logits(store, session))
     }
 
-    /// Forgets all but the first `n_tokens` tokens. At least one token must be
-    /// fed before the next [`next`](Self::next) or [`logits`](Self::logits).
+    /// Forgets all but the first `n_tokens` tokens. If there were more, at least
+    /// one token must be fed before the next [`next`](Self::next) or
+    /// [`logits`](Self::logits); if not, nothing changes.
     ///
     /// # Errors
     ///
@@ -350,10 +376,7 @@ impl Session {
         if n_tokens <= left as usize {
             return Ok(());
         }
-        let larger = match self.info.n_ctx_train {
-            n if n > usage.n_ctx => format!(", or use a larger context (up to {n})"),
-            _ => String::new(),
-        };
+        let larger = self.larger_context(usage.n_ctx);
         Err(Error::new(
             ErrorKind::ContextFull,
             format!(
@@ -362,6 +385,14 @@ impl Session {
                 usage.n_ctx
             ),
         ))
+    }
+
+    /// The way out for what does not fit a context, if there is a larger one.
+    fn larger_context(&self, n_ctx: u32) -> String {
+        match self.info.n_ctx_train {
+            n if n > n_ctx => format!(", or use a larger context (up to {n})"),
+            _ => String::new(),
+        }
     }
 
     /// What this session asked of the weights so far.

@@ -49,6 +49,7 @@ impl GuestModel for LoadedModel {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
+            token_bytes_max: self.0.tokenizer().map_or(0, |t| t.token_bytes_max() as u32),
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,
             has_chat_template: self.0.has_chat_template(),

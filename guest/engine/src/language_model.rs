@@ -129,9 +129,12 @@ impl LanguageModel {
 }
 
 impl Session {
-    /// Adds tokens to the context (prefill). Nothing is added if it fails.
+    /// Adds tokens to the context (prefill). Nothing is added if it fails. A
+    /// character that the tokens before left unfinished stays so: its bytes are no
+    /// part of what is generated next.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
         self.context.feed(tokens)?;
+        self.text = TextStream::default();
         self.prompt_tokens += tokens.len() as u64;
         Ok(())
     }
@@ -173,10 +176,13 @@ impl Session {
         self.context.logits()
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens. If there are no more, nothing changes.
     pub fn rewind(&mut self, n: usize) -> Result<()> {
+        let shorter = n < self.context.tokens().len();
         self.context.rewind(n)?;
-        self.text = TextStream::default();
+        if shorter {
+            self.text = TextStream::default();
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use moewe_engine::chat::Message;
 use moewe_engine::gguf::{Gguf, Value};
 use moewe_engine::language_model::LanguageModel;
 use moewe_engine::sampler::Sampling;
+use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -595,4 +596,46 @@ fn little_room_for_weights_is_no_surprise() {
         assert!(messages.iter().any(|m| m.starts_with(start)), "{start}: {messages:?}");
     }
     assert_eq!(messages.last().unwrap(), "");
+}
+
+/// 8 MB of spaces are one word of as many symbols.
+#[test]
+fn a_text_of_one_word_is_tokenized_in_memory_of_its_size() {
+    let strings = |out: &mut Vec<u8>, key: &str, texts: &[String]| {
+        text(out, key);
+        out.extend([9u32, 8].map(u32::to_le_bytes).as_flattened());
+        out.extend((texts.len() as u64).to_le_bytes());
+        texts.iter().for_each(|s| text(out, s));
+    };
+    for (model, space) in [("gpt2", '\u{120}'), ("llama", '\u{2581}')] {
+        let runs: Vec<String> = [1, 2, 4, 8, 16].map(|n| space.to_string().repeat(n)).to_vec();
+        let merges: Vec<String> = runs[..4].iter().map(|run| format!("{run} {run}")).collect();
+        let pairs = [
+            ("tokenizer.ggml.model", Value::String(model.to_owned())),
+            ("tokenizer.ggml.pre", Value::String("gpt-2".to_owned())),
+            ("tokenizer.ggml.scores", Value::Floats((0..5).map(|i| i as f32).collect())),
+            ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
+            ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
+            ("tokenizer.ggml.unknown_token_id", Value::Int(-1)),
+        ];
+        let mut file = b"GGUF\x03\0\0\0".to_vec();
+        file.extend([0, pairs.len() as u64 + 2].map(u64::to_le_bytes).as_flattened());
+        for (key, value) in &pairs {
+            text(&mut file, key);
+            write_value(&mut file, value);
+        }
+        strings(&mut file, "tokenizer.ggml.tokens", &runs);
+        strings(&mut file, "tokenizer.ggml.merges", &merges);
+        let gguf = Gguf::open(&File(file.into()), "model.gguf").unwrap();
+        let tokenizer = Tokenizer::from_metadata(&gguf.header.metadata).unwrap().unwrap();
+        assert_eq!(tokenizer.token_bytes_max(), 16, "{model}");
+        let spaces = " ".repeat((8 << 20) - 8);
+        LARGEST.store(0, Ordering::Relaxed);
+        let tokens = tokenizer.encode(&spaces, false, false).unwrap();
+        let largest = LARGEST.load(Ordering::Relaxed);
+        // The last run is shorter, wherever it is.
+        let n = |token| tokens.iter().filter(|&&t| t == token).count();
+        assert_eq!((n(4), n(3), tokens.len()), ((8 << 20) / 16 - 1, 1, (8 << 20) / 16), "{model}");
+        assert!(largest <= ALLOCATION_BYTES_MAX, "{model}: {largest} bytes allocated at once");
+    }
 }

@@ -4,12 +4,13 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use moewe::{Message, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::generate::{self, GenerateArgs};
+use crate::input;
 use crate::interrupt::Interrupt;
 use crate::open::{self, ModelArgs};
 
@@ -59,20 +60,34 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{name}. Ctrl-C ends an answer, /bye or Ctrl-D the conversation.");
     }
 
-    let mut editor = DefaultEditor::new()?;
+    let mut editor = match io::stdin().is_terminal() {
+        true => Some(DefaultEditor::new()?),
+        false => None,
+    };
     loop {
-        let line = match editor.readline("> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => break,
-            Err(error) => return Err(error.into()),
+        let line = match &mut editor {
+            Some(editor) => match editor.readline("> ") {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted) => continue,
+                Err(ReadlineError::Eof) => break,
+                Err(error) => return Err(error.into()),
+            },
+            None => match input::line(&chat.session)? {
+                Some(line) => line,
+                None => break,
+            },
         };
+        let n_max = chat.session.text_bytes_max();
+        ensure!(
+            line.len() as u64 <= n_max,
+            "a message has more than the {n_max} bytes that the context can hold"
+        );
         match line.trim() {
             "" => continue,
             "/bye" => break,
             text => {
                 // Without a history, only the arrow keys do less.
-                let _ = editor.add_history_entry(text);
+                let _ = editor.as_mut().map(|editor| editor.add_history_entry(text));
                 chat.turn(text, args, &interrupt)?;
             }
         }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use moewe::{Sampling, Session, SessionOptions, StopReason};
 
@@ -163,6 +163,10 @@ pub fn answer(
 
 /// Feeds the prompt until Ctrl-C; answers how many tokens were fed.
 fn prefill(session: &mut Session, prompt: &[u32], interrupt: &Interrupt) -> Result<usize> {
+    ensure!(
+        !prompt.is_empty(),
+        "the prompt has no tokens: the model's vocabulary knows nothing of it; give another text"
+    );
     session.ensure_room(prompt.len())?;
     let bar = token_bar("reading the prompt", prompt.len());
     let mut n_fed = 0;

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod generate;
+mod input;
 mod inspect;
 mod interrupt;
 mod logits;

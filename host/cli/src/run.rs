@@ -1,13 +1,14 @@
 //! `moewe run`: a text is continued.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::chat;
 use crate::generate::{self, GenerateArgs};
+use crate::input;
 use crate::interrupt::{self, Interrupt};
 use crate::memory;
 use crate::open::{self, ModelArgs};
@@ -29,19 +30,19 @@ pub struct Args {
 
 /// `start` is when the program started.
 pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
-    let prompt = match args.prompt {
-        Some(prompt) => prompt,
-        None if io::stdin().is_terminal() => {
-            return chat::run(&chat::Args::new(args.model, args.generate));
-        }
-        None => read_stdin()?,
-    };
-    ensure!(!prompt.is_empty(), "the prompt is empty: give a text to continue");
+    if args.prompt.is_none() && io::stdin().is_terminal() {
+        return chat::run(&chat::Args::new(args.model, args.generate));
+    }
+    let empty = "the prompt is empty: give a text to continue";
+    ensure!(args.prompt.as_ref().is_none_or(|prompt| !prompt.is_empty()), empty);
 
     let load_start = Instant::now();
     let model = open::open(&args.model)?;
     let mut session = model.session(args.generate.session_options())?;
     let load = load_start.elapsed();
+    // The model says how much of it can be used.
+    let prompt = args.prompt.map_or_else(|| input::all(&session), Ok)?;
+    ensure!(!prompt.is_empty(), empty);
     let tokens = session.tokenize(&prompt, true, true)?;
     let interrupt = Interrupt::install(session.cancel_handle())?;
     interrupt.begin();
@@ -57,15 +58,4 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
     }
     model.finish_trace()?;
     Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
-}
-
-/// All of standard input, without the end of its last line.
-fn read_stdin() -> Result<String> {
-    let mut text = String::new();
-    let read = io::stdin().read_to_string(&mut text);
-    read.context("standard input cannot be read as a prompt")?;
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
 }

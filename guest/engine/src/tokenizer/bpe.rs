@@ -5,11 +5,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::bytes::{self, byte_char};
+use super::parts::{Parts, Piece};
 use super::pretokenizer::PreTokenizer;
 use super::spm::{byte_tokens, encode_bytes};
 use super::vocab::Vocab;
@@ -125,6 +127,7 @@ struct Scratch {
     /// Rank, then position of the left symbol: the smallest is merged first.
     queue: BinaryHeap<Reverse<u64>>,
     text: String,
+    parts: Parts,
 }
 
 impl Bpe {
@@ -172,7 +175,24 @@ impl Bpe {
                 return;
             }
         }
-        let Scratch { symbols, queue, .. } = scratch;
+        let Scratch { symbols, queue, parts, .. } = scratch;
+        parts.merge(
+            word,
+            |text, pieces| self.merge(vocab, text, symbols, queue, pieces),
+            out,
+            |range, piece, out| self.emit(vocab, piece, word, range, out),
+        );
+    }
+
+    /// Appends the pieces of a word, or of a part of it.
+    fn merge(
+        &self,
+        vocab: &Vocab,
+        word: &str,
+        symbols: &mut Vec<Symbol>,
+        queue: &mut BinaryHeap<Reverse<u64>>,
+        pieces: &mut Vec<Piece>,
+    ) {
         symbols.clear();
         queue.clear();
         let symbol = |i: usize, start: usize, piece: Option<u32>| Symbol {
@@ -228,7 +248,7 @@ impl Bpe {
         while at != NONE {
             let symbol = &symbols[at as usize];
             let end = symbols.get(symbol.next as usize).map_or(word.len(), |s| s.start as usize);
-            self.emit(vocab, symbol.piece, word, symbol.start as usize..end, out);
+            pieces.push(Piece { end, id: symbol.piece });
             at = symbol.next;
         }
     }
@@ -244,14 +264,7 @@ impl Bpe {
     /// Appends a piece, or what it consists of if it is no token. Bytes that
     /// the vocabulary does not know vanish, as in the reference
     /// implementation, unless there is a way to write them.
-    fn emit(
-        &self,
-        vocab: &Vocab,
-        piece: u32,
-        word: &str,
-        range: std::ops::Range<usize>,
-        out: &mut Vec<u32>,
-    ) {
+    fn emit(&self, vocab: &Vocab, piece: u32, word: &str, range: Range<usize>, out: &mut Vec<u32>) {
         if piece != NONE && vocab.is_token(piece) && !vocab.kind(piece).is_control() {
             out.push(piece);
         } else if !self.pre.byte_level() {

@@ -4,6 +4,7 @@
 
 mod bpe;
 mod bytes;
+mod parts;
 mod pretokenizer;
 mod special;
 mod spm;
@@ -36,6 +37,7 @@ pub struct Tokenizer {
     model: Model,
     /// Whether a text gets a space in front.
     add_space_prefix: bool,
+    token_bytes_max: usize,
 }
 
 enum Model {
@@ -85,13 +87,19 @@ impl Tokenizer {
                 )));
             }
         };
-        Ok(Some(Self { vocab, special, model, add_space_prefix }))
+        let token_bytes_max = token_bytes_max(&vocab, &model);
+        Ok(Some(Self { vocab, special, model, add_space_prefix, token_bytes_max }))
     }
 
     /// How many tokens the vocabulary has. Models may have more rows of
     /// logits than that, as padding.
     pub fn n_vocab(&self) -> u32 {
         self.vocab.len() as u32
+    }
+
+    /// The most bytes of a text that become one token.
+    pub fn token_bytes_max(&self) -> usize {
+        self.token_bytes_max
     }
 
     /// The token that begins a text, if the vocabulary has one.
@@ -143,18 +151,16 @@ impl Tokenizer {
             out.extend(self.special.bos);
         }
         let mut after_special = true;
-        for fragment in self.special.split(&self.vocab, text, parse_special) {
-            match fragment {
-                Fragment::Token(token) => {
-                    out.push(token);
-                    after_special = true;
-                }
-                Fragment::Text(text) => {
-                    self.encode_text(text, after_special, &mut out);
-                    after_special = false;
-                }
+        self.special.split(&self.vocab, text, parse_special, |fragment| match fragment {
+            Fragment::Token(token) => {
+                out.push(token);
+                after_special = true;
             }
-        }
+            Fragment::Text(text) => {
+                self.encode_text(text, after_special, &mut out);
+                after_special = false;
+            }
+        });
         if add_special && self.special.add_eos {
             out.extend(self.special.eos);
         }
@@ -162,16 +168,21 @@ impl Tokenizer {
     }
 
     fn encode_text(&self, text: &str, after_special: bool, out: &mut Vec<u32>) {
-        let escaped = || text.replace(' ', SPACE.encode_utf8(&mut [0; 4]));
+        let escaped = |space_in_front: bool| -> String {
+            let n_spaces = text.bytes().filter(|&b| b == b' ').count();
+            let mut escaped = String::with_capacity(text.len() + SPACE.len_utf8() + 2 * n_spaces);
+            escaped.extend(space_in_front.then_some(SPACE));
+            escaped.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
+            escaped
+        };
         match &self.model {
             Model::Spm(spm) => {
-                let mut escaped = escaped();
-                if self.add_space_prefix && after_special {
-                    escaped.insert(0, SPACE);
-                }
+                let escaped = escaped(self.add_space_prefix && after_special);
                 spm.encode(&self.vocab, &escaped, out);
             }
-            Model::Bpe(bpe) if bpe.escapes_spaces() => bpe.encode(&self.vocab, &escaped(), out),
+            Model::Bpe(bpe) if bpe.escapes_spaces() => {
+                bpe.encode(&self.vocab, &escaped(false), out);
+            }
             Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
         }
     }
@@ -225,6 +236,30 @@ impl Tokenizer {
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// The most bytes of a text that become one token. A character that a vocabulary
+/// lacks may become its unknown token.
+fn token_bytes_max(vocab: &Vocab, model: &Model) -> usize {
+    let byte_level = matches!(model, Model::Bpe(bpe) if !bpe.escapes_spaces());
+    let mut longest = char::MAX.len_utf8();
+    for id in 0..vocab.len() as u32 {
+        let text = vocab.text(id);
+        // Most need not be looked at: it has no more bytes than the vocabulary's text.
+        if text.len() > longest {
+            let n = match vocab.kind(id) {
+                Kind::Byte => 1,
+                Kind::Normal | Kind::Unused if byte_level => text.chars().count(),
+                Kind::Normal | Kind::Unused => {
+                    let n_spaces = text.chars().filter(|&c| c == SPACE).count();
+                    text.len() - (SPACE.len_utf8() - 1) * n_spaces
+                }
+                _ => text.len(),
+            };
+            longest = longest.max(n);
+        }
+    }
+    longest
 }
 
 /// The value of a byte token: `<0x0A>`.

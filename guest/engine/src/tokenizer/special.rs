@@ -220,19 +220,24 @@ impl Special {
     }
 
     /// Splits a text at special tokens; at control tokens only if asked to.
-    pub fn split<'a>(&self, vocab: &Vocab, text: &'a str, control: bool) -> Vec<Fragment<'a>> {
+    pub fn split<'a>(
+        &self,
+        vocab: &Vocab,
+        text: &'a str,
+        control: bool,
+        mut each: impl FnMut(Fragment<'a>),
+    ) {
         let finder = if control { &self.all } else { &self.user };
-        let mut fragments = Vec::new();
         let mut start = 0;
         for found in finder.automaton.iter().flat_map(|a| a.find_iter(text)) {
             if found.start() < start {
                 continue;
             }
             if found.start() > start {
-                fragments.push(Fragment::Text(&text[start..found.start()]));
+                each(Fragment::Text(&text[start..found.start()]));
             }
             let token = finder.tokens[found.pattern().as_usize()];
-            fragments.push(Fragment::Token(token));
+            each(Fragment::Token(token));
             start = found.end();
             if self.strips_right && !matches!(vocab.text(token), "<unk>" | "<s>" | "<|endoftext|>")
             {
@@ -242,9 +247,8 @@ impl Special {
             }
         }
         if start < text.len() {
-            fragments.push(Fragment::Text(&text[start..]));
+            each(Fragment::Text(&text[start..]));
         }
-        fragments
     }
 }
 

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use super::parts::{Parts, Piece};
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
@@ -82,16 +83,35 @@ impl Spm {
 
     /// Appends the tokens of a text whose spaces are U+2581 already.
     pub fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) {
-        let mut symbols: Vec<Symbol> = text
-            .char_indices()
-            .enumerate()
-            .map(|(i, (start, c))| Symbol {
-                prev: (i as u32).wrapping_sub(1),
-                next: i as u32 + 1,
-                start: start as u32,
-                len: c.len_utf8() as u32,
-            })
-            .collect();
+        let (mut symbols, mut queue) = (Vec::new(), BinaryHeap::new());
+        Parts::default().merge(
+            text,
+            |text, pieces| self.merge(vocab, text, &mut symbols, &mut queue, pieces),
+            out,
+            |range, token, out| match token {
+                NONE => encode_bytes(&self.byte_tokens, self.unknown, &text[range], out),
+                token => out.push(token),
+            },
+        );
+    }
+
+    /// Appends the pieces of a text, or of a part of it: tokens, or `NONE`.
+    fn merge(
+        &self,
+        vocab: &Vocab,
+        text: &str,
+        symbols: &mut Vec<Symbol>,
+        queue: &mut BinaryHeap<Pair>,
+        pieces: &mut Vec<Piece>,
+    ) {
+        symbols.clear();
+        queue.clear();
+        symbols.extend(text.char_indices().enumerate().map(|(i, (start, c))| Symbol {
+            prev: (i as u32).wrapping_sub(1),
+            next: i as u32 + 1,
+            start: start as u32,
+            len: c.len_utf8() as u32,
+        }));
         let Some(last) = symbols.last_mut() else { return };
         last.next = NONE;
 
@@ -109,8 +129,7 @@ impl Spm {
             let token = vocab.plain_token(&text[start..start + len as usize])?;
             Some(Pair { score: self.scores[token as usize], left, right, len })
         };
-        let mut queue: BinaryHeap<Pair> =
-            (1..symbols.len() as u32).filter_map(|i| pair(&symbols, i - 1, i)).collect();
+        queue.extend((1..symbols.len() as u32).filter_map(|i| pair(symbols, i - 1, i)));
         while let Some(Pair { left, right, len, .. }) = queue.pop() {
             let (l, r) = (left as usize, right as usize);
             if symbols[l].len == 0 || symbols[r].len == 0 || symbols[l].len + symbols[r].len != len
@@ -124,16 +143,13 @@ impl Spm {
             if next != NONE {
                 symbols[next as usize].prev = left;
             }
-            queue.extend(pair(&symbols, symbols[l].prev, left));
-            queue.extend(pair(&symbols, left, next));
+            queue.extend(pair(symbols, symbols[l].prev, left));
+            queue.extend(pair(symbols, left, next));
         }
 
         for symbol in symbols.iter().filter(|s| s.len > 0) {
-            let piece = &text[symbol.start as usize..(symbol.start + symbol.len) as usize];
-            match vocab.plain_token(piece) {
-                Some(token) => out.push(token),
-                None => encode_bytes(&self.byte_tokens, self.unknown, piece, out),
-            }
+            let (start, end) = (symbol.start as usize, (symbol.start + symbol.len) as usize);
+            pieces.push(Piece { end, id: vocab.plain_token(&text[start..end]).unwrap_or(NONE) });
         }
     }
 }
