@@ -1,9 +1,14 @@
 //! Whatever a user gives it, `moewe` answers a mistake with one line that
 //! names the thing and the way out.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use moewe_tests::{golden, moewe};
+use moewe_engine::gguf::Gguf;
+use moewe_engine::native::Folder;
+use moewe_tests::tiny::Tiny;
+use moewe_tests::{golden, moewe, program};
 
 /// Runs `moewe` with arguments that are a mistake; what it says must be one
 /// line that holds all of `words`.
@@ -139,7 +144,8 @@ fn prompts_that_do_not_fit() {
     };
     run(&[""], &["prompt is empty"]);
     run(&["Hello there, you", "--ctx-size", "2"], &["context of 2", "shorten", "larger context"]);
-    run(&[&"word ".repeat(9000)], &["tokens do not fit the 2048", "shorten"]);
+    run(&[&"word ".repeat(5000)], &["tokens do not fit the 2048", "shorten"]);
+    run(&[&"word ".repeat(9000)], &["more than 32768 bytes", "context of 2048", "shorten"]);
     run(&["Hello", "--ctx-size", "99999999"], &["99999999", "2048"]);
     run(&["Hello", "--temp=-1"], &["temperature"]);
 }
@@ -170,4 +176,84 @@ fn token_files_that_are_wrong() {
     logits(r#"{"ids": []}"#, &["no token"]);
     logits(r#"{"tokens": [1]}"#, &["ids"]);
     logits("not JSON", &["tokens.json"]);
+}
+
+const TINY: Tiny = Tiny { n_layer: 2, n_head: 2, head_dim: 16, n_ctx: 64 };
+
+#[test]
+fn a_prompt_without_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TINY.write_with_tokenizer(&path);
+    refused(["run".as_ref(), path.as_os_str(), "\u{e9}\u{e8}".as_ref()], &["no tokens"]);
+}
+
+/// What the context cannot hold is not even read.
+#[test]
+fn endless_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TINY.write_with_tokenizer(&path);
+    for (command, words) in [
+        ("run", &["more than 256 bytes", "context of 64 tokens"][..]),
+        ("chat", &["more than the 256 bytes"]),
+    ] {
+        let mut process = Command::new(program("moewe"))
+            .arg(command)
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = process.stdin.take().unwrap();
+        let part = [b'a'; 1 << 16];
+        let n_parts = (0..1 << 10).take_while(|_| stdin.write_all(&part).is_ok()).count();
+        drop(stdin);
+        let output = process.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+        // What fits a pipe, whoever reads it.
+        assert!(n_parts < 32, "{command} read {n_parts} parts");
+    }
+}
+
+/// Weights that compute infinities or NaNs are named by every command, even where
+/// a softmax could hide them.
+#[test]
+fn weights_that_are_not_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TINY.write_with_tokenizer(&path);
+    let sound = std::fs::read(&path).unwrap();
+    let (source, name) = Folder::of(&path).unwrap();
+    let tensors = Gguf::open(&source, &name).unwrap().header.tensors;
+    let (tokens, out) = (folder.path().join("tokens.json"), folder.path().join("logits.npy"));
+    for (tensor, ids, words) in [
+        ("token_embd", "[0]", &["embedding of token 0", "token_embd.weight"][..]),
+        ("token_embd", "[5, 6]", &["logit of token 0", "token_embd.weight"]),
+        ("blk.1.attn_q", "[5, 6]", &["layer 1", "blk.1.attn"]),
+        ("blk.0.attn_k", "[5, 6]", &["layer 0", "blk.0.attn"]),
+        ("blk.1.attn_v", "[5, 6]", &["layer 1", "blk.1.attn"]),
+        ("blk.0.ffn_gate", "[5, 6]", &["layer 0", "blk.0.ffn"]),
+        ("blk.1.ffn_down", "[5, 6]", &["layer 1", "blk.1.ffn"]),
+    ] {
+        let at = tensors[&format!("{tensor}.weight")].offset as usize;
+        std::fs::write(&tokens, format!("{{\"ids\": {ids}}}")).unwrap();
+        for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut damaged = sound.clone();
+            damaged[at..at + 4].copy_from_slice(&number.to_le_bytes());
+            std::fs::write(&path, damaged).unwrap();
+            let words = [words, &["not finite", "download the model again"]].concat();
+            let [path, tokens, out] = [&path, &tokens, &out].map(|path| path.to_str().unwrap());
+            refused(["logits", path, "--tokens", tokens, "--out", out], &words);
+            assert!(!Path::new(out).exists(), "{tensor}: {number}");
+        }
+        refused(
+            ["bench", path.to_str().unwrap(), "-p", "8", "-n", "4", "-r", "1"],
+            &["not finite"],
+        );
+    }
 }

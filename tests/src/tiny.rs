@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// The shape of a dense model of architecture `llama`, without a tokenizer.
+/// The shape of a dense model of architecture `llama`.
 pub struct Tiny {
     /// Layers.
     pub n_layer: u32,
@@ -26,8 +26,42 @@ impl Tiny {
         2 * u64::from(self.n_layer * self.n_head * self.head_dim) * 4
     }
 
-    /// Writes the model as a GGUF file.
+    /// Writes the model as a GGUF file, without a tokenizer.
     pub fn write(&self, path: &Path) {
+        self.write_with(path, 0, &[]);
+    }
+
+    /// The same with a vocabulary of letters, digits, space and newline, which
+    /// knows no other character, and a chat template that knows no roles.
+    pub fn write_with_tokenizer(&self, path: &Path) {
+        let tokens: Vec<String> = (('a'..='z').chain('A'..='Z').chain('0'..='9'))
+            .chain(['\u{120}', '\u{10a}'])
+            .map(String::from)
+            .collect();
+        assert_eq!(tokens.len(), N_VOCAB as usize);
+        let mut pairs = Vec::new();
+        let strings = [
+            ("tokenizer.ggml.model", "gpt2"),
+            ("tokenizer.ggml.pre", "gpt-2"),
+            ("tokenizer.chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}"),
+        ];
+        for (key, value) in strings {
+            text(&mut pairs, key);
+            pairs.extend(8u32.to_le_bytes());
+            text(&mut pairs, value);
+        }
+        let arrays = [("tokenizer.ggml.tokens", &tokens[..]), ("tokenizer.ggml.merges", &[])];
+        for (key, values) in arrays {
+            text(&mut pairs, key);
+            pairs.extend([9u32, 8].map(u32::to_le_bytes).as_flattened());
+            pairs.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| text(&mut pairs, value));
+        }
+        self.write_with(path, strings.len() + arrays.len(), &pairs);
+    }
+
+    /// Writes the model with some more pairs of metadata.
+    fn write_with(&self, path: &Path, n_pairs: usize, pairs: &[u8]) {
         let width = self.n_head * self.head_dim;
         let mut tensors = vec![
             ("token_embd".to_owned(), vec![N_EMBD, N_VOCAB]),
@@ -59,7 +93,8 @@ impl Tiny {
 
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((tensors.len() as u64).to_le_bytes());
-        out.extend((counts.len() as u64 + 2).to_le_bytes());
+        out.extend(((counts.len() + 2 + n_pairs) as u64).to_le_bytes());
+        out.extend(pairs);
         text(&mut out, "general.architecture");
         out.extend(8u32.to_le_bytes());
         text(&mut out, "llama");

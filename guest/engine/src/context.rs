@@ -81,7 +81,7 @@ impl Context {
     /// Appends tokens and computes them. Nothing is appended if it fails.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
-            return Err(Error::input("the prompt is empty; give at least one token"));
+            return Err(Error::input("the prompt has no tokens; give at least one"));
         }
         let n_vocab = self.model.info().n_vocab;
         if let Some(id) = tokens.iter().find(|&&id| id >= n_vocab) {
@@ -187,17 +187,27 @@ impl Context {
         let room = self.n_ctx.min(self.cache.room()) - n;
         while self.computed < n {
             let end = n.min(self.computed + BATCH_MAX);
+            let n_new = end - self.computed;
             let mut tokens = self.tokens[self.computed..end].to_vec();
-            let mut n_logits = 0;
-            if end == n {
-                let n_drafted = draft.len().min(room).min(BATCH_MAX - tokens.len());
-                tokens.extend(&draft[..n_drafted]);
-                n_logits = 1 + n_drafted;
+            let last = end == n;
+            if last {
+                tokens.extend(draft.iter().take(room.min(BATCH_MAX - n_new)));
             }
-            let batch = Batch { position: self.computed, tokens: &tokens, n_logits };
-            forward(&self.model, &mut self.cache, &mut self.scratch, &batch)?;
+            let mut compute = |tokens: &[u32]| {
+                let n_logits = if last { 1 + tokens.len() - n_new } else { 0 };
+                let batch = Batch { position: self.computed, tokens, n_logits };
+                forward(&self.model, &mut self.cache, &mut self.scratch, &batch)
+            };
+            match compute(&tokens) {
+                // What nobody chose yet must not fail what was chosen.
+                Err(e) if e.kind() == ErrorKind::InvalidModel && tokens.len() > n_new => {
+                    tokens.truncate(n_new);
+                    compute(&tokens)?;
+                }
+                computed => computed?,
+            }
             std::mem::swap(&mut self.logits, &mut self.scratch.logits);
-            self.drafted.extend(&tokens[end - self.computed..]);
+            self.drafted.extend(&tokens[n_new..]);
             self.computed = end;
         }
         self.drafted_tokens += self.drafted.len() as u64;

@@ -59,6 +59,14 @@ impl Error {
         Self::new(ErrorKind::InvalidModel, message)
     }
 
+    /// Weights that compute infinities or NaNs; `what` says where.
+    pub(crate) fn not_finite(what: impl fmt::Display) -> Self {
+        Self::invalid(format!(
+            "{what} is not finite; the weights are damaged (download the model again), or the \
+             model overflows"
+        ))
+    }
+
     /// Something that the engine lacks.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)

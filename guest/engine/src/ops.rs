@@ -71,6 +71,22 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], epsilon: f32) {
     combine(x, weight, |x, w| x.mul_f32(scale).mul_f32(w));
 }
 
+/// Whether no number is an infinity or NaN.
+pub(crate) fn are_finite(x: &[f32]) -> bool {
+    // A product with zero is NaN then, and so is a sum with it.
+    let zero = V::splat_f32(0.0);
+    let mut sums = [zero; 4];
+    let add = |sum: &mut V, four: &[f32; 4]| *sum = sum.madd_f32(load(four), zero);
+    let (fours, rest) = x.as_chunks();
+    let (sixteens, more) = fours.as_chunks::<4>();
+    for sixteen in sixteens {
+        sums.iter_mut().zip(sixteen).for_each(|(sum, four)| add(sum, four));
+    }
+    more.iter().chain([&padded(rest)]).for_each(|four| add(&mut sums[0], four));
+    let [a, b, c, d] = sums;
+    !a.add_f32(b).add_f32(c.add_f32(d)).sum_f32().is_nan()
+}
+
 /// Adds `y` to `x`.
 pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     combine(x, y, V::add_f32);

@@ -4,6 +4,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::ops;
 
 /// How the next token is chosen. The steps are taken in this order:
 /// repetition penalty, top-k, top-p, min-p, temperature.
@@ -89,15 +90,10 @@ impl Sampler {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for recent tokens outside
     /// the vocabulary.
     pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32> {
-        if let Some(token) = logits.iter().position(|&l| l.is_nan() || l == f32::INFINITY) {
-            return Err(Error::new(
-                ErrorKind::InvalidModel,
-                format!(
-                    "the logit of token {token} is {}; the weights are damaged (download the \
-                     model again), or the model overflows",
-                    logits[token]
-                ),
-            ));
+        if !ops::are_finite(logits)
+            && let Some(token) = logits.iter().position(|&l| l.is_nan() || l == f32::INFINITY)
+        {
+            return Err(Error::not_finite(format_args!("the logit of token {token}")));
         }
         self.logits.clear();
         self.logits.extend_from_slice(logits);

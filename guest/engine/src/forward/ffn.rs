@@ -1,7 +1,7 @@
 //! Feed-forward networks, and mixtures of them.
 
 use super::{Pass, multiply};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::{Demand, Projection};
 use crate::model::{FeedForward, Ffn, Layer, Linear, Mixture};
 use crate::ops;
@@ -64,7 +64,7 @@ impl Pass<'_> {
     fn mixture(&mut self, index: usize, mixture: &Mixture) -> Result<()> {
         let (model, exchange) = (self.model, &self.model.exchange);
         let h = &model.h;
-        self.route(mixture)?;
+        self.route(index, mixture)?;
         let choices = std::mem::take(&mut self.s.choices);
         let rounds = self.rounds(&choices);
         let demand = |round: &[Choice]| {
@@ -256,11 +256,17 @@ impl Pass<'_> {
     /// Takes down the experts that the router picks, by expert, then by token:
     /// softmax over all router logits, then the top `n_expert_used`
     /// ([Mixtral](https://arxiv.org/abs/2401.04088)).
-    fn route(&mut self, mixture: &Mixture) -> Result<()> {
+    fn route(&mut self, index: usize, mixture: &Mixture) -> Result<()> {
         let (h, exchange, s) = (&self.model.h, &self.model.exchange, &mut *self.s);
         let split = exchange.rows(h.n_expert);
         multiply(&mixture.router, split.mine(), &s.activations, &s.all, &mut s.router);
         exchange.gather(&mut [Parts::whole(split, &mut s.router)])?;
+        // An expert whose number is negative infinity would just not be picked.
+        if !ops::are_finite(&s.router) {
+            return Err(Error::not_finite(format_args!(
+                "what the router of layer {index} computes (blk.{index}.ffn_gate_inp.weight)"
+            )));
+        }
         s.choices.clear();
         for (token, logits) in s.router.chunks_exact_mut(h.n_expert).enumerate() {
             ops::softmax(logits);

@@ -8,7 +8,7 @@ mod ffn;
 
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kv_cache::KvCache;
 use crate::model::{Linear, Model};
 use crate::ops;
@@ -71,6 +71,10 @@ pub(crate) struct Scratch {
 
 /// Computes a batch, fills the cache, which has room for it, and leaves the
 /// logits that are wanted in `scratch`.
+///
+/// # Errors
+/// [`InvalidModel`](crate::ErrorKind::InvalidModel) if numbers come out that are
+/// not finite, for any of the tokens; the error names the layer.
 pub(crate) fn forward(
     model: &Model,
     cache: &mut KvCache,
@@ -86,11 +90,18 @@ pub(crate) fn forward(
     scratch.hidden.resize(n_tokens * n_embd, 0.0);
     for (&token, row) in batch.tokens.iter().zip(scratch.hidden.chunks_exact_mut(n_embd)) {
         model.embedding.dequantize_row(token as usize, row);
+        if !ops::are_finite(row) {
+            return Err(Error::not_finite(format_args!(
+                "the embedding of token {token} (token_embd.weight)"
+            )));
+        }
     }
     let mut pass = Pass { model, position: batch.position, n_tokens, s: scratch };
     for (i, layer) in model.layers.iter().enumerate() {
         pass.attention(cache, i, layer)?;
+        pass.check_finite(i, "attn")?;
         pass.ffn(i, layer)?;
+        pass.check_finite(i, "ffn")?;
     }
     pass.logits(batch.n_logits)
 }
@@ -125,6 +136,16 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Checks what a part of a layer left behind. Whatever was not finite before
+    /// is not finite in the hidden states either, and all members of a team have
+    /// these whole, so they fail alike.
+    fn check_finite(&self, index: usize, part: &str) -> Result<()> {
+        if ops::are_finite(&self.s.hidden) {
+            return Ok(());
+        }
+        Err(Error::not_finite(format_args!("what layer {index} computes (blk.{index}.{part}*)")))
+    }
+
     /// The logits behind the last `n` tokens.
     fn logits(&mut self, n: usize) -> Result<()> {
         if n == 0 {
@@ -136,7 +157,17 @@ impl Pass<'_> {
         let output = model.output.as_ref().unwrap_or(&model.embedding);
         let split = model.exchange.rows(output.n_rows);
         multiply(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
-        model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])
+        model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])?;
+        if !ops::are_finite(&s.logits)
+            && let Some(i) = s.logits.iter().position(|x| !x.is_finite())
+        {
+            let name = if model.output.is_some() { "output" } else { "token_embd" };
+            let token = i % output.n_rows;
+            return Err(Error::not_finite(format_args!(
+                "the logit of token {token} ({name}.weight)"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -95,10 +95,10 @@ impl V {
     }
 
     /// Each lane of the f32s to the power of e: relative error below 2e-7
-    /// between -87 and 88, clamped outside. After Cephes' `expf`.
+    /// between -87 and 88, clamped outside. NaN stays NaN. After Cephes' `expf`.
     #[inline(always)]
     pub fn exp_f32(self) -> V {
-        let x = self.min_f32(V::splat_f32(88.0)).max_f32(V::splat_f32(-87.0));
+        let x = V::splat_f32(-87.0).max_f32(V::splat_f32(88.0).min_f32(self));
         let bits = x.mul_f32(V::splat_f32(std::f32::consts::LOG2_E)).add_f32(V::splat_f32(ROUND));
         let n = bits.sub_f32(V::splat_f32(ROUND));
         // ln 2 in two parts, so that the subtraction is exact.
