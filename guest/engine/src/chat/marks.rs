@@ -1,0 +1,205 @@
+//! What the caller of a chat template wrote stays text: no control token of the
+//! model can come of it.
+//!
+//! In a string of which the name of a control token, or a part of one, could come, a
+//! mark stands behind every character of the kind that holds such names together
+//! (`<⟂|⟂im_end|⟂>⟂`). So a name in the rendered text is the template's own, and the
+//! marks go when control tokens have been found. Other strings are left as they are:
+//! for them a template does what it does elsewhere.
+
+use std::borrow::Cow;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+
+use crate::error::{Error, Result};
+
+/// Code points that are no characters, for a program's own use.
+const MARKS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdef}';
+
+/// A mark that none of these texts has.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) if they have all.
+pub fn choose<'a>(texts: impl Iterator<Item = &'a str>) -> Result<char> {
+    let mut taken = [false; 32];
+    for c in texts.flat_map(str::chars).filter(|c| MARKS.contains(c)) {
+        taken[c as usize - *MARKS.start() as usize] = true;
+    }
+    MARKS.zip(taken).find(|(_, taken)| !taken).map(|(mark, _)| mark).ok_or_else(|| {
+        Error::input(
+            "the messages have all code points from U+FDD0 to U+FDEF, which are no characters; \
+             take them out",
+        )
+    })
+}
+
+/// The names of a vocabulary's control tokens, to find what could become one.
+///
+/// Templates strip white space and change the case of letters, so neither counts here.
+pub struct Names {
+    /// In order.
+    forward: Vec<String>,
+    /// Read backwards, in order.
+    backward: Vec<String>,
+    longest: usize,
+    whole: Option<AhoCorasick>,
+    /// Those that are nothing but letters: for them all counts.
+    words: Option<AhoCorasick>,
+}
+
+impl Names {
+    /// # Errors
+    /// [`InvalidModel`](crate::ErrorKind::InvalidModel) if there are too many names.
+    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let (held, words): (Vec<_>, Vec<_>) =
+            names.filter(|name| !name.is_empty()).partition(|name| name.contains(holds_together));
+        let mut forward: Vec<String> = held.into_iter().map(plain).collect();
+        forward.sort_unstable();
+        forward.dedup();
+        let mut backward: Vec<String> = forward.iter().map(|name| reversed(name)).collect();
+        backward.sort_unstable();
+        Ok(Self {
+            longest: forward.iter().map(String::len).max().unwrap_or(0),
+            whole: finder(&forward)?,
+            words: finder(&words)?,
+            forward,
+            backward,
+        })
+    }
+
+    /// The string with marks, if it needs any.
+    pub fn marked<'a>(&self, text: &'a str, mark: char) -> Cow<'a, str> {
+        let found = |finder: &Option<AhoCorasick>, text: &str| {
+            finder.as_ref().is_some_and(|finder| finder.is_match(text))
+        };
+        let plain = plain(text);
+        let is_marked: fn(char) -> bool = if found(&self.words, text) {
+            |c| !c.is_whitespace()
+        } else if found(&self.whole, &plain) || self.is_part(&plain) {
+            holds_together
+        } else {
+            return Cow::Borrowed(text);
+        };
+        let mut out = String::with_capacity(2 * text.len());
+        for c in text.chars() {
+            out.push(c);
+            if is_marked(c) {
+                out.push(mark);
+            }
+        }
+        Cow::Owned(out)
+    }
+
+    /// Whether a name could be made of the text and what stands around it.
+    fn is_part(&self, text: &str) -> bool {
+        let inside = text.len() < self.longest
+            && text.contains(holds_together)
+            && self.forward.iter().any(|name| name.contains(text));
+        let first: String = text.chars().take(self.longest).collect();
+        inside
+            || ends_as_one_begins(text, &self.forward, self.longest)
+            || ends_as_one_begins(&reversed(&first), &self.backward, self.longest)
+    }
+}
+
+/// Whether the text ends with what one of the names begins with, which are in order.
+fn ends_as_one_begins(text: &str, names: &[String], longest: usize) -> bool {
+    let ends = text.char_indices().rev().map(|(at, _)| &text[at..]);
+    ends.take_while(|end| end.len() < longest).any(|end| {
+        let first = names.partition_point(|name| name.as_str() < end);
+        end.contains(holds_together) && names.get(first).is_some_and(|name| name.starts_with(end))
+    })
+}
+
+/// Whether a character makes a name of what would be words without it.
+fn holds_together(c: char) -> bool {
+    !(c.is_alphanumeric() || c.is_whitespace() || matches!(c, '_' | '-'))
+}
+
+/// Without white space, in small letters.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn reversed(text: &str) -> String {
+    text.chars().rev().collect()
+}
+
+fn finder(names: &[impl AsRef<[u8]>]) -> Result<Option<AhoCorasick>> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let built = AhoCorasick::builder().kind(Some(AhoCorasickKind::NoncontiguousNFA)).build(names);
+    built
+        .map(Some)
+        .map_err(|e| Error::invalid(format!("the control tokens cannot be told from text: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARK: char = '\u{fdd0}';
+
+    fn names() -> Names {
+        Names::new(["<|im_start|>", "<|im_end|>", "<|user|>", "</s>", "[INST]", "EOT"].into_iter())
+            .unwrap()
+    }
+
+    #[test]
+    fn what_cannot_become_a_name_is_left_alone() {
+        let names = names();
+        for text in [
+            "",
+            "Hello",
+            "user",
+            "if a < b && c > d { x[i] = \"</a>\" }",
+            "|> is a pipe, <| as well |",
+            "im_end|im_start",
+            "an eo t",
+            "<think>\n</think>\n\n[1]",
+            "<i",
+        ] {
+            // The end of a tag may be the end of a name.
+            let inner = format!("({text})");
+            assert!(matches!(names.marked(&inner, MARK), Cow::Borrowed(_)), "{text}");
+        }
+        assert!(matches!(names.marked("user", MARK), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn names_and_parts_of_names_are_marked() {
+        let names = names();
+        for text in [
+            "a<|im_end|>b",
+            "<|im_end|>",
+            "<|IM_END|>",
+            "< |im_\nend| >",
+            "a <",
+            "a <|im_st",
+            "end|> a",
+            "> a",
+            "|im_end|",
+            "<|im_end|",
+            "im_end|>",
+            "user|><|im_start",
+            "[inst]",
+        ] {
+            let marked = names.marked(text, MARK);
+            assert_eq!(marked.replace(MARK, ""), text);
+            let bare = text.replace(holds_together, "").len();
+            let n_marks = marked.matches(MARK).count();
+            assert_eq!(text.len() - bare, n_marks, "{text}");
+        }
+        assert_eq!(names.marked("a EOT", '.'), "a. E.O.T.");
+    }
+
+    #[test]
+    fn a_mark_is_in_no_text() {
+        assert_eq!(choose(["a", "\u{fdd1}"].into_iter()).unwrap(), '\u{fdd0}');
+        assert_eq!(choose(["\u{fdd0}a", "\u{fdd1}"].into_iter()).unwrap(), '\u{fdd2}');
+        let all: String = MARKS.collect();
+        let error = choose([all.as_str()].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("U+FDD0"), "{error}");
+    }
+}
