@@ -1,15 +1,16 @@
 //! What the caller of a chat template wrote stays text: no control token of the
 //! model can come of it.
 //!
-//! In a string of which the name of a control token, or a part of one, could come, a
-//! mark stands behind every character of the kind that holds such names together
+//! In the name of a control token, and in what could become a part of one, a mark stands
+//! behind every character of the kind that holds such names together
 //! (`<⟂|⟂im_end|⟂>⟂`). So a name in the rendered text is the template's own, and the
-//! marks go when control tokens have been found. Other strings are left as they are:
-//! for them a template does what it does elsewhere.
+//! marks go when control tokens have been found. All else is left as it is: a template
+//! does with it what it does elsewhere.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input};
 
 use crate::error::{Error, Result};
 
@@ -69,46 +70,76 @@ impl Names {
 
     /// The string with marks, if it needs any.
     pub fn marked<'a>(&self, text: &'a str, mark: char) -> Cow<'a, str> {
-        let found = |finder: &Option<AhoCorasick>, text: &str| {
-            finder.as_ref().is_some_and(|finder| finder.is_match(text))
-        };
         let plain = plain(text);
-        let is_marked: fn(char) -> bool = if found(&self.words, text) {
-            |c| !c.is_whitespace()
-        } else if found(&self.whole, &plain) || self.is_part(&plain) {
-            holds_together
-        } else {
+        let held = self.parts(&plain);
+        let words = found(&self.words, text);
+        if held.is_empty() && words.is_empty() {
             return Cow::Borrowed(text);
-        };
+        }
+        let (held, words) = (covered(held, plain.len()), covered(words, text.len()));
         let mut out = String::with_capacity(2 * text.len());
-        for c in text.chars() {
+        let mut at = 0;
+        for (i, c) in text.char_indices() {
             out.push(c);
-            if is_marked(c) {
+            if c.is_whitespace() {
+                continue;
+            }
+            if words[i] || (held[at] && holds_together(c)) {
                 out.push(mark);
             }
+            at += c.len_utf8();
         }
         Cow::Owned(out)
     }
 
-    /// Whether a name could be made of the text and what stands around it.
-    fn is_part(&self, text: &str) -> bool {
-        let inside = text.len() < self.longest
+    /// Where a plain text has names, and what names could be made of with what stands
+    /// around the text.
+    fn parts(&self, text: &str) -> Vec<Range<usize>> {
+        let mut parts = found(&self.whole, text);
+        if text.len() < self.longest
             && text.contains(holds_together)
-            && self.forward.iter().any(|name| name.contains(text));
-        let first: String = text.chars().take(self.longest).collect();
-        inside
-            || ends_as_one_begins(text, &self.forward, self.longest)
-            || ends_as_one_begins(&reversed(&first), &self.backward, self.longest)
+            && self.forward.iter().any(|name| name.contains(text))
+        {
+            parts.push(0..text.len());
+        }
+        let end = ends_as_one_begins(text, &self.forward, self.longest);
+        parts.extend(end.map(|n| text.len() - n..text.len()));
+        let start: String = text.chars().take(self.longest).collect();
+        let start = ends_as_one_begins(&reversed(&start), &self.backward, self.longest);
+        parts.extend(start.map(|n| 0..n));
+        parts
     }
 }
 
-/// Whether the text ends with what one of the names begins with, which are in order.
-fn ends_as_one_begins(text: &str, names: &[String], longest: usize) -> bool {
+/// Where a text has names. One that has another within it need not be among them.
+fn found(names: &Option<AhoCorasick>, text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(names) = names
+        && let Some(name) = names.find(Input::new(text).range(from..))
+    {
+        found.push(name.range());
+        from = name.start() + 1;
+    }
+    found
+}
+
+/// Which of `len` bytes lie in one of the ranges.
+fn covered(ranges: Vec<Range<usize>>, len: usize) -> Vec<bool> {
+    let mut covered = vec![false; len];
+    ranges.into_iter().for_each(|range| covered[range].fill(true));
+    covered
+}
+
+/// The most bytes with which the text ends and one of the names begins, which are in
+/// order.
+fn ends_as_one_begins(text: &str, names: &[String], longest: usize) -> Option<usize> {
     let ends = text.char_indices().rev().map(|(at, _)| &text[at..]);
-    ends.take_while(|end| end.len() < longest).any(|end| {
-        let first = names.partition_point(|name| name.as_str() < end);
-        end.contains(holds_together) && names.get(first).is_some_and(|name| name.starts_with(end))
-    })
+    let ends = ends.take_while(|end| end.len() < longest).filter(|end| {
+        let first = names.partition_point(|name| name.as_str() < *end);
+        end.contains(holds_together) && names.get(first).is_some_and(|name| name.starts_with(*end))
+    });
+    ends.map(str::len).last()
 }
 
 /// Whether a character makes a name of what would be words without it.
@@ -191,7 +222,9 @@ mod tests {
             let n_marks = marked.matches(MARK).count();
             assert_eq!(text.len() - bare, n_marks, "{text}");
         }
-        assert_eq!(names.marked("a EOT", '.'), "a. E.O.T.");
+        assert_eq!(names.marked("a EOT", '.'), "a E.O.T.");
+        assert_eq!(names.marked("<i>a</i> <|im_end|>.", '^'), "<i>a</i> <^|^im_end|^>^.");
+        assert_eq!(names.marked("\u{e9} <|Im_end| >\u{e9}", '^'), "\u{e9} <^|^Im_end|^ >^\u{e9}");
     }
 
     #[test]
