@@ -71,8 +71,8 @@ impl ChatTemplate {
     /// `bytes_max` bytes.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the messages have all code
-    /// points that a mark could be.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the messages are longer than
+    /// [`TEXT_BYTES_MAX`], or have all code points that a mark could be.
     pub fn prepare(
         &self,
         tokenizer: &Tokenizer,
@@ -81,6 +81,12 @@ impl ChatTemplate {
         bytes_max: usize,
     ) -> Result<Conversation> {
         let texts = messages.iter().flat_map(|m| [m.role.as_str(), &m.content]);
+        let bytes = texts.clone().map(str::len).fold(0, usize::saturating_add);
+        if bytes > TEXT_BYTES_MAX {
+            return Err(Error::input(format!(
+                "the messages are {bytes} bytes long, at most {TEXT_BYTES_MAX} can be; shorten them"
+            )));
+        }
         let mark = marks::choose(texts.chain([self.source.as_str()]))?;
         let names = Names::new(tokenizer.control_names())?;
         let mut bytes_max = bytes_max.min(TEXT_BYTES_MAX);

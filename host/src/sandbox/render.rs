@@ -99,7 +99,9 @@ fn explain(error: &wasmtime::Error, memory_refused: bool, time_max: Duration) ->
             format!("takes longer than {} s", time_max.as_secs_f64())
         }
         (None, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds)) => "nests too deep".to_owned(),
-        _ if memory_refused => format!("takes more than {} MiB", MEMORY_BYTES_MAX >> 20),
+        _ if memory_refused => {
+            format!("takes more memory than it may, {} MiB at most", MEMORY_BYTES_MAX >> 20)
+        }
         // A size that no memory has.
         (None, Some(Trap::UnreachableCodeReached)) => "asks for too much".to_owned(),
         _ => format!("cannot be rendered ({})", error.root_cause()),
