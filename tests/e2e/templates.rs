@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -178,6 +179,9 @@ struct Chat {
 
 impl Chat {
     fn start(template: &str, args: &[&str]) -> Self {
+        // What is compiled for the first time takes longer than a template may.
+        static COMPILED: LazyLock<Engine> = LazyLock::new(|| Engine::new().unwrap());
+        LazyLock::force(&COMPILED);
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model.gguf");
         MODEL.write_with_template(&model, template);
