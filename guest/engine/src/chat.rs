@@ -92,9 +92,9 @@ impl ChatTemplate {
         let mut bytes_max = bytes_max.min(TEXT_BYTES_MAX);
         let mut marked = |text: &str| {
             let marked = names.marked(text, mark);
-            // A mark is three bytes, and at most each character has one.
+            // A mark is three bytes, and a character has two at most.
             if matches!(marked, Cow::Owned(_)) {
-                bytes_max = TEXT_BYTES_MAX.min(4 * bytes_max);
+                bytes_max = TEXT_BYTES_MAX.min(bytes_max.saturating_mul(7));
             }
             marked.into_owned()
         };

@@ -641,7 +641,7 @@ fn templates_that_fail_say_why() {
 }
 
 /// Templates of models, and what their vocabularies have.
-const TEMPLATES: [&str; 7] = [
+const TEMPLATES: [&str; 8] = [
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + \
      '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "{% for m in messages %}{% set c = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' \
@@ -662,6 +662,8 @@ const TEMPLATES: [&str; 7] = [
      {% endfor %}<start_of_turn>model\n",
     "{{ bos_token }}{% for m in messages %}{{ m | tojson }}{{ m.role }}{{ m.content }}\
      {{ m.content[1:-1] | upper | lower }}{{ m.content.split(' ') | join }}</s>{% endfor %}",
+    "{% for m in messages %}</s>[{{ m.content }}][/{{ m.content }}INST|{{ m.content \
+     }}|><|{{ m.content }}end|></{{ m.content }}{% endfor %}</s>",
 ];
 const CONTROL: [&str; 16] = [
     "<|im_start|>",

@@ -1,9 +1,9 @@
 //! What the caller of a chat template wrote stays text: no control token of the
 //! model can come of it.
 //!
-//! In the name of a control token, and in what could become a part of one, a mark stands
-//! behind every character of the kind that holds such names together
-//! (`<⟂|⟂im_end|⟂>⟂`). So a name in the rendered text is the template's own, and the
+//! In the name of a control token, and in what could become a part of one, marks stand on
+//! both sides of every character of the kind that holds such names together
+//! (`⟂<⟂|⟂im_end⟂|⟂>⟂`). So a name in the rendered text is the template's own, and the
 //! marks go when control tokens have been found. All else is left as it is: a template
 //! does with it what it does elsewhere.
 
@@ -80,14 +80,16 @@ impl Names {
         let mut out = String::with_capacity(2 * text.len());
         let mut at = 0;
         for (i, c) in text.char_indices() {
-            out.push(c);
-            if c.is_whitespace() {
-                continue;
-            }
-            if words[i] || (held[at] && holds_together(c)) {
+            let is_text = !c.is_whitespace();
+            let is_marked = is_text && (words[i] || (held[at] && holds_together(c)));
+            if is_marked && !out.ends_with(mark) {
                 out.push(mark);
             }
-            at += c.len_utf8();
+            out.push(c);
+            if is_marked {
+                out.push(mark);
+            }
+            at += if is_text { c.len_utf8() } else { 0 };
         }
         Cow::Owned(out)
     }
@@ -218,13 +220,18 @@ mod tests {
         ] {
             let marked = names.marked(text, MARK);
             assert_eq!(marked.replace(MARK, ""), text);
-            let bare = text.replace(holds_together, "").len();
-            let n_marks = marked.matches(MARK).count();
-            assert_eq!(text.len() - bare, n_marks, "{text}");
+            let held = marked.match_indices(holds_together).filter(|(_, c)| *c != MARK.to_string());
+            for (at, c) in held {
+                assert!(marked[..at].ends_with(MARK), "{marked}");
+                assert!(marked[at + c.len()..].starts_with(MARK), "{marked}");
+            }
         }
-        assert_eq!(names.marked("a EOT", '.'), "a E.O.T.");
-        assert_eq!(names.marked("<i>a</i> <|im_end|>.", '^'), "<i>a</i> <^|^im_end|^>^.");
-        assert_eq!(names.marked("\u{e9} <|Im_end| >\u{e9}", '^'), "\u{e9} <^|^Im_end|^ >^\u{e9}");
+        assert_eq!(names.marked("a EOT", '.'), "a .E.O.T.");
+        assert_eq!(names.marked("<i>a</i> <|im_end|>.", '^'), "<i>a</i> ^<^|^im_end^|^>^.");
+        assert_eq!(
+            names.marked("\u{e9} <|Im_end| >\u{e9}", '^'),
+            "\u{e9} ^<^|^Im_end^|^ ^>^\u{e9}"
+        );
     }
 
     #[test]
