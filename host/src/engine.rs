@@ -12,7 +12,7 @@ use wasmtime::{Cache, CacheConfig, Config};
 use crate::bindings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
-use crate::sandbox::State;
+use crate::sandbox::{Rendering, State, prepare_renderer};
 
 /// The guest, as `cargo xtask guest` builds it.
 static GUEST: &[u8] = include_bytes!(env!("MOEWE_GUEST_COMPONENT"));
@@ -36,6 +36,7 @@ pub struct Engine {
 struct Inner {
     wasmtime: wasmtime::Engine,
     guest: bindings::EnginePre<State>,
+    renderer: bindings::EnginePre<Rendering>,
     /// Ends the clock when the last engine goes.
     _clock: Sender<()>,
 }
@@ -60,8 +61,9 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         bindings::Engine::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
         let guest = bindings::EnginePre::new(linker.instantiate_pre(&component)?)?;
+        let renderer = prepare_renderer(&wasmtime, &component)?;
         let clock = start_clock(&wasmtime)?;
-        Ok(Self { inner: Arc::new(Inner { wasmtime, guest, _clock: clock }) })
+        Ok(Self { inner: Arc::new(Inner { wasmtime, guest, renderer, _clock: clock }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -70,6 +72,11 @@ impl Engine {
 
     pub(crate) fn guest(&self) -> &bindings::EnginePre<State> {
         &self.inner.guest
+    }
+
+    /// The guest without imports, to render chat templates in.
+    pub(crate) fn renderer(&self) -> &bindings::EnginePre<Rendering> {
+        &self.inner.renderer
     }
 }
 

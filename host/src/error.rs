@@ -13,7 +13,8 @@ pub enum ErrorKind {
     /// The file is damaged, or is no GGUF file.
     InvalidModel,
     /// The file is sound, and asks for something that the engine lacks: an
-    /// architecture, a quantisation, a tokenizer.
+    /// architecture, a quantisation, a tokenizer; time or memory that a chat
+    /// template may not take.
     Unsupported,
     /// The caller's arguments make no sense: an empty prompt, a token outside
     /// the vocabulary, a chat template that refuses the messages.

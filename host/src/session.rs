@@ -207,8 +207,7 @@ impl Session {
     ///
     /// `add_special` adds what the model wants around a text (a BOS token);
     /// `parse_special` reads names of control tokens in the text as those
-    /// tokens: wanted for the output of a chat template, dangerous for the
-    /// words of a stranger.
+    /// tokens: dangerous for the words of a stranger.
     ///
     /// # Errors
     ///
@@ -258,31 +257,35 @@ impl Session {
         })
     }
 
-    /// Writes a conversation as the model expects it. With
-    /// `add_generation_prompt` it ends where the assistant's answer begins.
+    /// Writes a conversation as the model expects it: its tokens, to be fed as
+    /// they are. With `add_generation_prompt` it ends where the assistant's
+    /// answer begins.
+    ///
+    /// Whatever the messages say is text to the model, names of control tokens
+    /// too. The file's chat template runs in a sandbox of its own, for 2 s and
+    /// with 64 MiB at most.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if there is no template, or it refuses the messages; see
+    /// `InvalidInput` if the template refuses the messages or fails on them,
+    /// `Unsupported` if there is none, or the engine cannot run it, or not within
+    /// its limits, `ContextFull` if it writes more than a context can hold; see
     /// also [`Session`].
     pub fn apply_chat_template(
         &mut self,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<String> {
+    ) -> Result<Vec<u32>> {
         let messages: Vec<_> = messages
             .iter()
             .map(|m| wit::Message { role: m.role.clone(), content: m.content.clone() })
             .collect();
+        let conversation = self.sandbox.ask(|store, guest, model| {
+            guest.model().call_prepare_chat(store, model, &messages, add_generation_prompt)
+        })?;
+        let text = self.sandbox.render(&conversation)?;
         self.sandbox.ask(|store, guest, model| {
-            let model_type = guest.model();
-            let answer = model_type.call_apply_chat_template(
-                store,
-                model,
-                &messages,
-                add_generation_prompt,
-            )?;
-            sandbox::checked_answer(answer)
+            guest.model().call_tokenize_chat(store, model, &text, conversation.mark)
         })
     }
 

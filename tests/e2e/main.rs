@@ -9,3 +9,5 @@ mod reference;
 mod sandboxes;
 mod smollm2;
 mod speculation;
+#[cfg(target_os = "linux")]
+mod templates;

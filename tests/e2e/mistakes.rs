@@ -179,12 +179,13 @@ fn token_files_that_are_wrong() {
 }
 
 const TINY: Tiny = Tiny { n_layer: 2, n_head: 2, head_dim: 16, n_ctx: 64 };
+const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}";
 
 #[test]
 fn a_prompt_without_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
-    TINY.write_with_tokenizer(&path);
+    TINY.write_with_template(&path, TEMPLATE);
     refused(["run".as_ref(), path.as_os_str(), "\u{e9}\u{e8}".as_ref()], &["no tokens"]);
 }
 
@@ -193,10 +194,10 @@ fn a_prompt_without_tokens() {
 fn endless_input() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
-    TINY.write_with_tokenizer(&path);
+    TINY.write_with_template(&path, TEMPLATE);
     for (command, words) in [
-        ("run", &["more than 256 bytes", "context of 64 tokens"][..]),
-        ("chat", &["more than the 256 bytes"]),
+        ("run", &["more than 832 bytes", "context of 64 tokens"][..]),
+        ("chat", &["more than the 832 bytes"]),
     ] {
         let mut process = Command::new(program("moewe"))
             .arg(command)
@@ -226,7 +227,7 @@ fn endless_input() {
 fn weights_that_are_not_finite() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
-    TINY.write_with_tokenizer(&path);
+    TINY.write_with_template(&path, TEMPLATE);
     let sound = std::fs::read(&path).unwrap();
     let (source, name) = Folder::of(&path).unwrap();
     let tensors = Gguf::open(&source, &name).unwrap().header.tensors;

@@ -19,6 +19,13 @@ pub const N_VOCAB: u32 = 64;
 const N_EMBD: u32 = 32;
 const N_FF: u32 = 32;
 const F32: u32 = 0;
+/// Tokens that are no text.
+pub const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+/// Types of metadata.
+const U32: u32 = 4;
+const I32: u32 = 5;
+const STRING: u32 = 8;
+const ARRAY: u32 = 9;
 
 impl Tiny {
     /// Bytes of KV cache for a token.
@@ -31,37 +38,38 @@ impl Tiny {
         self.write_with(path, 0, &[]);
     }
 
-    /// The same with a vocabulary of letters, digits, space and newline, which
-    /// knows no other character, and a chat template that knows no roles.
-    pub fn write_with_tokenizer(&self, path: &Path) {
-        let tokens: Vec<String> = (('a'..='z').chain('A'..='Z').chain('0'..='9'))
-            .chain(['\u{120}', '\u{10a}'])
-            .map(String::from)
+    /// The same with a tokenizer for letters, digits and some signs, and a chat template.
+    pub fn write_with_template(&self, path: &Path, template: &str) {
+        let mut metadata = Vec::new();
+        let string = |out: &mut Vec<u8>, key: &str, value: &str| {
+            text(out, key);
+            out.extend(STRING.to_le_bytes());
+            text(out, value);
+        };
+        string(&mut metadata, "tokenizer.ggml.model", "gpt2");
+        string(&mut metadata, "tokenizer.ggml.pre", "qwen2");
+        string(&mut metadata, "tokenizer.chat_template", template);
+        // As GPT-2 writes a space and a newline.
+        let signs = "\u{120}\u{10a}<|>_/.,![]\'HAS".chars();
+        let tokens: Vec<String> = (CONTROL.iter().map(|name| (*name).to_owned()))
+            .chain(('a'..='z').chain('0'..='9').chain(signs).map(String::from))
+            .chain((0..).map(|i| format!("unused{i}")))
+            .take(N_VOCAB as usize)
             .collect();
-        assert_eq!(tokens.len(), N_VOCAB as usize);
-        let mut pairs = Vec::new();
-        let strings = [
-            ("tokenizer.ggml.model", "gpt2"),
-            ("tokenizer.ggml.pre", "gpt-2"),
-            ("tokenizer.chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}"),
-        ];
-        for (key, value) in strings {
-            text(&mut pairs, key);
-            pairs.extend(8u32.to_le_bytes());
-            text(&mut pairs, value);
-        }
-        let arrays = [("tokenizer.ggml.tokens", &tokens[..]), ("tokenizer.ggml.merges", &[])];
-        for (key, values) in arrays {
-            text(&mut pairs, key);
-            pairs.extend([9u32, 8].map(u32::to_le_bytes).as_flattened());
-            pairs.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| text(&mut pairs, value));
-        }
-        self.write_with(path, strings.len() + arrays.len(), &pairs);
+        array(&mut metadata, "tokenizer.ggml.tokens", STRING, N_VOCAB);
+        tokens.iter().for_each(|token| text(&mut metadata, token));
+        array(&mut metadata, "tokenizer.ggml.token_type", I32, N_VOCAB);
+        let control = |i: u32| if i < CONTROL.len() as u32 { 3u32 } else { 1 };
+        (0..N_VOCAB).for_each(|i| metadata.extend(control(i).to_le_bytes()));
+        array(&mut metadata, "tokenizer.ggml.merges", STRING, 0);
+        text(&mut metadata, "tokenizer.ggml.eos_token_id");
+        metadata.extend(U32.to_le_bytes());
+        metadata.extend(0u32.to_le_bytes());
+        self.write_with(path, 7, &metadata);
     }
 
-    /// Writes the model with some more pairs of metadata.
-    fn write_with(&self, path: &Path, n_pairs: usize, pairs: &[u8]) {
+    /// Writes the model with `n_more` entries of metadata more than it needs.
+    fn write_with(&self, path: &Path, n_more: u64, more: &[u8]) {
         let width = self.n_head * self.head_dim;
         let mut tensors = vec![
             ("token_embd".to_owned(), vec![N_EMBD, N_VOCAB]),
@@ -93,19 +101,19 @@ impl Tiny {
 
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((tensors.len() as u64).to_le_bytes());
-        out.extend(((counts.len() + 2 + n_pairs) as u64).to_le_bytes());
-        out.extend(pairs);
+        out.extend((counts.len() as u64 + 2 + n_more).to_le_bytes());
         text(&mut out, "general.architecture");
-        out.extend(8u32.to_le_bytes());
+        out.extend(STRING.to_le_bytes());
         text(&mut out, "llama");
         text(&mut out, "llama.attention.layer_norm_rms_epsilon");
         out.extend(6u32.to_le_bytes());
         out.extend(1e-5f32.to_le_bytes());
         for (key, n) in counts {
             text(&mut out, &format!("llama.{key}"));
-            out.extend(4u32.to_le_bytes());
+            out.extend(U32.to_le_bytes());
             out.extend(n.to_le_bytes());
         }
+        out.extend(more);
         let mut offset = 0u64;
         for (name, dims) in &tensors {
             text(&mut out, &format!("{name}.weight"));
@@ -128,6 +136,14 @@ impl Tiny {
 /// Of a tensor; all are a multiple of the alignment.
 fn bytes(dims: &[u32]) -> u64 {
     dims.iter().map(|&n| u64::from(n)).product::<u64>() * 4
+}
+
+/// The head of an entry that is an array.
+fn array(out: &mut Vec<u8>, key: &str, of: u32, n: u32) {
+    text(out, key);
+    out.extend(ARRAY.to_le_bytes());
+    out.extend(of.to_le_bytes());
+    out.extend(u64::from(n).to_le_bytes());
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

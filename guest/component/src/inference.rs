@@ -9,8 +9,8 @@ use moewe_engine::{Error as EngineError, ErrorKind};
 
 use crate::Component;
 use crate::bindings::exports::moewe::inference::inference::{
-    Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo, Session,
-    SessionOptions, Step, StopReason, Usage, Utf8,
+    Conversation, Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo,
+    Session, SessionOptions, Step, StopReason, Usage, Utf8,
 };
 use crate::bindings::moewe::inference::team;
 use crate::team::Imported;
@@ -26,6 +26,32 @@ pub(crate) struct OpenSession(RefCell<language_model::Session>);
 impl Guest for Component {
     type Model = LoadedModel;
     type Session = OpenSession;
+
+    fn render(conversation: Conversation) -> Result<Vec<u8>, Error> {
+        let message = |(role, content)| {
+            Ok::<_, Error>(chat::Message { role: utf8(role)?, content: utf8(content)? })
+        };
+        let conversation = chat::Conversation {
+            template: utf8(conversation.template)?,
+            messages: conversation.messages.into_iter().map(message).collect::<Result<_, _>>()?,
+            add_generation_prompt: conversation.add_generation_prompt,
+            bos: utf8(conversation.bos)?,
+            eos: utf8(conversation.eos)?,
+            bytes_max: conversation.bytes_max as usize,
+            mark: conversation.mark,
+        };
+        Ok(conversation.render()?.into_bytes())
+    }
+}
+
+fn from_caller(messages: Vec<Message>) -> Vec<chat::Message> {
+    let message = |m: Message| chat::Message { role: m.role, content: m.content };
+    messages.into_iter().map(message).collect()
+}
+
+fn utf8(text: Vec<u8>) -> Result<String, Error> {
+    let message = "a text of the conversation is not UTF-8".to_owned();
+    String::from_utf8(text).map_err(|_| Error { code: ErrorCode::InvalidInput, message })
 }
 
 impl GuestModel for LoadedModel {
@@ -73,12 +99,30 @@ impl GuestModel for LoadedModel {
         &self,
         messages: Vec<Message>,
         add_generation_prompt: bool,
-    ) -> Result<Utf8, Error> {
-        let messages: Vec<_> = messages
-            .into_iter()
-            .map(|m| chat::Message { role: m.role, content: m.content })
-            .collect();
-        Ok(self.0.apply_chat_template(&messages, add_generation_prompt)?.into())
+    ) -> Result<Vec<u32>, Error> {
+        Ok(self.0.apply_chat_template(&from_caller(messages), add_generation_prompt)?)
+    }
+
+    fn prepare_chat(
+        &self,
+        messages: Vec<Message>,
+        add_generation_prompt: bool,
+    ) -> Result<Conversation, Error> {
+        let prepared = self.0.prepare_chat(&from_caller(messages), add_generation_prompt)?;
+        let bytes = |m: chat::Message| (m.role.into_bytes(), m.content.into_bytes());
+        Ok(Conversation {
+            template: prepared.template.into_bytes(),
+            messages: prepared.messages.into_iter().map(bytes).collect(),
+            add_generation_prompt: prepared.add_generation_prompt,
+            bos: prepared.bos.into_bytes(),
+            eos: prepared.eos.into_bytes(),
+            bytes_max: prepared.bytes_max as u32,
+            mark: prepared.mark,
+        })
+    }
+
+    fn tokenize_chat(&self, text: Vec<u8>, mark: char) -> Result<Vec<u32>, Error> {
+        Ok(self.0.tokenizer()?.encode_marked(&utf8(text)?, mark)?)
     }
 
     fn start(&self, options: SessionOptions) -> Result<Session, Error> {

@@ -3,7 +3,15 @@
 //! template in the environment that
 //! [Hugging Face's `apply_chat_template`](https://huggingface.co/docs/transformers/chat_templating)
 //! gives it.
+//!
+//! Whoever wrote the template may have written anything. So what it takes to render one,
+//! its compilation included, is apart from the model ([`Conversation::render`]), and can
+//! happen in a sandbox that is thrown away; and what the messages say stays text, whatever
+//! the template does with it.
 
+mod marks;
+
+use std::borrow::Cow;
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
@@ -13,12 +21,15 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Metadata;
-use crate::tokenizer::TEXT_BYTES_MAX;
+use crate::tokenizer::{TEXT_BYTES_MAX, Tokenizer};
+use marks::Names;
 
 /// Instructions that a template may take: many thousand messages' worth.
 const FUEL: u64 = 20_000_000;
 /// How deep macros and loops may nest, on a small stack.
 const N_NESTED_MAX: usize = 100;
+/// The most characters of an error that a template made.
+const N_ERROR_CHARS_MAX: usize = 500;
 
 /// What to do instead of using the template.
 const WAY_OUT: &str = "write the prompt in the model's format yourself, and tokenize it with \
@@ -43,7 +54,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`InvalidModel`](ErrorKind::InvalidModel) if it is no text. A template
-    /// that does not compile is reported by [`ChatTemplate::apply`]: its model
+    /// that does not compile is reported by [`Conversation::render`]: its model
     /// can be used without.
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
         let source = metadata.str("tokenizer.chat_template")?.filter(|s| !s.trim().is_empty());
@@ -52,51 +63,118 @@ impl ChatTemplate {
 
     /// A template from its source.
     pub fn new(source: &str) -> Self {
-        Self { source: without_generation_tags(source) }
+        Self { source: source.to_owned() }
     }
 
-    /// Writes a conversation. With `add_generation_prompt` it ends where the
-    /// assistant's answer begins. `bos` and `eos` are the names of the
-    /// model's tokens, empty if it has none.
+    /// What has to be known to write a conversation. With `add_generation_prompt`
+    /// it ends where the assistant's answer begins. The result may take
+    /// `bytes_max` bytes.
     ///
-    /// The result is to be tokenized with `parse_special` and without
-    /// `add_special`: it has all control tokens that the model wants.
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the messages are longer than
+    /// [`TEXT_BYTES_MAX`], or have all code points that a mark could be.
+    pub fn prepare(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        bytes_max: usize,
+    ) -> Result<Conversation> {
+        let texts = messages.iter().flat_map(|m| [m.role.as_str(), &m.content]);
+        let bytes = texts.clone().map(str::len).fold(0, usize::saturating_add);
+        if bytes > TEXT_BYTES_MAX {
+            return Err(Error::input(format!(
+                "the messages are {bytes} bytes long, at most {TEXT_BYTES_MAX} can be; shorten them"
+            )));
+        }
+        let mark = marks::choose(texts.chain([self.source.as_str()]))?;
+        let names = Names::new(tokenizer.control_names())?;
+        let mut bytes_max = bytes_max.min(TEXT_BYTES_MAX);
+        let mut marked = |text: &str| {
+            let marked = names.marked(text, mark);
+            // A mark is three bytes, and a character has two at most.
+            if matches!(marked, Cow::Owned(_)) {
+                bytes_max = TEXT_BYTES_MAX.min(bytes_max.saturating_mul(7));
+            }
+            marked.into_owned()
+        };
+        let messages = messages
+            .iter()
+            .map(|m| Message { role: marked(&m.role), content: marked(&m.content) })
+            .collect();
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
+        Ok(Conversation {
+            template: self.source.clone(),
+            messages,
+            add_generation_prompt,
+            bos: text(tokenizer.bos()).to_owned(),
+            eos: text(tokenizer.eos()).to_owned(),
+            bytes_max,
+            mark,
+        })
+    }
+}
+
+/// A conversation, and all that has to be known to write it as a model expects it.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    /// The source of the template.
+    pub template: String,
+    /// The messages, in which marks keep apart what could become a control token.
+    pub messages: Vec<Message>,
+    /// Whether the text ends where the assistant's answer begins.
+    pub add_generation_prompt: bool,
+    /// Name of the token that begins a text; empty if there is none.
+    pub bos: String,
+    /// Name of the token that ends a text; empty if there is none.
+    pub eos: String,
+    /// The most bytes of the text, marks included.
+    pub bytes_max: usize,
+    /// The mark: a code point that no text had.
+    pub mark: char,
+}
+
+impl Conversation {
+    /// Writes the conversation. The result is for
+    /// [`Tokenizer::encode_marked`], and has all control tokens that the model
+    /// wants.
     ///
     /// There is no clock: a template that can do without the date
     /// (`strftime_now is defined`) does; others get 1 January 2026, 00:00.
     ///
+    /// A template can have this take any time and all memory, and overflow the
+    /// stack.
+    ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the template refuses the
     /// messages or fails on them; [`Unsupported`](ErrorKind::Unsupported) if
-    /// it does not compile, or uses what the engine's Jinja lacks.
-    pub fn apply(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        bos: &str,
-        eos: &str,
-    ) -> Result<String> {
-        let messages: Vec<Value> = messages
+    /// it does not compile, or uses what the engine's Jinja lacks;
+    /// [`ContextFull`](ErrorKind::ContextFull) if it writes too much.
+    pub fn render(&self) -> Result<String> {
+        let messages: Vec<Value> = self
+            .messages
             .iter()
             .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
             .collect();
-        let environment = environment(&self.source);
+        let source = without_generation_tags(&self.template);
+        let environment = environment(&source);
+        let explain = |error| explain(error, self.bytes_max);
         let template =
-            environment.template_from_named_str("chat_template", &self.source).map_err(explain)?;
-        let mut out = Limited(Vec::new());
+            environment.template_from_named_str("chat_template", &source).map_err(explain)?;
+        let mut out = Limited { bytes: Vec::new(), left: self.bytes_max };
         let result = template.render_captured_to(
             context! {
                 messages,
-                add_generation_prompt,
-                bos_token => bos,
-                eos_token => eos,
+                add_generation_prompt => self.add_generation_prompt,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
                 tools => (),
                 documents => (),
             },
             &mut out,
         );
         result.map_err(explain)?;
-        String::from_utf8(out.0)
+        String::from_utf8(out.bytes)
             .map_err(|_| Error::input("the chat template wrote text that is not UTF-8"))
     }
 }
@@ -146,16 +224,18 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-fn explain(error: minijinja::Error) -> Error {
+fn explain(error: minijinja::Error, bytes_max: usize) -> Error {
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
         if let Some(Refusal(message)) = cause.downcast_ref() {
             return Error::input(format!(
-                "the model's chat template refuses these messages: {message}"
+                "the model's chat template refuses these messages: {}",
+                shortened(message)
             ));
         }
         source = cause.source();
     }
+    let what = || shortened(&error.to_string());
     match error.kind() {
         JinjaKind::OutOfFuel => Error::unsupported(format!(
             "the model's chat template takes too long (more than {FUEL} steps); {WAY_OUT}"
@@ -166,29 +246,41 @@ fn explain(error: minijinja::Error) -> Error {
         | JinjaKind::UnknownMethod
         | JinjaKind::UnknownTest
         | JinjaKind::TemplateNotFound => Error::unsupported(format!(
-            "the model's chat template needs more than is here: {error}; {WAY_OUT}"
+            "the model's chat template needs more than is here: {}; {WAY_OUT}",
+            what()
         )),
         JinjaKind::WriteFailure => Error::new(
-            ErrorKind::InvalidInput,
+            ErrorKind::ContextFull,
             format!(
-                "the chat template writes more than {TEXT_BYTES_MAX} bytes; shorten the messages"
+                "the model's chat template writes more than {bytes_max} bytes, more than the \
+                 context holds; shorten the messages"
             ),
         ),
         _ => Error::input(format!(
-            "the model's chat template fails on these messages: {error}; {WAY_OUT}"
+            "the model's chat template fails on these messages: {}; {WAY_OUT}",
+            what()
         )),
     }
 }
 
-/// Takes as many bytes as can be tokenized.
-struct Limited(Vec<u8>);
+/// A template decides how long its errors are.
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(N_ERROR_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
+/// Takes no more bytes than it may.
+struct Limited {
+    bytes: Vec<u8>,
+    left: usize,
+}
 
 impl io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > TEXT_BYTES_MAX - self.0.len() {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

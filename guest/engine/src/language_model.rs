@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Conversation, Message};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -93,25 +93,34 @@ impl LanguageModel {
         })
     }
 
-    /// Writes a conversation as the model expects it.
+    /// Writes a conversation as the model expects it: its tokens. What the
+    /// messages say is text, if it names control tokens too.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<String> {
+    ) -> Result<Vec<u32>> {
+        let conversation = self.prepare_chat(messages, add_generation_prompt)?;
+        self.tokenizer()?.encode_marked(&conversation.render()?, conversation.mark)
+    }
+
+    /// The first step of that, for those who render elsewhere; what comes of it
+    /// is for [`Tokenizer::encode_marked`].
+    pub fn prepare_chat(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Conversation> {
         let Some(template) = self.template.as_ref().map_err(Error::clone)? else {
             return Err(Error::unsupported(
                 "the file brings no chat template; use plain completion instead of chat",
             ));
         };
         let tokenizer = self.tokenizer()?;
-        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default();
-        template.apply(
-            messages,
-            add_generation_prompt,
-            text(tokenizer.bos()),
-            text(tokenizer.eos()),
-        )
+        // More than that is more tokens than the context holds.
+        let bytes_max =
+            (self.info().n_ctx_train as usize).saturating_mul(tokenizer.token_bytes_max());
+        template.prepare(tokenizer, messages, add_generation_prompt, bytes_max)
     }
 
     /// Starts a session with an empty context; see [`Context::new`].

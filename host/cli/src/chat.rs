@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use moewe::{Message, Session};
+use moewe::{ErrorKind, Message, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -16,7 +16,8 @@ use crate::open::{self, ModelArgs};
 
 /// Talk with a model
 ///
-/// Ctrl-C ends an answer, `/bye` or Ctrl-D ends the conversation.
+/// Ctrl-C ends an answer, `/bye` or Ctrl-D ends the conversation. Fails if a message
+/// got no answer.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -60,6 +61,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{name}. Ctrl-C ends an answer, /bye or Ctrl-D the conversation.");
     }
 
+    let mut all_answered = true;
     let mut editor = match io::stdin().is_terminal() {
         true => Some(DefaultEditor::new()?),
         false => None,
@@ -78,21 +80,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             },
         };
         let n_max = chat.session.text_bytes_max();
-        ensure!(
-            line.len() as u64 <= n_max,
-            "a message has more than the {n_max} bytes that the context can hold"
-        );
+        if line.len() as u64 > n_max {
+            let error =
+                format!("a message has more than the {n_max} bytes that the context can hold");
+            // From a pipe, its rest would be the next message.
+            ensure!(editor.is_some(), error);
+            eprintln!("error: {error}");
+            continue;
+        }
         match line.trim() {
             "" => continue,
             "/bye" => break,
             text => {
                 // Without a history, only the arrow keys do less.
                 let _ = editor.as_mut().map(|editor| editor.add_history_entry(text));
-                chat.turn(text, args, &interrupt)?;
+                all_answered &= chat.turn(text, args, &interrupt)?;
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A conversation, and the tokens that the session holds of it.
@@ -103,14 +109,16 @@ struct Chat {
 }
 
 impl Chat {
-    /// One message and its answer. What the context cannot hold is taken back;
-    /// other errors end the conversation.
-    fn turn(&mut self, text: &str, args: &Args, interrupt: &Interrupt) -> Result<()> {
+    /// One message and its answer; false if there is none. A message that the
+    /// template refuses, or the context cannot hold, is taken back; other errors
+    /// end the conversation.
+    fn turn(&mut self, text: &str, args: &Args, interrupt: &Interrupt) -> Result<bool> {
         let start = Instant::now();
         self.messages.push(Message::new("user", text));
-        // A template writes the special tokens itself, BOS included.
-        let prompt = self.session.apply_chat_template(&self.messages, true)?;
-        let prompt = self.session.tokenize(&prompt, false, true)?;
+        let prompt = match self.session.apply_chat_template(&self.messages, true) {
+            Ok(prompt) => prompt,
+            Err(error) => return self.take_back(error),
+        };
         let n_same = self.rewind_to_prefix_of(&prompt)?;
 
         interrupt.begin();
@@ -124,13 +132,9 @@ impl Chat {
         let answer = match answered {
             Ok(answer) => answer,
             Err(error) => {
-                let error = error.downcast::<moewe::Error>()?;
-                if error.kind() != moewe::ErrorKind::ContextFull {
-                    return Err(error.into());
-                }
-                eprintln!("error: {error}");
-                self.messages.pop();
-                return self.forget();
+                self.take_back(error.downcast::<moewe::Error>()?)?;
+                self.forget()?;
+                return Ok(false);
             }
         };
         if args.generate.verbose {
@@ -142,7 +146,19 @@ impl Chat {
         self.context.extend(&answer.tokens);
         self.context.truncate(n_held);
         self.messages.push(Message::new("assistant", answer.text));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Says why a message gets no answer, unless the session has ended with it.
+    fn take_back(&mut self, error: moewe::Error) -> Result<bool> {
+        match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::ContextFull => {
+                eprintln!("error: {}", crate::printable(&error.to_string()));
+                self.messages.pop();
+                Ok(false)
+            }
+            _ => Err(error.into()),
+        }
     }
 
     /// Forgets what does not begin the prompt, and answers how many of the

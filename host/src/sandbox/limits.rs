@@ -11,9 +11,9 @@ use crate::engine::MEMORY_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The most entries of a table of functions.
-const TABLE_LEN_MAX: usize = 1 << 16;
+pub(super) const TABLE_LEN_MAX: usize = 1 << 16;
 /// The most modules, and tables, that a component is made of.
-const N_PARTS_MAX: usize = 16;
+pub(super) const N_PARTS_MAX: usize = 16;
 /// The most bytes that the arguments or the results of one call may take in
 /// the host's memory.
 pub(super) const CALL_BYTES_MAX: usize = 128 << 20;

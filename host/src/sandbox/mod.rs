@@ -6,6 +6,7 @@ mod experts;
 mod imports;
 mod limits;
 mod member;
+mod render;
 mod team;
 mod text;
 mod wait;
@@ -28,6 +29,7 @@ pub use self::experts::StoreHandle;
 pub use self::limits::CancelHandle;
 pub(crate) use self::limits::Limits;
 pub(crate) use self::member::State;
+pub(crate) use self::render::{Rendering, prepare as prepare_renderer};
 pub(crate) use self::text::{checked_answer, checked_text};
 
 /// What a member answered, unless its sandbox broke.
@@ -41,7 +43,8 @@ pub(crate) struct Sandbox {
     crew: Crew<Member>,
     team: Arc<Team>,
     /// Its clock drives the limits: it must not stop before the sandbox.
-    _engine: Engine,
+    engine: Engine,
+    limits: Limits,
     info: ModelInfo,
     /// The error that ended the sandbox.
     ended: Option<Error>,
@@ -75,7 +78,7 @@ impl Sandbox {
             })
         };
         let info = agree(&team, answers)??.swap_remove(0);
-        Ok(Self { crew, team, _engine: engine.clone(), info, ended: None, cancel })
+        Ok(Self { crew, team, engine: engine.clone(), limits, info, ended: None, cancel })
     }
 
     /// Starts the session of this sandbox, in place of an earlier one.
@@ -104,6 +107,12 @@ impl Sandbox {
             None => Err(gone()),
         });
         self.end_unless_answered(answer)
+    }
+
+    /// Renders a conversation, apart from the members: it cannot end the sandbox.
+    pub(crate) fn render(&self, conversation: &wit::Conversation) -> Result<Vec<u8>> {
+        self.check_alive()?;
+        render::render(&self.engine, &self.team, self.limits, conversation)
     }
 
     /// Has all members call a function of the session, which was started, and

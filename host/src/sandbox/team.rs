@@ -14,6 +14,11 @@ use crate::weights::WeightStats;
 /// How often a member that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
 
+/// What a guest that renders may have without being counted: what it has before
+/// it begins, and an honest template's work. It lives for milliseconds, and what
+/// cannot be known beforehand has room for it.
+const RENDERING_FREE_BYTES: u64 = 8 << 20;
+
 /// Members that compute together.
 pub(crate) struct Team {
     size: usize,
@@ -39,6 +44,8 @@ struct Inner {
     accounts: Vec<Account>,
     /// The region that all map, and its size.
     shared: Option<(Arc<File>, u64)>,
+    /// Memory of the guest that renders a chat template for the team.
+    rendering: u64,
     stats: WeightStats,
 }
 
@@ -85,6 +92,7 @@ impl Team {
             inner: Mutex::new(Inner {
                 accounts: vec![Account::default(); size],
                 shared: None,
+                rendering: 0,
                 stats: WeightStats::default(),
             }),
         }
@@ -156,6 +164,20 @@ impl Team {
         let allowed = bytes <= inner.memory_bytes_left(rank, memory_max) && self.charge(&inner);
         if !allowed {
             inner.accounts[rank].memory = old;
+        }
+        allowed
+    }
+
+    /// Lets the guest that renders for the team have a memory of `bytes` if that
+    /// is within the limit.
+    pub fn render(&self, bytes: u64, memory_max: u64) -> bool {
+        let mut inner = self.lock();
+        let members = inner.accounts.iter().map(|a| a.memory).fold(0, u64::saturating_add);
+        let old = std::mem::replace(&mut inner.rendering, bytes);
+        let allowed = members.saturating_add(bytes) <= inner.memory_bytes_max(memory_max)
+            && self.charge(&inner);
+        if !allowed {
+            inner.rendering = old;
         }
         allowed
     }
@@ -240,11 +262,13 @@ impl Drop for Team {
 }
 
 impl Inner {
-    /// Memory of all members that is no window, and the shared region.
+    /// Memory of all members that is no window, the shared region, and what
+    /// renders.
     fn private(&self) -> u64 {
         let own = self.accounts.iter().map(|a| a.memory.saturating_sub(a.attached));
         let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
-        own.fold(shared, u64::saturating_add)
+        let rendering = self.rendering.saturating_sub(RENDERING_FREE_BYTES);
+        own.fold(shared.saturating_add(rendering), u64::saturating_add)
     }
 
     fn memory_bytes_max(&self, memory_max: u64) -> u64 {

@@ -233,3 +233,13 @@ fn the_shared_region_counts_once_and_has_one_length() {
     }
     assert_eq!(team.share(1, 40, 100).unwrap_err(), NotShared::Length);
 }
+
+#[test]
+fn what_renders_is_within_the_limit_on_memory() {
+    const MIB: u64 = 1 << 20;
+    let team = Team::new(1, None);
+    assert!(team.grow(0, 40 * MIB, 100 * MIB));
+    assert!(!team.render(61 * MIB, 100 * MIB));
+    assert!(team.render(60 * MIB, 100 * MIB));
+    assert!(team.render(0, 100 * MIB));
+}

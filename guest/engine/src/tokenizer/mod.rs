@@ -123,6 +123,12 @@ impl Tokenizer {
         self.vocab.is_token(token).then(|| self.vocab.text(token))
     }
 
+    /// The names of all control tokens.
+    pub fn control_names(&self) -> impl Iterator<Item = &str> {
+        let control = (0..self.n_vocab()).filter(|&id| self.vocab.kind(id).is_control());
+        control.map(|id| self.vocab.text(id))
+    }
+
     /// Turns text into tokens.
     ///
     /// User-defined tokens are found in the text wherever they stand. Control
@@ -139,32 +145,55 @@ impl Tokenizer {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a text longer than
     /// [`TEXT_BYTES_MAX`].
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(Error::input(format!(
-                "the text is {} bytes long, at most {TEXT_BYTES_MAX} can be tokenized at once; \
-                 tokenize it in parts",
-                text.len()
-            )));
-        }
+        check_length(text)?;
         let mut out = Vec::new();
         if add_special && self.special.add_bos {
             out.extend(self.special.bos);
         }
         let mut after_special = true;
-        self.special.split(&self.vocab, text, parse_special, |fragment| match fragment {
-            Fragment::Token(token) => {
-                out.push(token);
-                after_special = true;
-            }
-            Fragment::Text(text) => {
-                self.encode_text(text, after_special, &mut out);
-                after_special = false;
-            }
+        self.special.split(&self.vocab, text, parse_special, |fragment| {
+            self.encode_fragment(fragment, &mut after_special, &mut out);
         });
         if add_special && self.special.add_eos {
             out.extend(self.special.eos);
         }
         Ok(out)
+    }
+
+    /// Turns the output of a [chat template](crate::chat) into tokens, as
+    /// [`Tokenizer::encode`] does with `parse_special` and without `add_special`:
+    /// the template writes all control tokens itself. A name that is broken by
+    /// marks is text, and so are the marks' neighbours; the marks go.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub fn encode_marked(&self, text: &str, mark: char) -> Result<Vec<u32>> {
+        check_length(text)?;
+        let mut out = Vec::new();
+        let mut after_special = true;
+        self.special.split(&self.vocab, text, true, |fragment| match fragment {
+            Fragment::Text(text) if text.contains(mark) => {
+                let text = text.replace(mark, "");
+                self.special.split(&self.vocab, &text, false, |fragment| {
+                    self.encode_fragment(fragment, &mut after_special, &mut out);
+                });
+            }
+            fragment => self.encode_fragment(fragment, &mut after_special, &mut out),
+        });
+        Ok(out)
+    }
+
+    fn encode_fragment(
+        &self,
+        fragment: Fragment<'_>,
+        after_special: &mut bool,
+        out: &mut Vec<u32>,
+    ) {
+        match fragment {
+            Fragment::Token(token) => out.push(token),
+            Fragment::Text(text) => self.encode_text(text, *after_special, out),
+        }
+        *after_special = matches!(fragment, Fragment::Token(_));
     }
 
     fn encode_text(&self, text: &str, after_special: bool, out: &mut Vec<u32>) {
@@ -260,6 +289,17 @@ fn token_bytes_max(vocab: &Vocab, model: &Model) -> usize {
         }
     }
     longest
+}
+
+fn check_length(text: &str) -> Result<()> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the text is {} bytes long, at most {TEXT_BYTES_MAX} can be tokenized at once; tokenize it \
+         in parts",
+        text.len()
+    )))
 }
 
 /// The value of a byte token: `<0x0A>`.

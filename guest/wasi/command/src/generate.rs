@@ -32,9 +32,7 @@ fn prompt_tokens(model: &Model, arguments: &Arguments) -> Result<Vec<u32>, Error
         return model.tokenize(&arguments.prompt, true, false);
     }
     let message = Message { role: "user".to_owned(), content: arguments.prompt.clone() };
-    let conversation = model.apply_chat_template(&[message], true)?;
-    // The template writes the special tokens itself.
-    model.tokenize(&String::from_utf8_lossy(&conversation), false, true)
+    model.apply_chat_template(&[message], true)
 }
 
 /// The sampling that llama.cpp does unless told otherwise.

@@ -1,0 +1,151 @@
+//! Rendering a chat template: in a guest without a model, which is thrown away
+//! afterwards, whatever the template has done to it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Component, Linker};
+use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
+
+use super::limits::{Interrupt, Limits, N_PARTS_MAX, TABLE_LEN_MAX};
+use super::team::Team;
+use crate::bindings::EnginePre;
+use crate::bindings::exports::moewe::inference::inference as wit;
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The longest time for a conversation.
+const TIME_MAX: Duration = Duration::from_secs(2);
+/// The most memory for it.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// The most bytes of text that cross to the guest or back.
+const CALL_BYTES_MAX: usize = 64 << 20;
+
+/// What to do instead of using the template.
+const WAY_OUT: &str = "write the prompt in the model's format yourself, and tokenize it with \
+                       parse-special";
+
+/// The data of a renderer's store.
+pub(crate) struct Rendering {
+    team: Arc<Team>,
+    limits: Limits,
+    deadline: Instant,
+    memory_refused: bool,
+}
+
+/// The guest with imports that end it.
+pub(crate) fn prepare(
+    wasmtime: &wasmtime::Engine,
+    component: &Component,
+) -> wasmtime::Result<EnginePre<Rendering>> {
+    let mut linker = Linker::new(wasmtime);
+    linker.define_unknown_imports_as_traps(component)?;
+    EnginePre::new(linker.instantiate_pre(component)?)
+}
+
+/// Renders a conversation on behalf of a team, none of whose members is in a call.
+pub(super) fn render(
+    engine: &Engine,
+    team: &Arc<Team>,
+    limits: Limits,
+    conversation: &wit::Conversation,
+) -> Result<Vec<u8>> {
+    let _given_back = GivenBack(team);
+    let time_max = limits.time_max.map_or(TIME_MAX, |time| time.min(TIME_MAX));
+    let state = Rendering {
+        team: team.clone(),
+        limits,
+        deadline: Instant::now() + time_max,
+        memory_refused: false,
+    };
+    let mut store = Store::new(engine.wasmtime(), state);
+    store.limiter(|state| state);
+    store.set_hostcall_fuel(CALL_BYTES_MAX);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|store: StoreContextMut<'_, Rendering>| {
+        let state = store.data();
+        if state.team.cancelled.load(Ordering::Relaxed) {
+            Err(Interrupt::Cancelled.into())
+        } else if Instant::now() >= state.deadline {
+            Err(Interrupt::TimeLimit.into())
+        } else {
+            Ok(UpdateDeadline::Continue(1))
+        }
+    });
+    let rendered = engine
+        .renderer()
+        .instantiate(&mut store)
+        .and_then(|guest| guest.moewe_inference_inference().call_render(&mut store, conversation));
+    match rendered {
+        Ok(text) => Ok(text?),
+        Err(error) => Err(explain(&error, store.data().memory_refused, time_max)),
+    }
+}
+
+/// The renderer's memory, when it is gone.
+struct GivenBack<'a>(&'a Team);
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        self.0.render(0, u64::MAX);
+    }
+}
+
+fn explain(error: &wasmtime::Error, memory_refused: bool, time_max: Duration) -> Error {
+    let what = match (error.downcast_ref::<Interrupt>(), error.downcast_ref::<Trap>()) {
+        (Some(Interrupt::Cancelled), _) => return Error::new(ErrorKind::Cancelled, "cancelled"),
+        (Some(Interrupt::TimeLimit), _) => {
+            format!("takes longer than {} s", time_max.as_secs_f64())
+        }
+        (None, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds)) => "nests too deep".to_owned(),
+        _ if memory_refused => {
+            format!("takes more memory than it may, {} MiB at most", MEMORY_BYTES_MAX >> 20)
+        }
+        // A size that no memory has.
+        (None, Some(Trap::UnreachableCodeReached)) => "asks for too much".to_owned(),
+        _ => format!("cannot be rendered ({})", error.root_cause()),
+    };
+    Error::new(ErrorKind::Unsupported, format!("the model's chat template {what}; {WAY_OUT}"))
+}
+
+impl ResourceLimiter for Rendering {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired as u64 <= MEMORY_BYTES_MAX
+            && maximum.is_none_or(|maximum| desired <= maximum)
+            && self.team.render(desired as u64, self.limits.memory_max);
+        self.memory_refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_refused = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_LEN_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        N_PARTS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        N_PARTS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}
