@@ -537,6 +537,23 @@ fn odd_vocabularies_are_used_as_far_as_they_go() {
     assert_eq!(self::tokenizer(&one).encode("a", true, false).unwrap(), [0, 0]);
 }
 
+#[test]
+fn a_text_becomes_no_control_token_that_is_named_like_a_byte() {
+    // BPE over characters and SentencePiece fall back on bytes.
+    for model in ["llama", "gemma4"] {
+        let metadata = Pairs::default()
+            .str("tokenizer.ggml.model", model)
+            .strs("tokenizer.ggml.tokens", &["<unk>", "<0x61>", "<0x62>"].map(String::from))
+            .i32s("tokenizer.ggml.token_type", &[2, 3, 6])
+            .f32s("tokenizer.ggml.scores", &[0.0; 3])
+            .strs("tokenizer.ggml.merges", &[] as &[&str])
+            .bool("tokenizer.ggml.add_space_prefix", false)
+            .metadata();
+        let tokens = tokenizer(&metadata).encode("ab", false, false).unwrap();
+        assert!(!tokens.contains(&1) && tokens.contains(&2), "{model}: {tokens:?}");
+    }
+}
+
 fn apply(template: &str, messages: &[Message]) -> Result<String> {
     ChatTemplate::new(template).apply(messages, true, "<s>", "</s>")
 }
@@ -552,6 +569,8 @@ fn templates_run_as_with_hugging_face() {
         ),
         ("{{ bos_token + messages[-1].content.upper() + eos_token }}", "<s> HELLO </s>"),
         ("{% generation %}x{%- endgeneration -%} y", "xy"),
+        // Two delimiters that share a character.
+        ("{{ '{%}' }}x", "{%}x"),
         ("{{ messages | tojson }}", r#"[{"role": "user", "content": " Hello "}]"#),
         (
             "{{ {'a': '<\u{e9}>', 'b': [1, none]} | tojson }}",
