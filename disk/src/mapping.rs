@@ -215,7 +215,7 @@ mod tests {
         let mapping = Mapping::new("test", LENGTH).unwrap();
         mapping.gather(0..LENGTH);
         if n_bytes(&mapping) < LENGTH {
-            eprintln!("SKIPPED: there are no huge pages here");
+            moewe_fixtures::skip("there are no huge pages here");
             return;
         }
         // A pipe has a page of it, as a read that is under way would.

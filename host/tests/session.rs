@@ -1,6 +1,7 @@
 //! Sessions with the real guest, through the public interface.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -12,24 +13,18 @@ use moewe::{
 
 const PROMPT: [u32; 5] = [504, 275, 337, 302, 273];
 
-/// A small mixture-of-experts model, unless the reference models are absent.
-fn model_path() -> Option<PathBuf> {
-    golden("qwen3moe-q8_0.gguf")
+/// A small mixture-of-experts model.
+fn model_path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("session.gguf");
+        std::fs::copy(moewe_fixtures::model("qwen3moe-q8_0"), &path).unwrap();
+        path
+    })
 }
 
-fn golden(name: &str) -> Option<PathBuf> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
-    let path = golden.join(name);
-    if !path.is_file() {
-        eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
-        return None;
-    }
-    Some(path)
-}
-
-fn open(options: ModelOptions) -> Option<Model> {
-    let path = model_path()?;
-    Some(Model::open(&Engine::new().unwrap(), path, options).unwrap())
+fn open(options: ModelOptions) -> Model {
+    Model::open(&Engine::new().unwrap(), model_path(), options).unwrap()
 }
 
 fn greedy() -> SessionOptions {
@@ -44,7 +39,7 @@ fn generate(session: &mut Session, n: u64) -> Vec<Step> {
 
 #[test]
 fn a_generation_ends_at_its_length() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let mut session = model.session(greedy()).unwrap();
     let steps = generate(&mut session, 3);
     assert_eq!(steps.len(), 3);
@@ -61,7 +56,7 @@ fn a_generation_ends_at_its_length() {
 
 #[test]
 fn a_generation_ends_when_the_context_is_full() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let mut options = greedy();
     options.n_ctx = Some(7);
     let mut session = model.session(options).unwrap();
@@ -74,10 +69,10 @@ fn a_generation_ends_when_the_context_is_full() {
 
 #[test]
 fn attached_and_copied_weights_compute_the_same() {
-    let Some(attached) = open(ModelOptions::default()) else { return };
+    let attached = open(ModelOptions::default());
     let mut options = ModelOptions::default();
     options.weights = WeightsMode::Read;
-    let copied = open(options).unwrap();
+    let copied = open(options);
     let mut logits = [attached, copied].map(|model| {
         let mut session = model.session(greedy()).unwrap();
         session.feed(&PROMPT).unwrap();
@@ -94,7 +89,7 @@ fn attached_and_copied_weights_compute_the_same() {
 
 #[test]
 fn a_stream_brings_the_same_steps_and_the_session_back() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let expected = generate(&mut model.session(greedy()).unwrap(), 5);
     block_on(async {
         let session = model.session(greedy()).unwrap();
@@ -119,7 +114,7 @@ fn a_stream_brings_the_same_steps_and_the_session_back() {
 
 #[test]
 fn a_stopped_session_goes_on() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let mut session = model.session(greedy()).unwrap();
     let handle = session.cancel_handle();
     let mut generation = session.generate(&PROMPT, None);
@@ -133,7 +128,7 @@ fn a_stopped_session_goes_on() {
 
 #[test]
 fn a_cancelled_session_is_gone_and_the_next_one_works() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let mut session = model.session(greedy()).unwrap();
     let handle = session.cancel_handle();
     let canceller = thread::spawn(move || {
@@ -160,7 +155,7 @@ fn a_cancelled_session_is_gone_and_the_next_one_works() {
 
 #[test]
 fn a_call_may_not_take_longer_than_allowed() {
-    let Some(path) = model_path() else { return };
+    let path = model_path();
     let mut options = ModelOptions::default();
     options.time_max = Some(Duration::ZERO);
     let opened = Model::open(&Engine::new().unwrap(), path, options);
@@ -170,7 +165,7 @@ fn a_call_may_not_take_longer_than_allowed() {
 
 #[test]
 fn a_sandbox_that_is_too_small_says_so() {
-    let Some(path) = model_path() else { return };
+    let path = model_path();
     let engine = Engine::new().unwrap();
     // Too small for the tokens, and for the guest itself.
     for memory_max in [2 << 20, 1 << 16] {
@@ -184,7 +179,7 @@ fn a_sandbox_that_is_too_small_says_so() {
 
 #[test]
 fn sessions_are_apart() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let expected = generate(&mut model.session(greedy()).unwrap(), 4);
     let threads: Vec<_> = (0..3)
         .map(|_| model.session(greedy()).unwrap())
@@ -202,7 +197,7 @@ fn sessions_are_apart() {
 
 #[test]
 fn a_session_outlives_its_engine_with_its_limits() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let mut session = model.session(greedy()).unwrap();
     drop(model);
     let handle = session.cancel_handle();
@@ -215,7 +210,7 @@ fn a_session_outlives_its_engine_with_its_limits() {
 
 #[test]
 fn a_stream_that_is_left_ends_its_prefill() {
-    let Some(model) = open(ModelOptions::default()) else { return };
+    let model = open(ModelOptions::default());
     let session = model.session(greedy()).unwrap();
     let prompt = [7; 2000];
     let stream = session.generate_stream(&prompt, None).unwrap();
@@ -239,7 +234,7 @@ fn the_engine_takes_as_many_tokens_as_a_part_has() {
 
 #[test]
 fn the_number_of_threads_is_limited() {
-    let Some(path) = model_path() else { return };
+    let path = model_path();
     for n in [0, ModelOptions::THREADS_MAX + 1] {
         let error = Model::open(&Engine::new().unwrap(), &path, threads(n)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -253,8 +248,8 @@ mod teams {
     #[test]
     fn any_number_of_threads_computes_the_same() {
         let engine = Engine::new().unwrap();
-        for name in ["qwen2moe-q4_k_m.gguf", "olmoe-q8_0.gguf", "mixtral-f16.gguf"] {
-            let Some(path) = golden(name) else { return };
+        for name in ["qwen2moe-q4_k_m", "olmoe-q8_0", "mixtral-f16"] {
+            let path = moewe_fixtures::model(name);
             let run = |n, weights| {
                 let mut options = threads(n);
                 options.weights = weights;
@@ -276,7 +271,7 @@ mod teams {
 
     #[test]
     fn usage_and_stats_are_sums() {
-        let Some(path) = golden("olmoe-q8_0.gguf") else { return };
+        let path = moewe_fixtures::model("olmoe-q8_0");
         let engine = Engine::new().unwrap();
         let run = |n| {
             let model = Model::open(&engine, &path, threads(n)).unwrap();
@@ -297,7 +292,7 @@ mod teams {
 
     #[test]
     fn an_error_of_all_threads_ends_nothing() {
-        let Some(model) = open(threads(2)) else { return };
+        let model = open(threads(2));
         let mut session = model.session(greedy()).unwrap();
         assert_eq!(session.next().unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(session.feed(&[1 << 30]).unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -310,7 +305,7 @@ mod teams {
 
     #[test]
     fn a_cancelled_team_is_gone_and_the_next_one_works() {
-        let Some(model) = open(threads(3)) else { return };
+        let model = open(threads(3));
         let expected = generate(&mut model.session(greedy()).unwrap(), 2);
         for milliseconds in [3, 10, 20, 40] {
             let mut session = model.session(greedy()).unwrap();
@@ -333,7 +328,7 @@ mod teams {
 
     #[test]
     fn a_team_keeps_its_time_limit() {
-        let Some(path) = model_path() else { return };
+        let path = model_path();
         let engine = Engine::new().unwrap();
         let mut options = threads(3);
         options.time_max = Some(Duration::ZERO);
@@ -346,7 +341,7 @@ mod teams {
     /// others are not.
     #[test]
     fn a_team_that_is_too_small_says_so() {
-        let Some(path) = model_path() else { return };
+        let path = model_path();
         let engine = Engine::new().unwrap();
         let run = |mib: u64| {
             let mut options = threads(2);

@@ -62,12 +62,7 @@ fn split(path: &Path, folder: &Path) -> [PathBuf; 2] {
 
 #[test]
 fn a_split_model_computes_the_same() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
-    let whole = golden.join("mixtral-q8_0.gguf");
-    if !whole.is_file() {
-        eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
-        return;
-    }
+    let whole = moewe_fixtures::model("mixtral-q8_0");
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = split(&whole, folder.path());
     let engine = Engine::new().unwrap();

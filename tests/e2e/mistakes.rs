@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use moewe_engine::gguf::Gguf;
 use moewe_engine::native::Folder;
 use moewe_tests::tiny::Tiny;
-use moewe_tests::{golden, moewe, program};
+use moewe_tests::{model, moewe, program};
 
 /// Runs `moewe` with arguments that are a mistake; what it says must be one
 /// line that holds all of `words`.
@@ -41,9 +41,8 @@ fn refused_file(bytes: &[u8], words: &[&str]) {
 }
 
 /// A sound small model.
-fn sound() -> Option<Vec<u8>> {
-    let path = golden()?.join("mixtral-q4_k_m.gguf");
-    Some(std::fs::read(path).unwrap())
+fn sound() -> Vec<u8> {
+    std::fs::read(model("mixtral-q4_k_m")).unwrap()
 }
 
 /// The position behind the only occurrence of a length-prefixed text.
@@ -62,7 +61,7 @@ fn with_u64(mut bytes: Vec<u8>, at: usize, value: u64) -> Vec<u8> {
 
 #[test]
 fn truncated_files() {
-    let Some(sound) = sound() else { return };
+    let sound = sound();
     refused_file(&[], &[]);
     refused_file(&sound[..3], &["not a GGUF file"]);
     refused_file(&sound[..20], &["truncated", "download it again"]);
@@ -73,7 +72,7 @@ fn truncated_files() {
 
 #[test]
 fn other_files() {
-    let Some(mut sound) = sound() else { return };
+    let mut sound = sound();
     refused_file(b"<!DOCTYPE html><html><body>404</body></html>", &["web page", "download"]);
     sound[3] = b'X';
     refused_file(&sound, &["not a GGUF file", "download"]);
@@ -84,7 +83,7 @@ fn other_files() {
 
 #[test]
 fn an_unknown_architecture() {
-    let Some(mut sound) = sound() else { return };
+    let mut sound = sound();
     let value = behind(&sound, "general.architecture") + 12;
     assert_eq!(&sound[value..value + 5], b"llama");
     sound[value..value + 5].copy_from_slice(b"lemma");
@@ -93,7 +92,7 @@ fn an_unknown_architecture() {
 
 #[test]
 fn a_missing_tensor() {
-    let Some(mut sound) = sound() else { return };
+    let mut sound = sound();
     let end = behind(&sound, "output_norm.weight");
     sound[end - 6..end].copy_from_slice(b"wieght");
     refused_file(&sound, &["output_norm.weight is missing", "another source"]);
@@ -101,7 +100,7 @@ fn a_missing_tensor() {
 
 #[test]
 fn counts_of_2_to_the_60() {
-    let Some(sound) = sound() else { return };
+    let sound = sound();
     const HUGE: u64 = 1 << 60;
     // Tensors, metadata entries, the first key's length, tokens, a dimension.
     refused_file(&with_u64(sound.clone(), 8, HUGE), &["1152921504606846976 tensors", "damaged"]);
@@ -116,7 +115,7 @@ fn counts_of_2_to_the_60() {
 
 #[test]
 fn a_tensor_past_the_end() {
-    let Some(sound) = sound() else { return };
+    let sound = sound();
     let name = "blk.1.ffn_up_exps.weight";
     // Behind the name: 3 dimensions, the type, the offset.
     let offset = behind(&sound, name) + 4 + 3 * 8 + 4;
@@ -136,8 +135,7 @@ fn models_that_are_not_there() {
 
 #[test]
 fn prompts_that_do_not_fit() {
-    let Some(golden) = golden() else { return };
-    let model = golden.join("mixtral-q4_k_m.gguf");
+    let model = model("mixtral-q4_k_m");
     let run = |args: &[&str], words: &[&str]| {
         let given = ["run", model.to_str().unwrap()];
         refused(given.iter().chain(args), words);
@@ -152,9 +150,8 @@ fn prompts_that_do_not_fit() {
 
 #[test]
 fn token_files_that_are_wrong() {
-    let Some(golden) = golden() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let model = golden.join("mixtral-q4_k_m.gguf");
+    let model = model("mixtral-q4_k_m");
     let logits = |tokens: &str, words: &[&str]| {
         let file = folder.path().join("tokens.json");
         let out = folder.path().join("out.npy");

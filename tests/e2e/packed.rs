@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use moewe::{Engine, Model, ModelOptions, SessionOptions, WeightsMode};
-use moewe_tests::{golden, moewe, moewe_ok, smollm2};
+use moewe_tests::{moewe, moewe_ok, smollm2};
 use tempfile::TempDir;
 
 const TOKENS: [u32; 6] = [1, 504, 275, 337, 302, 273];
@@ -34,9 +34,8 @@ fn open(path: &Path, weights: WeightsMode, threads: usize) -> (PathBuf, Vec<u32>
 
 #[test]
 fn a_packed_copy_is_used_and_computes_the_same() {
-    let Some(golden) = golden() else { return };
-    for model in ["mixtral-q8_0.gguf", "qwen2moe-q4_k_m.gguf"] {
-        let (folder, path) = copy(&golden.join(model));
+    for model in ["mixtral-q8_0", "qwen2moe-q4_k_m"] {
+        let (folder, path) = copy(&moewe_tests::model(model));
         let (used, expected) = open(&path, WeightsMode::Attach, 1);
         assert_eq!(used, path);
         let printed = moewe_ok(["pack".as_ref(), path.as_os_str()]);
@@ -80,8 +79,7 @@ fn greedy_text_is_the_same_from_a_packed_copy() {
 
 #[test]
 fn a_damaged_packed_file_is_found() {
-    let Some(golden) = golden() else { return };
-    let (folder, path) = copy(&golden.join("olmoe-q4_k_m.gguf"));
+    let (folder, path) = copy(&moewe_tests::model("olmoe-q4_k_m"));
     moewe_ok(["pack".as_ref(), path.as_os_str()]);
     let packed = folder.path().join("model.packed.gguf");
     let check = || moewe(["pack".as_ref(), "--check".as_ref(), packed.as_os_str()]);

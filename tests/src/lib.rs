@@ -1,10 +1,11 @@
-//! What the end-to-end tests of moewe share: where the command, the default
-//! model and the reference files are.
+//! What the end-to-end tests of moewe share.
 
 pub mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+pub use moewe_fixtures::{golden, model, skip, smollm2};
 
 /// The root of the project.
 pub fn root() -> &'static Path {
@@ -32,26 +33,6 @@ pub fn moewe_ok<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) ->
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "moewe failed: {stderr}");
     String::from_utf8(output.stdout).expect("moewe prints UTF-8")
-}
-
-/// The folder of reference models, or `None`, said aloud.
-pub fn golden() -> Option<PathBuf> {
-    present(root().join("../shared/golden"), "the reference models are")
-}
-
-/// SmolLM2-135M-Instruct in Q4_1, or `None`, said aloud.
-pub fn smollm2() -> Option<PathBuf> {
-    let default = || root().join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let path = std::env::var_os("MOEWE_SMOLLM2").map_or_else(default, PathBuf::from);
-    present(path, "the model SmolLM2 (`cargo xtask test` fetches it) is")
-}
-
-fn present(path: PathBuf, what: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: {what} not there: {}", path.display());
-    None
 }
 
 /// Reads a matrix of f32 with `columns` columns from an NPY file.

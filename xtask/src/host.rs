@@ -22,10 +22,27 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 /// Always the whole workspace: cargo then chooses the same features of the
 /// dependencies every time, and Wasmtime is compiled once.
 pub fn build(tests: bool) -> Result<PathBuf> {
-    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
-    let mut build = cargo(["build", "--workspace", "--bins"]);
-    process::run(build.args(guests).args(tests.then_some("--tests")))?;
+    let mut build = workspace_build();
+    build.arg("--bins");
+    match tests {
+        true => build.arg("--tests"),
+        false => build.args(["--exclude", "moewe-fuzz"]),
+    };
+    process::run(&mut build)?;
     Ok(binary())
+}
+
+/// Builds the driver of the fuzz targets, and returns its path.
+pub fn build_fuzz() -> Result<PathBuf> {
+    process::run(workspace_build().args(["--bin", "moewe-fuzz"]))?;
+    Ok(binary().with_file_name("moewe-fuzz"))
+}
+
+fn workspace_build() -> Command {
+    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
+    let mut build = cargo(["build", "--workspace"]);
+    build.args(guests);
+    build
 }
 
 /// Builds the engine's own benchmark for a processor, `native` for this machine's,

@@ -48,7 +48,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Check format, lints and documentation, then run all tests
+    /// Feed the readers of strangers' files with mutations, and check what they make
+    /// of them; `--help` says what can be chosen
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// Arguments for the driver
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check format, lints and documentation, run all tests, then fuzz for a minute
     Ci,
 }
 
@@ -66,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Run { prompt, arguments } => tasks::run(&prompt, &arguments),
         Task::Test => tasks::test(),
         Task::Bench { arguments } => tasks::bench(&arguments),
+        Task::Fuzz { arguments } => tasks::fuzz(&arguments),
         Task::Ci => tasks::ci(),
     }
 }

@@ -44,7 +44,14 @@ pub fn ci() -> Result<()> {
     process::run(
         cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
-    test()
+    test()?;
+    fuzz(&["--seconds", "60"].map(OsString::from))
+}
+
+/// Runs the fuzz targets.
+pub fn fuzz(arguments: &[OsString]) -> Result<()> {
+    let driver = host::build_fuzz()?;
+    process::run(Command::new(driver).args(arguments))
 }
 
 /// Builds what the benchmark measures, then runs it.

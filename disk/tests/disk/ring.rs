@@ -1,5 +1,4 @@
-//! io_uring with files that make it wait, and that go wrong. Without io_uring
-//! there is nothing to test.
+//! io_uring with files that make it wait, and that go wrong.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, PipeReader, PipeWriter, Write as _};
@@ -13,7 +12,13 @@ use crate::common::{Asker, BLOCK, Memory, file, noise, piece};
 
 fn disk(depth: usize) -> Option<Disk> {
     let options = DiskOptions { backend: Backend::IoUring, depth, ..DiskOptions::default() };
-    Disk::new(options).ok()
+    match Disk::new(options) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            moewe_fixtures::skip(format_args!("io_uring is not there: {error}"));
+            None
+        }
+    }
 }
 
 /// Something with a file descriptor that only io_uring reads.

@@ -386,7 +386,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|n| start + n) else { break };
+        let Some(end) = rest[start + 2..].find("%}").map(|n| start + 2 + n) else { break };
         let inside = &rest[start + 2..end];
         let name = inside.trim_matches(['-', '+']).trim();
         let replacement = match name {

@@ -217,23 +217,16 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
     use super::*;
     use crate::native::Folder;
 
-    fn load(name: &str) -> Option<Rc<Model>> {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-        let path = golden.join(name);
-        if !path.is_file() {
-            eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
-            return None;
-        }
+    fn load(name: &str) -> Rc<Model> {
+        let path = moewe_fixtures::model(name);
         let (folder, name) = Folder::of(&path).unwrap();
-        Some(Rc::new(Model::load(&folder, &name, u64::MAX).unwrap()))
+        Rc::new(Model::load(&folder, &name, u64::MAX).unwrap())
     }
 
     fn bits(x: &[f32]) -> Vec<u32> {
@@ -246,8 +239,8 @@ mod tests {
     fn logits_do_not_depend_on_drafts() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let mut random = |n: usize| rng.next_u64() as usize % n;
-        for name in ["qwen2moe-q8_0.gguf", "mixtral-q4_k_m.gguf", "olmoe-f16.gguf"] {
-            let Some(model) = load(name) else { return };
+        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16"] {
+            let model = load(name);
             let text: Vec<u32> = (0..150).map(|_| random(500) as u32).collect();
             let mut plain = Context::new(model.clone(), None).unwrap();
             let expected: Vec<_> = (text.iter())

@@ -645,6 +645,6 @@ fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
         }
     }
     if prepared_max == 0 {
-        eprintln!("SKIPPED: there are no huge pages here");
+        moewe_fixtures::skip("there are no huge pages here");
     }
 }

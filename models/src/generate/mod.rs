@@ -5,9 +5,12 @@
 //! to layer, the router's choices change from token to token, and the logits
 //! spread as those of a trained model do. What they say is noise.
 
+mod family;
 mod numbers;
 mod tensor;
 mod vocabulary;
+
+pub use family::{Family, Quantization, generate_small};
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -88,11 +91,18 @@ impl Shape {
 
     /// The metadata of the model.
     fn metadata(&self, seed: u64) -> Header {
+        let mut header = self.metadata_of("qwen3moe", seed);
+        vocabulary::write(&mut header, self.n_vocab as usize);
+        header
+    }
+
+    /// The same without a vocabulary, for another architecture.
+    fn metadata_of(&self, architecture: &str, seed: u64) -> Header {
         let mut header = Header::new(ALIGNMENT);
-        header.string("general.architecture", "qwen3moe");
+        header.string("general.architecture", architecture);
         header.string("general.name", &format!("random weights of seed {seed}"));
         header.u32("general.quantization_version", 2);
-        let mut u32 = |key: &str, value| header.u32(&format!("qwen3moe.{key}"), value);
+        let mut u32 = |key: &str, value| header.u32(&format!("{architecture}.{key}"), value);
         u32("block_count", self.n_layer);
         u32("context_length", self.n_ctx);
         u32("embedding_length", self.n_embd);
@@ -104,9 +114,8 @@ impl Shape {
         u32("expert_count", self.n_expert);
         u32("expert_used_count", self.n_expert_used);
         u32("expert_feed_forward_length", self.n_ff_expert);
-        header.f32("qwen3moe.attention.layer_norm_rms_epsilon", 1e-6);
-        header.f32("qwen3moe.rope.freq_base", 1e6);
-        vocabulary::write(&mut header, self.n_vocab as usize);
+        header.f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6);
+        header.f32(&format!("{architecture}.rope.freq_base"), 1e6);
         header
     }
 
@@ -155,8 +164,17 @@ impl Shape {
 /// [`Error::BadShape`] if no such model can be; the disk may fail.
 pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progress) -> Result<()> {
     shape.check()?;
-    let mut header = shape.metadata(seed);
-    let tensors = shape.tensors();
+    write(path, shape.metadata(seed), &shape.tensors(), seed, progress)
+}
+
+/// Writes a file with these metadata and tensors.
+fn write(
+    path: &Path,
+    mut header: Header,
+    tensors: &[Tensor],
+    seed: u64,
+    progress: &mut dyn Progress,
+) -> Result<()> {
     let bytes_total =
         (tensors.iter()).map(|t| header.tensor(&t.name, &t.dims, t.type_id(), t.bytes())).sum();
 
@@ -170,7 +188,7 @@ pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progre
     progress.start(Step::Generate, &name, bytes_total);
     let mut numbers = Numbers::new(seed);
     let (mut bytes_done, mut bytes_told) = (0, 0);
-    for tensor in &tensors {
+    for tensor in tensors {
         let mut sink = |bytes: &[u8]| {
             bytes_done += bytes.len() as u64;
             if bytes_done - bytes_told >= REPORT_BYTES {

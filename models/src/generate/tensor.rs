@@ -3,7 +3,7 @@
 use std::io;
 
 use super::ALIGNMENT;
-use super::numbers::{Numbers, Q4_K_BYTES, Q4_K_LEN};
+use super::numbers::{Format, Numbers};
 
 /// Numbers of F32 that are made at a time.
 const F32_LEN: usize = 4096;
@@ -17,8 +17,8 @@ pub struct Tensor {
 }
 
 enum Values {
-    /// Q4_K, with this standard deviation.
-    Q4K(f32),
+    /// In this format, with this standard deviation.
+    Weights(Format, f32),
     /// F32, evenly spread around a middle by at most so much.
     F32 { middle: f32, spread: f32 },
 }
@@ -27,8 +27,16 @@ impl Tensor {
     /// A matrix, or one for each expert, that turns a vector of magnitude 1
     /// (root mean square) into one of magnitude `gain`.
     pub fn matrix(name: &str, dims: &[u64], gain: f32) -> Self {
-        let values = Values::Q4K(gain / (dims[0] as f32).sqrt());
+        let values = Values::Weights(Format::Q4K, gain / (dims[0] as f32).sqrt());
         Self { name: format!("{name}.weight"), dims: dims.to_vec(), values }
+    }
+
+    /// The same matrix in another format.
+    pub fn stored_as(mut self, format: Format) -> Self {
+        if let Values::Weights(own, _) = &mut self.values {
+            *own = format;
+        }
+        self
     }
 
     /// As [`matrix`](Self::matrix), not quantised: files keep routers so.
@@ -44,11 +52,17 @@ impl Tensor {
         Self { name: format!("{name}.weight"), dims: vec![n], values }
     }
 
+    /// A bias, near 0.
+    pub fn bias(name: &str, n: u64) -> Self {
+        let values = Values::F32 { middle: 0.0, spread: 0.25 };
+        Self { name: format!("{name}.bias"), dims: vec![n], values }
+    }
+
     /// The type as the format numbers them.
     pub fn type_id(&self) -> u32 {
         match self.values {
             Values::F32 { .. } => 0,
-            Values::Q4K(_) => 12,
+            Values::Weights(format, _) => format.type_id(),
         }
     }
 
@@ -56,7 +70,7 @@ impl Tensor {
     pub fn bytes(&self) -> u64 {
         match self.values {
             Values::F32 { .. } => 4 * self.n_elements(),
-            Values::Q4K(_) => self.n_elements() / Q4_K_LEN as u64 * Q4_K_BYTES as u64,
+            Values::Weights(format, _) => format.bytes(self.n_elements() as usize) as u64,
         }
     }
 
@@ -72,11 +86,11 @@ impl Tensor {
     ) -> io::Result<()> {
         let n = self.n_elements() as usize;
         match self.values {
-            Values::Q4K(deviation) => {
+            Values::Weights(format, deviation) => {
                 // One matrix row, or one of many experts' rows, at a time.
-                let mut row = vec![0; self.dims[0] as usize / Q4_K_LEN * Q4_K_BYTES];
+                let mut row = vec![0; format.bytes(self.dims[0] as usize)];
                 for _ in 0..n / self.dims[0] as usize {
-                    numbers.q4_k(deviation, &mut row);
+                    numbers.weights(format, deviation, &mut row);
                     sink(&row)?;
                 }
             }

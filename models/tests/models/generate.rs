@@ -10,7 +10,7 @@ use moewe_engine::native::Folder;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Context, Model};
-use moewe_models::generate::{Shape, generate};
+use moewe_models::generate::{Family, Quantization, Shape, generate, generate_small};
 use moewe_models::{Error, Progress, Step};
 use sha2::{Digest, Sha256};
 
@@ -86,6 +86,31 @@ fn impossible_shapes_are_refused() {
         assert!(error.to_string().contains(complaint), "{error}");
     }
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn small_models_of_every_family_compute() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    for family in [Family::Mixtral, Family::Qwen2Moe, Family::Qwen3Moe, Family::Olmoe] {
+        for (quantization, name) in
+            [(Quantization::F16, "F16"), (Quantization::Q8_0, "Q8_0"), (Quantization::Q4KM, "Q4_K")]
+        {
+            generate_small(&path, family, quantization, 1, &mut Heard::default()).unwrap();
+            let (folder, name_of_file) = Folder::of(&path).unwrap();
+            let model = Model::load(&folder, &name_of_file, u64::MAX).unwrap();
+            assert_eq!(model.info().quantization, name);
+            let mut context = Context::new(Rc::new(model), None).unwrap();
+            for token in [1, 300, 2, 77] {
+                context.feed(&[token]).unwrap();
+                let logits = context.logits().unwrap();
+                let n = logits.len() as f32;
+                let deviation = (logits.iter().map(|x| x * x).sum::<f32>() / n).sqrt();
+                let what = format!("{family:?} {quantization:?}: {deviation}");
+                assert!((1.0..5.0).contains(&deviation), "{what}");
+            }
+        }
+    }
 }
 
 /// Notes where windows are opened.

@@ -8,6 +8,7 @@ use std::thread;
 use moewe_engine::gguf::{Gguf, Header};
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::{Context, Model};
+use moewe_fixtures::model;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::pack::{Error, check, copy_path, pack};
 use moewe_models::{Progress, Step};
@@ -122,15 +123,10 @@ fn same_logits(original: &Path, packed: &Path) {
     }
 }
 
-fn golden(name: &str) {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
-    if !golden.is_dir() {
-        eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
-        return;
-    }
+fn family(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     for quant in ["q8_0", "q4_k_m"] {
-        let original = golden.join(format!("{name}-{quant}.gguf"));
+        let original = model(&format!("{name}-{quant}"));
         let packed = folder.path().join(format!("{quant}.gguf"));
         pack(&original, &packed, false, &mut quiet()).unwrap();
         same_logits(&original, &packed);
@@ -148,22 +144,22 @@ fn golden(name: &str) {
 
 #[test]
 fn mixtral() {
-    golden("mixtral");
+    family("mixtral");
 }
 
 #[test]
 fn qwen2moe() {
-    golden("qwen2moe");
+    family("qwen2moe");
 }
 
 #[test]
 fn qwen3moe() {
-    golden("qwen3moe");
+    family("qwen3moe");
 }
 
 #[test]
 fn olmoe() {
-    golden("olmoe");
+    family("olmoe");
 }
 
 #[test]

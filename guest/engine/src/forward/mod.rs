@@ -195,19 +195,12 @@ fn multiply(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::native::Folder;
 
     #[test]
     fn logits_of_several_tokens_are_those_of_each() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden");
-        let path = golden.join("qwen2moe-q4_k_m.gguf");
-        if !path.is_file() {
-            eprintln!("SKIPPED: the reference models are not there: {}", golden.display());
-            return;
-        }
+        let path = moewe_fixtures::model("qwen2moe-q4_k_m");
         let (folder, name) = Folder::of(&path).unwrap();
         let model = Model::load(&folder, &name, u64::MAX).unwrap();
         let tokens = [3, 141, 59, 26, 5];

@@ -155,14 +155,14 @@ impl Spm {
 }
 
 /// The tokens named `<0x00>` to `<0xFF>`; failing that, those named by the
-/// byte's character.
+/// byte's character. No control tokens, whatever their names are.
 pub(super) fn byte_tokens(vocab: &Vocab) -> Vec<Option<u32>> {
     let by_character = |b: u8| {
         let c = char::from(b);
         vocab.plain_token(c.encode_utf8(&mut [0; 4])).filter(|_| c.is_ascii())
     };
     (0..=u8::MAX)
-        .map(|b| vocab.token(&format!("<0x{b:02X}>")).or_else(|| by_character(b)))
+        .map(|b| vocab.plain_token(&format!("<0x{b:02X}>")).or_else(|| by_character(b)))
         .collect()
 }
 

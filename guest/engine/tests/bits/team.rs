@@ -7,8 +7,7 @@ use std::thread;
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::team::Team;
 use moewe_engine::{Context, ErrorKind, Model};
-
-use crate::{golden, tokens};
+use moewe_fixtures::{TOKENS, model};
 
 /// Runs `f` in a thread for each member, with its model.
 fn run<T: Send>(
@@ -46,10 +45,9 @@ fn logits(model: Rc<Model>, tokens: &[u32], n_batch: usize) -> Vec<Vec<u32>> {
 }
 
 fn check(name: &str) {
-    let Some(golden) = golden() else { return };
-    let tokens = &tokens(&golden)[..12];
+    let tokens = &TOKENS[..12];
     for quant in ["q4_k_m", "q8_0", "f16"] {
-        let path = golden.join(format!("{name}-{quant}.gguf"));
+        let path = model(&format!("{name}-{quant}"));
         for n_batch in [1, tokens.len()] {
             let alone = &run(&path, 1, u64::MAX, |model| logits(model, tokens, n_batch))[0];
             assert!(alone.iter().flatten().any(|&x| x != alone[0][0]));
@@ -86,8 +84,7 @@ fn olmoe() {
 
 #[test]
 fn a_batch_that_is_exchanged_in_steps() {
-    let Some(golden) = golden() else { return };
-    let path = golden.join("mixtral-q8_0.gguf");
+    let path = model("mixtral-q8_0");
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
     let [one, two] = [1, 2]
         .map(|size| run(&path, size, u64::MAX, |model| logits(model, &tokens, 699)).remove(0));
@@ -96,15 +93,13 @@ fn a_batch_that_is_exchanged_in_steps() {
 
 #[test]
 fn members_address_the_weights_about_once() {
-    let Some(golden) = golden() else { return };
-    let tokens = tokens(&golden);
-    let path = golden.join("mixtral-q8_0.gguf");
-    let alone = run(&path, 1, u64::MAX, |model| logits(model, &tokens, 1));
+    let path = model("mixtral-q8_0");
+    let alone = run(&path, 1, u64::MAX, |model| logits(model, &TOKENS, 1));
     // As little as this is too little for one member, and enough for four.
     let (folder, name) = Folder::of(&path).unwrap();
     let error = Model::load(&folder, &name, 600_000).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    let four = run(&path, 4, 600_000, |model| logits(model, &tokens, 1));
+    let four = run(&path, 4, 600_000, |model| logits(model, &TOKENS, 1));
     assert!(four.iter().all(|got| *got == alone[0]));
 }
 

@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use moewe_engine::native::Folder;
 use moewe_engine::{Context, Model};
-
-use crate::{golden, tokens};
+use moewe_fixtures::{TOKENS, model};
 
 fn load(path: &Path, window_bytes_max: u64) -> Rc<Model> {
     let (folder, name) = Folder::of(path).unwrap();
@@ -24,38 +23,32 @@ fn logits(model: Rc<Model>, tokens: &[u32]) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_batch_gives_the_bits_of_single_tokens() {
-    let Some(golden) = golden() else { return };
-    let tokens = tokens(&golden);
     for name in ["mixtral-q4_k_m", "qwen2moe-q8_0", "olmoe-f16"] {
-        let model = load(&golden.join(format!("{name}.gguf")), u64::MAX);
-        let single = logits(model.clone(), &tokens);
+        let model = load(&model(name), u64::MAX);
+        let single = logits(model.clone(), &TOKENS);
         let mut context = Context::new(model, None).unwrap();
-        context.feed(&tokens).unwrap();
+        context.feed(&TOKENS).unwrap();
         assert_eq!(context.logits().unwrap(), single.last().unwrap(), "{name}");
     }
 }
 
 #[test]
 fn experts_that_take_turns_give_the_same_bits() {
-    let Some(golden) = golden() else { return };
-    let tokens = tokens(&golden);
-    let path = golden.join("mixtral-q8_0.gguf");
-    let all = logits(load(&path, u64::MAX), &tokens);
+    let path = model("mixtral-q8_0");
+    let all = logits(load(&path, u64::MAX), &TOKENS);
     // Room for the dense weights and about two experts.
-    let few = logits(load(&path, 1_700_000), &tokens);
+    let few = logits(load(&path, 1_700_000), &TOKENS);
     assert_eq!(all, few);
 }
 
 #[test]
 fn rewinding_forgets() {
-    let Some(golden) = golden() else { return };
-    let tokens = tokens(&golden);
-    let model = load(&golden.join("qwen3moe-q4_k_m.gguf"), u64::MAX);
-    let straight = logits(model.clone(), &tokens);
+    let model = load(&model("qwen3moe-q4_k_m"), u64::MAX);
+    let straight = logits(model.clone(), &TOKENS);
     let mut context = Context::new(model, None).unwrap();
     context.feed(&[7; 90]).unwrap();
     context.rewind(0).unwrap();
     assert!(context.logits().is_err());
-    context.feed(&tokens).unwrap();
+    context.feed(&TOKENS).unwrap();
     assert_eq!(context.logits().unwrap(), straight.last().unwrap());
 }

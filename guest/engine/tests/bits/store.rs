@@ -10,8 +10,7 @@ use std::thread;
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Place, Source, Weights, Window};
 use moewe_engine::{Context, Error, ErrorKind, Model, Result};
-
-use crate::{golden, tokens};
+use moewe_fixtures::{TOKENS, model};
 
 /// How a store behaves.
 #[derive(Debug, Clone, Copy)]
@@ -379,8 +378,7 @@ fn stored(
 }
 
 fn check(name: &str) {
-    let Some(golden) = golden() else { return };
-    let tokens = &tokens(&golden)[..6];
+    let tokens = &TOKENS[..6];
     let tight = Rules { page_size: 4096, n_demand_max: 2, n_spare: 0, loaded: Loaded::None };
     let all_rules = [
         // Fewer at once than the router picks for a token.
@@ -390,7 +388,7 @@ fn check(name: &str) {
         Rules { page_size: 32, n_demand_max: 64, n_spare: 1, loaded: Loaded::All },
     ];
     for quant in ["q4_k_m", "q8_0"] {
-        let path = golden.join(format!("{name}-{quant}.gguf"));
+        let path = model(&format!("{name}-{quant}"));
         for n_batch in [1, tokens.len()] {
             let expected = mapped(&path, tokens, n_batch);
             assert!(expected.iter().flatten().any(|&x| x != expected[0][0]));
@@ -493,9 +491,8 @@ impl Weights for BreakingWeights<'_> {
 /// What failed can be tried again: nothing is held, and nothing was kept of it.
 #[test]
 fn a_failed_wait_leaves_the_context_as_it_was() {
-    let Some(golden) = golden() else { return };
-    let path = golden.join("qwen2moe-q4_k_m.gguf");
-    let tokens = &tokens(&golden)[..6];
+    let path = model("qwen2moe-q4_k_m");
+    let tokens = &TOKENS[..6];
     let expected = mapped(&path, tokens, 2);
     let (folder, name) = Folder::of(&path).unwrap();
     let (file, store) = (Arc::new(std::fs::read(&path).unwrap()), Mutex::default());

@@ -6,8 +6,7 @@ use moewe_engine::Context;
 use moewe_engine::language_model::LanguageModel;
 use moewe_engine::native::Folder;
 use moewe_engine::sampler::{Sampler, Sampling};
-
-use crate::golden;
+use moewe_fixtures::model;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -39,10 +38,9 @@ fn samplings() -> [Sampling; 3] {
 
 #[test]
 fn tokens_are_those_of_plain_decoding() {
-    let Some(golden) = golden() else { return };
     let mut accepted = 0;
-    for name in ["mixtral-q4_k_m.gguf", "olmoe-q8_0.gguf"] {
-        let model = load(&golden.join(name));
+    for name in ["mixtral-q4_k_m", "olmoe-q8_0"] {
+        let model = load(&model(name));
         for sampling in samplings() {
             let mut session = model.start(None, sampling.clone()).unwrap();
             let mut plain = Context::new(session.context().model().clone(), None).unwrap();
@@ -67,8 +65,7 @@ fn tokens_are_those_of_plain_decoding() {
 
 #[test]
 fn a_full_context_ends_amid_drafts() {
-    let Some(golden) = golden() else { return };
-    let model = load(&golden.join("mixtral-q4_k_m.gguf"));
+    let model = load(&model("mixtral-q4_k_m"));
     for n_ctx in 90..96 {
         let mut session = model.start(Some(n_ctx), samplings()[1].clone()).unwrap();
         session.feed(&repetitive(60)).unwrap();

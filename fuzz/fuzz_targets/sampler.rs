@@ -1,0 +1,5 @@
+//! The target `sampler` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| moewe_fuzz::sampler::fuzz(data));

@@ -1,0 +1,5 @@
+//! The target `tokenizer` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| moewe_fuzz::tokenizer::fuzz(data));

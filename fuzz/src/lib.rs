@@ -1,0 +1,120 @@
+//! Fuzz targets for everything of moewe that reads what strangers wrote.
+//!
+//! A target is a function of some bytes that panics if a promise is broken. Each has
+//! an oracle: it knows what must hold of the answer, beyond that there is one. Bytes
+//! are taken either as they are, or as a description of something that is nearly
+//! sound, so that more than the first check is reached.
+//!
+//! `cargo xtask fuzz` runs the targets on a stable toolchain, over seeds, what lies
+//! in `fuzz/corpus/TARGET`, and mutations of these. With a nightly one,
+//! `cargo +nightly fuzz run --features libfuzzer TARGET` runs them under libFuzzer.
+//! A new target is a module here, a line in [`TARGETS`], a file in `fuzz_targets`
+//! and an entry in `Cargo.toml`.
+
+pub mod chat;
+pub mod driver;
+pub mod gguf;
+mod header;
+pub mod memory;
+mod mutate;
+pub mod packed;
+pub mod sampler;
+pub mod tokenizer;
+pub mod trace;
+
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Something to fuzz.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Panics if a promise is broken.
+    pub fuzz: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Pieces that inputs are likely to be made of.
+    pub words: &'static [&'static str],
+    /// The longest input.
+    pub len_max: usize,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 6] =
+    [chat::TARGET, gguf::TARGET, packed::TARGET, sampler::TARGET, tokenizer::TARGET, trace::TARGET];
+
+thread_local! {
+    static OUTCOME: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notes what an input led to, so that inputs which lead elsewhere are kept. Order,
+/// repetitions and numbers make no difference.
+fn reached(what: &str) {
+    let mut hasher = DefaultHasher::new();
+    what.bytes().filter(|byte| !byte.is_ascii_digit()).for_each(|byte| byte.hash(&mut hasher));
+    OUTCOME.set(OUTCOME.get() | 1 << (hasher.finish() % 64));
+}
+
+/// Checks what a user would be told.
+///
+/// # Panics
+///
+/// If it is not one line of limited length.
+fn check_message(error: &moewe_engine::Error) {
+    let message = error.to_string();
+    assert!((1..1100).contains(&message.chars().count()), "{message}");
+    assert!(!message.contains(char::is_control), "{message:?}");
+    // What is quoted differs from input to input.
+    let words = message.split([':', '`', '"']).next().unwrap_or_default();
+    reached(&words.chars().take(60).collect::<String>());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{Options, run};
+
+    #[global_allocator]
+    static ALLOCATOR: memory::Counting = memory::Counting;
+
+    /// A few inputs for each target, as they come.
+    fn survives(target: &Target) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { n_inputs: Some(300), ..Options::new(folder.path()) };
+        let report = run(target, &options).unwrap();
+        assert!(report.finds.is_empty(), "{report}");
+        assert!(report.n_inputs >= 300, "{report}");
+        assert!(report.n_outcomes >= 5, "the target reaches nothing: {report}");
+    }
+
+    #[test]
+    fn chat() {
+        survives(&chat::TARGET);
+    }
+
+    #[test]
+    fn gguf() {
+        survives(&gguf::TARGET);
+    }
+
+    #[test]
+    fn packed() {
+        survives(&packed::TARGET);
+    }
+
+    #[test]
+    fn sampler() {
+        survives(&sampler::TARGET);
+    }
+
+    #[test]
+    fn tokenizer() {
+        survives(&tokenizer::TARGET);
+    }
+
+    #[test]
+    fn trace() {
+        survives(&trace::TARGET);
+    }
+}
