@@ -77,6 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
+    model.finish_trace()?;
     Ok(ExitCode::SUCCESS)
 }
 
