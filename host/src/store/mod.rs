@@ -223,10 +223,7 @@ impl ModelStore {
         let reserve = |n| self.reserve_dense(n);
         let failed = match mirror.read(bytes, &self.disk, self.stall_max, reserve, interrupted) {
             Ok(()) => return Ok(Ok(f(mirror.mapping()))),
-            Err((n, failed)) => {
-                self.shared.lock().budget.dense_resident -= n;
-                failed
-            }
+            Err(failed) => failed,
         };
         Ok(Err(match failed {
             NotRead::Interrupted(interrupt) => return Err(interrupt),
