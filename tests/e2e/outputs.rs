@@ -224,3 +224,15 @@ fn a_reason_is_told_once() {
         assert!(stderr.contains("nowhere/out"), "{stderr}");
     }
 }
+
+/// A guest takes more than `ulimit -s` may give.
+#[test]
+fn a_small_stack_is_enough() {
+    let fixture = Fixture::new();
+    let (_, command) = &fixture.commands()[0];
+    let mut process = Command::new("sh");
+    process.args(["-c", "ulimit -s 64; exec \"$0\" \"$@\""]).arg(program("moewe"));
+    let output = process.args(command).arg(fixture.path("out")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fixture.path("out").exists());
+}
