@@ -30,6 +30,10 @@
 //! An [`Engine`] is made once, a [`Model`] once for a file, and a [`Session`]
 //! for every conversation. All calls block; [`Session::generate_stream`] serves
 //! async programs.
+//!
+//! A call computes on the thread of its caller, whose stack must have 1 MiB left:
+//! what Rust gives the threads that it starts is enough. The thread of a stream,
+//! and those of a session with several, are this crate's own.
 
 mod bindings;
 mod engine;

@@ -1,8 +1,11 @@
 //! A model, and what it is.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use moewe_packed::{Stamp, read_header};
 
 use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
@@ -154,7 +157,7 @@ impl Model {
     /// `InvalidInput` if there cannot be so many threads.
     pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
         let n_threads = options.n_threads()?;
-        let path = moewe_packed::file_to_open(path.as_ref());
+        let path = file_to_open(path.as_ref())?;
         let weights = WeightStore::open(&path, options.weights, options.memory)?;
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         Self::load(engine, path, weights, limits, n_threads)
@@ -172,7 +175,7 @@ impl Model {
         options: &ModelOptions,
     ) -> Result<MemoryNeeds> {
         let n_threads = options.n_threads()?;
-        let path = moewe_packed::file_to_open(path.as_ref());
+        let path = file_to_open(path.as_ref())?;
         let mut weights = WeightStore::open(&path, WeightsMode::Attach, None)?;
         let store = Arc::new(ModelStore::asking(weights.name())?);
         weights.store = Some(store.clone());
@@ -252,7 +255,8 @@ impl Model {
         self.weights.store.as_ref().map(|store| store.stats())
     }
 
-    /// Ends the trace that [`MemoryOptions::trace`] asked for.
+    /// Ends the trace that [`MemoryOptions::trace`] asked for, and puts it into its
+    /// place. Until then, what was there before stays.
     ///
     /// # Errors
     ///
@@ -265,6 +269,20 @@ impl Model {
     pub fn stats(&self) -> WeightStats {
         self.weights.stats()
     }
+}
+
+/// The file to open: the packed copy, if there is one of the model as it is now.
+fn file_to_open(path: &Path) -> Result<PathBuf> {
+    let found = moewe_packed::file_to_open(path);
+    // If there is none, the file itself may be a packed one.
+    if found == path && matches!(Stamp::read(path), Ok(Some(_))) {
+        let header = File::open(path).and_then(|mut file| read_header(&mut file));
+        header.map_err(|e| {
+            let message = format!("{}: {e}; pack the original model again", path.display());
+            Error::new(ErrorKind::InvalidModel, message)
+        })?;
+    }
+    Ok(found)
 }
 
 impl std::fmt::Debug for Model {

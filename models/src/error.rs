@@ -126,6 +126,12 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// Another program is at it.
+    #[error("{} is being written by another program: wait for it", .0.display())]
+    Busy(PathBuf),
+    /// What was asked for cannot be written to.
+    #[error(transparent)]
+    Output(#[from] moewe_output::Error),
     /// There is no space left. What came is kept.
     #[error(
         "no space left for {}: free some and pull again, \
@@ -134,25 +140,46 @@ pub enum Error {
     )]
     DiskFull(PathBuf),
     /// A file or folder cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// With which file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
 impl Error {
     /// Turns a failure to `action` the file at `path` into an error.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
+        move |reason| match reason.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::DiskFull(path.into())
             }
-            _ => Self::Io { action, path: path.into(), source },
+            _ => Self::Io { action, path: path.into(), reason },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_named() {
+        let full = Path::new("/dev/full");
+        let reason = std::fs::write(full, "x").unwrap_err();
+        let error = Error::io("write", full)(reason);
+        assert!(matches!(error, Error::DiskFull(_)), "{error}");
+    }
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let error = Error::io("write", Path::new("x"))(io::ErrorKind::ReadOnlyFilesystem.into());
+        assert!(std::error::Error::source(&error).is_none());
+        assert_eq!(error.to_string(), "cannot write x: read-only filesystem or storage medium");
     }
 }

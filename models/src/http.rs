@@ -1,10 +1,11 @@
 //! Files and pages by HTTP.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use moewe_output::open_own;
 use ureq::http::{StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, ResponseExt};
@@ -55,10 +56,10 @@ pub fn fetch(
     at: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let write_error = || Error::io("write", part);
-    let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(write_error())?;
-    let mut bytes_done = file.metadata().map_err(write_error())?.len();
+    let mut file = open_own(part).map_err(write_error())?;
+    let mut bytes_done = file.seek(SeekFrom::End(0)).map_err(write_error())?;
     if bytes_done > size_bytes {
-        file.set_len(0).map_err(write_error())?;
+        clear(&mut file).map_err(write_error())?;
         bytes_done = 0;
     }
     at(bytes_done);
@@ -79,11 +80,11 @@ pub fn fetch(
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if bytes_done > 0 => {
             // The server cannot go on from there. With nothing to resume, this
             // does not come twice.
-            file.set_len(0).map_err(write_error())?;
+            clear(&mut file).map_err(write_error())?;
             return fetch(agent, url, size_bytes, part, at);
         }
         StatusCode::OK if bytes_done > 0 => {
-            file.set_len(0).map_err(write_error())?;
+            clear(&mut file).map_err(write_error())?;
             bytes_done = 0;
             at(0);
         }
@@ -111,6 +112,12 @@ pub fn fetch(
         Err(PumpError::Write(error)) => return Err(write_error()(error)),
     };
     Err(Error::Interrupted { url: shown(url), bytes_done, bytes_total: size_bytes, reason })
+}
+
+/// Begins a file anew.
+pub fn clear(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()
 }
 
 /// Which side of [`pump`] failed.

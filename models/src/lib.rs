@@ -45,6 +45,7 @@ mod gguf;
 mod http;
 mod index;
 pub mod pack;
+mod part;
 mod progress;
 mod pull;
 mod recipe;

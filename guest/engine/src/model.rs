@@ -1,7 +1,7 @@
 //! A model: its weights, open and checked.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
@@ -16,8 +16,9 @@ use crate::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
 
-/// The layout of packed files that the kernels are written for.
-const PACKED_VERSION: u32 = 2;
+/// The layouts of packed files that the kernels are written for: they differ in
+/// what they say of the original.
+const PACKED_VERSIONS: RangeInclusive<u32> = 2..=3;
 
 /// What a model is.
 #[derive(Debug, Clone)]
@@ -178,13 +179,14 @@ impl Model {
     ) -> Result<Self> {
         let metadata = gguf.header.metadata;
         match metadata.u32("moewe.packed.version")? {
-            None | Some(PACKED_VERSION) => {}
-            Some(version) => {
+            Some(version) if !PACKED_VERSIONS.contains(&version) => {
                 return Err(Error::unsupported(format!(
-                    "is packed in layout {version}, not {PACKED_VERSION}; pack the original model \
-                     again with `moewe pack`"
+                    "is packed in layout {version}, not {}; pack the original model again with \
+                     `moewe pack`",
+                    PACKED_VERSIONS.end()
                 )));
             }
+            _ => {}
         }
         let (h, keys) = Hyperparameters::from_metadata(&metadata)?;
         let sources = gguf.sources;

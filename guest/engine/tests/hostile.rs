@@ -515,7 +515,7 @@ fn packed_tensors_that_cannot_be_are_refused() {
     );
     refused(
         &|parts| parts.set("moewe.packed.version", Value::Uint(1)),
-        "is packed in layout 1, not 2; pack the original model again",
+        "is packed in layout 1, not 3; pack the original model again",
     );
 }
 

@@ -98,6 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
+    model.finish_trace()?;
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

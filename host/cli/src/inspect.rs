@@ -150,7 +150,7 @@ impl Report {
             "is_packed": self.is_packed(),
             "packed_copy": match &self.packed_copy {
                 PackedCopy::Current(path) => Some(path.to_string_lossy()),
-                PackedCopy::Absent | PackedCopy::Stale(_) => None,
+                PackedCopy::Absent | PackedCopy::Stale(..) => None,
             },
             "n_files": self.header.header_bytes.len(),
             "n_params": self.n_params(),
@@ -187,7 +187,9 @@ impl Report {
         }
         match &self.packed_copy {
             PackedCopy::Absent => {}
-            PackedCopy::Stale(path) => writeln!(out, "{}", open::stale(path))?,
+            PackedCopy::Stale(copy, mismatch) => {
+                writeln!(out, "{}", open::stale(&self.path, copy, *mismatch))?;
+            }
             PackedCopy::Current(path) => {
                 writeln!(out, "its packed copy {} is used in its place", path.display())?;
             }

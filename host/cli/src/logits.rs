@@ -1,12 +1,13 @@
 //! `moewe logits`: what the model thinks of every token that could come next.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufWriter};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use moewe::SessionOptions;
+use moewe_output::Output;
+use moewe_packed::family;
 use npyz::WriterBuilder as _;
 
 use crate::generate;
@@ -24,7 +25,8 @@ pub struct Args {
     /// The tokens: JSON, `{"ids": [1, 2, 3]}`
     #[arg(long, value_name = "FILE.json")]
     tokens: PathBuf,
-    /// Where the logits go; replaced only when all are there
+    /// Where the logits go: a file, which is replaced only when all are there, or
+    /// a pipe
     #[arg(long, value_name = "FILE.npy")]
     out: PathBuf,
 }
@@ -44,41 +46,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("{shown}: there is no token in it");
     }
 
+    let mut inputs = family(&open::resolve(&args.model.model)?);
+    inputs.push(args.tokens.clone());
+    let mut out = BufWriter::new(Output::create(&args.out, &inputs)?);
     let model = open::open(&args.model)?;
     let mut session = model.session(SessionOptions::default())?;
     let shape = [ids.len() as u64, model.info().n_vocab.into()];
     let bar = generate::token_bar("computing logits", ids.len());
-    write_whole(&args.out, |file| {
-        let mut writer =
-            npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
-        for id in ids {
-            session.feed(&[id])?;
-            writer.extend(session.logits()?)?;
-            bar.inc(1);
-        }
-        writer.finish()?;
-        Ok(())
-    })?;
+    let failed = || format!("{} cannot be written", args.out.display());
+    let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
+    let mut writer = options.writer(&mut out).begin_nd().with_context(failed)?;
+    for id in ids {
+        session.feed(&[id])?;
+        writer.extend(session.logits()?).with_context(failed)?;
+        bar.inc(1);
+    }
+    writer.finish().with_context(failed)?;
+    let whole = out.into_inner().map_err(io::Error::from).and_then(Output::finish);
+    whole.with_context(failed)?;
     bar.finish_and_clear();
     model.finish_trace()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes a file that appears, or replaces another, only when it is complete.
-fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> Result<()>) -> Result<()> {
-    let fail = || format!("{}: cannot be written", path.display());
-    if path.is_dir() {
-        bail!("{}: is a folder; name the file to write", path.display());
-    }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder).with_context(fail)?;
-    let mut out = BufWriter::new(file.as_file());
-    write(&mut out)?;
-    out.flush().with_context(fail)?;
-    drop(out);
-    file.persist(path).with_context(fail)?;
-    Ok(())
 }

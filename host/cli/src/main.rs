@@ -17,7 +17,9 @@ mod simulate;
 mod tokenize;
 
 use std::io;
+use std::panic::resume_unwind;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
 use clap::error::ErrorKind;
@@ -46,8 +48,21 @@ enum Command {
     Plan(plan::Args),
 }
 
+/// What everything is done with, whatever `ulimit -s` gives the first thread: a
+/// guest may take 512 KiB.
+const STACK_BYTES: usize = 8 << 20;
+
 fn main() -> ExitCode {
     let start = Instant::now();
+    let thread = thread::Builder::new().name("moewe".to_owned()).stack_size(STACK_BYTES);
+    match thread.spawn(move || run(start)) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        Err(error) => fail(&format!("no thread can be started: {error}; check `ulimit -a`")),
+    }
+}
+
+/// `start` is when the program started.
+fn run(start: Instant) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

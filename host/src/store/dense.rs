@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// A copy of parts of a file, each at the place it has in the file: what nobody
 /// asked for takes no memory.
 pub(super) struct Mirror {
-    mapping: Arc<Mapping>,
+    mapping: Mapping,
     storage: Arc<dyn Storage>,
     state: Mutex<State>,
     /// A read has ended.
@@ -28,6 +28,8 @@ pub(super) struct Mirror {
 #[derive(Default)]
 struct State {
     loaded: RangeSet<u64>,
+    /// What has been read, or was to be: it may take memory.
+    reserved: RangeSet<u64>,
     is_reading: bool,
 }
 
@@ -41,20 +43,39 @@ pub(super) enum NotRead<E> {
     NoRoom,
 }
 
-/// A read of a mirror, by one thread at a time.
-struct Reading<'a>(&'a Mirror);
+/// Somebody who waits for the disk, but not for ever.
+struct Waiting<'a, E, I: Fn() -> Option<E>> {
+    disk: &'a Disk,
+    stall_max: Duration,
+    interrupted: I,
+    /// What the disk had read when it last got on, and when that was.
+    progress: (u64, Instant),
+}
 
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.0.lock().is_reading = false;
-        self.0.changed.notify_all();
+impl<'a, E, I: Fn() -> Option<E>> Waiting<'a, E, I> {
+    fn new(disk: &'a Disk, stall_max: Duration, interrupted: I) -> Self {
+        Self { disk, stall_max, interrupted, progress: (disk.stats().bytes_read, Instant::now()) }
+    }
+
+    /// Fails if there is no use in waiting on.
+    fn check(&mut self) -> Result<(), NotRead<E>> {
+        if let Some(interrupt) = (self.interrupted)() {
+            return Err(NotRead::Interrupted(interrupt));
+        }
+        let bytes_read = self.disk.stats().bytes_read;
+        if bytes_read != self.progress.0 {
+            self.progress = (bytes_read, Instant::now());
+        } else if self.progress.1.elapsed() > self.stall_max {
+            return Err(NotRead::Stalled);
+        }
+        Ok(())
     }
 }
 
 impl Mirror {
     pub fn new(storage: Arc<dyn Storage>) -> std::io::Result<Self> {
         let length = storage.promised().max(1).next_multiple_of(memory::page_size());
-        let mapping = Arc::new(Mapping::new("moewe-dense", length)?);
+        let mapping = Mapping::new("moewe-dense", length)?;
         Ok(Self { mapping, storage, state: Mutex::default(), changed: Condvar::new() })
     }
 
@@ -68,102 +89,103 @@ impl Mirror {
     }
 
     /// Reads the pages with these bytes, unless they are there. `reserve` is
-    /// asked before whether there is room for so many bytes; with an error comes
-    /// how many of them are not used then.
+    /// asked before whether there is room for so many bytes. Once they are being
+    /// read they keep their room, whoever still waits for them.
     pub fn read<E>(
-        &self,
+        self: &Arc<Self>,
         bytes: Range<u64>,
         disk: &Disk,
         stall_max: Duration,
         reserve: impl FnOnce(u64) -> bool,
         interrupted: impl Fn() -> Option<E>,
-    ) -> Result<(), (u64, NotRead<E>)> {
+    ) -> Result<(), NotRead<E>> {
         let page = memory::page_size();
         let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
+        let mut waiting = Waiting::new(disk, stall_max, interrupted);
         let mut state = self.lock();
         while state.is_reading {
-            if let Some(interrupt) = interrupted() {
-                return Err((0, NotRead::Interrupted(interrupt)));
-            }
+            waiting.check()?;
             let woken = self.changed.wait_timeout(state, TICK);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let gaps: Vec<_> = state.loaded.gaps(&pages).filter(|gap| !gap.is_empty()).collect();
-        if gaps.is_empty() {
+        let missing = gaps(&state.loaded, &pages);
+        if missing.is_empty() {
             return Ok(());
         }
         let size = self.storage.promised();
         if pages.end > size.next_multiple_of(page) {
             let truncated = ReadError::Truncated { offset: size, size };
-            return Err((0, NotRead::Failed(truncated)));
+            return Err(NotRead::Failed(truncated));
         }
-        let n = gaps.iter().map(|gap| gap.end - gap.start).sum();
-        if !reserve(n) {
-            return Err((0, NotRead::NoRoom));
+        let new = missing.iter().flat_map(|gap| gaps(&state.reserved, gap));
+        let n = new.map(|range| range.end - range.start).sum();
+        if n > 0 && !reserve(n) {
+            return Err(NotRead::NoRoom);
         }
+        state.reserved.insert(pages.clone());
         state.is_reading = true;
         drop(state);
-        let _reading = Reading(self);
-        self.read_gaps(&gaps, disk, stall_max, interrupted).map_err(|e| (n, e))?;
-        self.lock().loaded.insert(pages);
-        Ok(())
+        let result = self.begin(&missing, pages, disk);
+        // Making room in memory was no waiting.
+        waiting.progress.1 = Instant::now();
+        loop {
+            match result.recv_timeout(TICK) {
+                Ok(result) => return result.map_err(NotRead::Failed),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(NotRead::Failed(ReadError::Cancelled));
+                }
+                Err(RecvTimeoutError::Timeout) => waiting.check()?,
+            }
+        }
     }
 
-    fn read_gaps<E>(
-        &self,
+    /// Has the disk read what is missing of these pages. They are loaded when that
+    /// has ended, whether somebody still listens or not; until then nobody reads
+    /// anything else.
+    fn begin(
+        self: &Arc<Self>,
         gaps: &[Range<u64>],
+        pages: Range<u64>,
         disk: &Disk,
-        stall_max: Duration,
-        interrupted: impl Fn() -> Option<E>,
-    ) -> Result<(), NotRead<E>> {
+    ) -> Receiver<Result<(), ReadError>> {
         let piece = |gap: &Range<u64>| {
             let length = (gap.end - gap.start) as usize;
             Piece { offset: gap.start, length, memory: self.mapping.at(gap.start as usize, length) }
         };
         gaps.iter().for_each(|gap| self.mapping.gather(gap.clone()));
         let (sender, receiver) = channel();
-        let start = gaps.iter().map(|gap| gap.start).min().unwrap_or(0);
-        let end = gaps.iter().map(|gap| gap.end).max().unwrap_or(start);
-        let pages_of_read = start as usize..end as usize;
         // The memory stays until the read has ended, whoever waits for that.
-        let mapping = self.mapping.clone();
+        let mirror = self.clone();
         let read = Read {
             id: u64::MAX,
             storage: self.storage.clone(),
             pieces: gaps.iter().map(piece).collect(),
             priority: Priority::Demand,
             done: Box::new(move |result| {
-                // The pieces lie between the first and the last.
-                mapping.forget(pages_of_read.start, pages_of_read.len());
+                // The pieces lie between the first page and the last.
+                mirror.mapping.forget(pages.start as usize, (pages.end - pages.start) as usize);
+                let mut state = mirror.lock();
+                state.is_reading = false;
+                if result.is_ok() {
+                    state.loaded.insert(pages);
+                }
+                drop(state);
+                mirror.changed.notify_all();
                 // Whoever gave up does not listen any more.
                 let _ = sender.send(result);
             }),
         };
         // SAFETY: the pieces lie in the mapping, which `done` keeps, and apart
-        // from one another. Nobody has been given them yet: they are not loaded,
-        // and others wait until this one has read. One that gave up may have left
-        // a read into them; it writes the same bytes of the same file.
+        // from one another. Nobody has been given them yet: they are not loaded;
+        // and nobody else has them read before this read has ended.
         unsafe { disk.read(vec![read]) };
-        let mut progress = (disk.stats().bytes_read, Instant::now());
-        loop {
-            match receiver.recv_timeout(TICK) {
-                Ok(result) => return result.map_err(NotRead::Failed),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(NotRead::Failed(ReadError::Cancelled));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if let Some(interrupt) = interrupted() {
-                return Err(NotRead::Interrupted(interrupt));
-            }
-            let bytes_read = disk.stats().bytes_read;
-            if bytes_read != progress.0 {
-                progress = (bytes_read, Instant::now());
-            } else if progress.1.elapsed() > stall_max {
-                return Err(NotRead::Stalled);
-            }
-        }
+        receiver
     }
+}
+
+/// What of a range is not in a set.
+fn gaps(set: &RangeSet<u64>, range: &Range<u64>) -> Vec<Range<u64>> {
+    set.gaps(range).filter(|gap| !gap.is_empty()).collect()
 }
 
 /// The mirrors of a model's files.

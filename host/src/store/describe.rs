@@ -1,11 +1,11 @@
 //! Models that guests describe, and the slots that are made for them.
 
-use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
 
 use moewe_experts::trace::{Header, Recorder};
 use moewe_experts::{Cache, CacheOptions};
+use moewe_output::Output;
 
 use super::budget::{Budget, n_demand_max};
 use super::demands::TeamState;
@@ -112,13 +112,16 @@ impl ModelStore {
                 model: self.name.clone(),
                 options: options.clone(),
             };
-            let recorder = File::create(path).and_then(|file| {
-                let mut recorder = Recorder::new(BufWriter::new(file), header)?;
-                recorder.capacity(n_slots as usize)?;
-                Ok(recorder)
-            });
-            let failed = |e| error(ErrorCode::Io, format!("{}: {e}", path.display()));
-            inner.trace = Some(recorder.map_err(failed)?);
+            let files = table.files.iter().map(|file| file.path());
+            let inputs: Vec<_> = files.flat_map(moewe_packed::family).collect();
+            let output = Output::create(path, &inputs);
+            let output = output.map_err(|e| error(ErrorCode::Io, e.to_string()))?;
+            let recorder =
+                Recorder::new(BufWriter::new(output), header).and_then(|mut recorder| {
+                    recorder.capacity(n_slots as usize)?;
+                    Ok(recorder)
+                });
+            inner.trace = Some(recorder);
         }
         let cache = Cache::new(n_layer, n_expert, n_slots as usize, options);
         inner.budget = budget;

@@ -19,7 +19,6 @@ mod table;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::BufWriter;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,6 +27,7 @@ use std::time::{Duration, Instant};
 use moewe_disk::{DirectFile, Disk, DiskOptions, ReadError, Storage};
 use moewe_experts::trace::Recorder;
 use moewe_experts::{Key, Switch};
+use moewe_output::Output;
 
 use self::budget::{Budget, resident_bytes};
 use self::demands::TeamState;
@@ -100,8 +100,11 @@ struct Inner {
     switch: Switch,
     token_began: Option<Instant>,
     stall: Duration,
-    trace: Option<Recorder<BufWriter<File>>>,
+    trace: Option<std::io::Result<Trace>>,
 }
+
+/// A trace that is being written.
+type Trace = Recorder<BufWriter<Output>>;
 
 /// What is there when a guest has described its model.
 struct Described {
@@ -220,10 +223,7 @@ impl ModelStore {
         let reserve = |n| self.reserve_dense(n);
         let failed = match mirror.read(bytes, &self.disk, self.stall_max, reserve, interrupted) {
             Ok(()) => return Ok(Ok(f(mirror.mapping()))),
-            Err((n, failed)) => {
-                self.shared.lock().budget.dense_resident -= n;
-                failed
-            }
+            Err(failed) => failed,
         };
         Ok(Err(match failed {
             NotRead::Interrupted(interrupt) => return Err(interrupt),

@@ -25,7 +25,8 @@ pub struct MemoryOptions {
     pub pins: Vec<Key>,
     /// Whether experts are read before they are wanted.
     pub prefetch: Prefetch,
-    /// A file to write a trace to: which experts each token used.
+    /// A file to write a trace to: which experts each token used. It is there
+    /// when [`Model::finish_trace`](crate::Model::finish_trace) is called.
     pub trace: Option<PathBuf>,
 }
 

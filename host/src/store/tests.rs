@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use moewe_models::generate::{Shape, generate};
@@ -55,11 +56,14 @@ struct Faulty {
     bytes: Vec<u8>,
     fault: Mutex<Fault>,
     changed: Condvar,
+    /// How often it was asked for something.
+    n_reads: AtomicU32,
 }
 
 impl Faulty {
     fn new(bytes: Vec<u8>, fault: Fault) -> Arc<Self> {
-        Arc::new(Self { bytes, fault: Mutex::new(fault), changed: Condvar::new() })
+        let (fault, changed) = (Mutex::new(fault), Condvar::new());
+        Arc::new(Self { bytes, fault, changed, n_reads: AtomicU32::new(0) })
     }
 
     fn set(&self, fault: Fault) {
@@ -70,6 +74,7 @@ impl Faulty {
 
 impl Storage for Faulty {
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        self.n_reads.fetch_add(1, Ordering::Relaxed);
         let mut end = self.bytes.len();
         let mut fault = self.fault.lock().unwrap();
         while *fault == Fault::Stalls {
@@ -560,6 +565,48 @@ fn nobody_maps_more_than_the_budget_allows() {
     assert!(map(PAGE..9 * PAGE).is_err_and(|e| e.code == ErrorCode::OutOfMemory));
     assert!(store.charge(team, 0));
     map(PAGE..9 * PAGE).unwrap();
+}
+
+/// Memory that is being read into is nobody else's, though nobody waits for it.
+#[test]
+fn what_nobody_waits_for_any_more_is_read_once() {
+    let (_folder, weights, file) = pages();
+    let _unblock = Unblock(file.clone());
+    let store = store(&file, SHORT);
+    let team = store.add_team(1);
+    store.describe(team, table(&weights), 0).unwrap();
+    let model = weights.file("model.gguf").unwrap();
+    let byte = |memory: &Mapping| {
+        let at = memory.at(2 * PAGE as usize, PAGE as usize);
+        // SAFETY: the page has been read, and nobody writes to it any more.
+        unsafe { (at.read(), at.add(PAGE as usize - 1).read()) }
+    };
+    let map = |wait: Duration| {
+        let began = Instant::now();
+        let late = || (began.elapsed() > wait).then_some(());
+        store.with_dense(&model, PAGE..4 * PAGE, late, byte)
+    };
+    file.set(Fault::Stalls);
+    let before = store.shared.lock().budget.dense_resident;
+    for _ in 0..3 {
+        assert!(map(SHORT / 10).is_err(), "it was not interrupted");
+    }
+    assert_eq!(file.n_reads.load(Ordering::Relaxed), 1);
+    // Who waits for the read of somebody else hears of a disk that stands still.
+    assert!(map(LONG).unwrap().is_err_and(|e| e.message.contains("delivered nothing")));
+    assert_eq!(file.n_reads.load(Ordering::Relaxed), 1);
+    file.set(Fault::None);
+    assert_eq!(map(LONG).unwrap().unwrap(), (2, 2));
+    assert_eq!(file.n_reads.load(Ordering::Relaxed), 1);
+    assert_eq!(store.shared.lock().budget.dense_resident, before + 3 * PAGE);
+
+    // What failed is read again, into the same room.
+    let map = |pages: Range<u64>| store.with_dense(&model, pages, || None::<()>, |_| ()).unwrap();
+    file.set(Fault::Fails(u32::MAX));
+    assert!(map(8 * PAGE..9 * PAGE).is_err());
+    file.set(Fault::None);
+    map(8 * PAGE..9 * PAGE).unwrap();
+    assert_eq!(store.shared.lock().budget.dense_resident, before + 4 * PAGE);
 }
 
 #[test]

@@ -1,13 +1,9 @@
 //! What is noted of a store: counts, times, and a trace.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::time::Instant;
 
-use moewe_experts::trace::Recorder;
-
 use super::slots::Slots;
-use super::{ExpertStats, Inner, ModelStore, Prefetch};
+use super::{ExpertStats, Inner, ModelStore, Prefetch, Trace};
 use crate::error::{Error as HostError, ErrorKind};
 
 impl ModelStore {
@@ -38,35 +34,27 @@ impl ModelStore {
         }
     }
 
-    /// Ends the trace, if one is written.
+    /// Ends the trace, if one is written, and puts it into its place.
     pub(crate) fn finish_trace(&self) -> Result<(), HostError> {
         let trace = self.shared.lock().trace.take();
         let Some(trace) = trace else { return Ok(()) };
-        trace.finish().map(drop).map_err(|e| {
+        let finish = || trace?.finish()?.into_inner()?.finish();
+        finish().map_err(|e| {
             let path = self.options.trace.as_deref().unwrap_or(std::path::Path::new(""));
-            HostError::new(ErrorKind::Internal, format!("{}: {e}", path.display()))
+            let message = format!("{}: the trace cannot be written: {e}", path.display());
+            HostError::new(ErrorKind::Internal, message)
         })
     }
 }
 
-impl Drop for ModelStore {
-    fn drop(&mut self) {
-        // Nobody is left to hear of a failure; `finish_trace` tells.
-        let _ = self.finish_trace();
-    }
-}
-
 impl Inner {
-    /// A trace that cannot be written ends; the computation goes on.
-    pub(super) fn record(
-        &mut self,
-        write: impl FnOnce(&mut Recorder<BufWriter<File>>) -> std::io::Result<()>,
-    ) {
-        if let Some(trace) = &mut self.trace
+    /// A trace that cannot be written ends, which `finish_trace` tells; the
+    /// computation goes on.
+    pub(super) fn record(&mut self, write: impl FnOnce(&mut Trace) -> std::io::Result<()>) {
+        if let Some(Ok(trace)) = &mut self.trace
             && let Err(e) = write(trace)
         {
-            eprintln!("moewe: the trace ends here: {e}");
-            self.trace = None;
+            self.trace = Some(Err(e));
         }
     }
 

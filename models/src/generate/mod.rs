@@ -12,11 +12,13 @@ mod vocabulary;
 
 pub use family::{Family, Quantization, generate_small};
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use moewe_output::Place;
+
 use crate::gguf::Header;
+use crate::part::Part;
 use crate::{Error, Progress, Result, Step};
 use numbers::Numbers;
 use tensor::Tensor;
@@ -179,9 +181,16 @@ fn write(
         (tensors.iter()).map(|t| header.tensor(&t.name, &t.dims, t.type_id(), t.bytes())).sum();
 
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let part = path.with_file_name(format!("{name}.part"));
-    let write_error = || Error::io("write", &part);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(write_error())?);
+    let write_error = || Error::io("write", path);
+    let (file, part) = match Place::of(path, &[])? {
+        Place::Stream(stream) => (stream, None),
+        Place::File(place) => {
+            let part = Part::create(&place).map_err(write_error())?;
+            let part = part.ok_or_else(|| Error::Busy(Part::path_of(&place)))?;
+            (part.file.try_clone().map_err(write_error())?, Some(part))
+        }
+    };
+    let mut file = BufWriter::with_capacity(1 << 20, file);
     let mut header = header.bytes();
     header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
     file.write_all(&header).map_err(write_error())?;
@@ -200,6 +209,6 @@ fn write(
         tensor.write(&mut numbers, &mut sink).map_err(write_error())?;
     }
     progress.at(bytes_total);
-    file.into_inner().map_err(|error| write_error()(error.into_error()))?;
-    fs::rename(&part, path).map_err(Error::io("write", path))
+    file.flush().map_err(write_error())?;
+    part.map_or(Ok(()), Part::finish).map_err(write_error())
 }

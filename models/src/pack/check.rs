@@ -1,4 +1,4 @@
-//! Whether a packed file is still what was written.
+//! Whether a packed file is still what was written, and what it was made from.
 
 use std::fs::File;
 use std::hash::Hasher as _;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use moewe_engine::gguf::Gguf;
 use moewe_engine::native::Folder;
-use moewe_packed::{CHECKSUM_AT, Stamp};
+use moewe_packed::{SourceFile, Stamp, copy_path, read_header};
 use twox_hash::XxHash3_64;
 
-use super::{CHECKSUMS_KEY, Error, PIECE_BYTES, Result, head_checksum};
+use super::{CHECKSUMS_KEY, Error, PIECE_BYTES, Result};
 use crate::{Progress, Step};
 
 /// Compares a packed file with its checksums; answers how many tensors it has.
@@ -25,15 +25,10 @@ pub fn check(path: &Path, progress: &mut dyn Progress) -> Result<usize> {
         return Err(Error::NotPacked(path.into()));
     }
     let damaged = |what: String| Error::Damaged { path: path.into(), what };
+    let mut file = File::open(path).map_err(error())?;
+    read_header(&mut file).map_err(|_| damaged("its header".to_owned()))?;
     let (folder, name) = Folder::of(path)?;
     let header = Gguf::open(&folder, &name)?.header;
-    let mut file = File::open(path).map_err(error())?;
-    let mut bytes = vec![0; header.header_bytes[0] as usize];
-    file.read_exact(&mut bytes).map_err(error())?;
-    let expected = bytes[CHECKSUM_AT..CHECKSUM_AT + 8].to_vec();
-    if head_checksum(&mut bytes).to_le_bytes()[..] != expected {
-        return Err(damaged("its header".to_owned()));
-    }
 
     let checksums = header.metadata.ints(CHECKSUMS_KEY)?.unwrap_or_default();
     let mut tensors: Vec<_> = header.tensors.values().collect();
@@ -62,4 +57,51 @@ pub fn check(path: &Path, progress: &mut dyn Progress) -> Result<usize> {
         }
     }
     Ok(tensors.len())
+}
+
+/// Compares the model in `source`, of a split model the first of its files, byte
+/// by byte with what its packed copy was made from, and the copy with its
+/// checksums; answers how many tensors that has.
+///
+/// If the files are the same, but were moved, or written to and back, the copy is
+/// told so, and used again.
+///
+/// # Errors
+///
+/// Those of [`check`], [`Error::OtherSource`], and [`Error::InUse`] if the copy
+/// must be told something while others use it.
+pub fn check_source(source: &Path, progress: &mut dyn Progress) -> Result<usize> {
+    let copy = copy_path(source);
+    if !copy.exists() {
+        return Err(Error::NotPacked(source.into()));
+    }
+    let n_tensors = check(&copy, progress)?;
+    let error = || Error::io("read", &copy);
+    let stamp = Stamp::read(&copy).map_err(error())?;
+    let stamp = stamp.ok_or_else(|| Error::NotPacked(copy.clone()))?;
+    let other = || Error::OtherSource { copy: copy.clone(), source_path: source.into() };
+    let mut found = Stamp { files: Vec::new() };
+    for (path, expected) in stamp.paths(source).ok_or_else(other)?.iter().zip(&stamp.files) {
+        let mut file = File::open(path).map_err(Error::io("read", path))?;
+        let size = file.metadata().map_err(Error::io("read", path))?.len();
+        if size != expected.size || expected.header_bytes > size {
+            return Err(other());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        progress.start(Step::Check, &name, size);
+        let now = SourceFile::of(&mut file, expected.header_bytes, &mut |n| progress.at(n));
+        let now = now.map_err(Error::source(path))?;
+        let SourceFile { inode, modified, .. } = now;
+        if now != (SourceFile { inode, modified, ..*expected }) {
+            return Err(other());
+        }
+        found.files.push(now);
+    }
+    if found != stamp {
+        found.replace(&copy).map_err(|reason| match reason.kind() {
+            std::io::ErrorKind::ResourceBusy => Error::InUse(copy.clone()),
+            _ => Error::io("write", &copy)(reason),
+        })?;
+    }
+    Ok(n_tensors)
 }

@@ -41,15 +41,18 @@ pub enum Error {
         .0.display()
     )]
     Exists(PathBuf),
-    /// The packed file would replace the original.
-    #[error("{} is the model itself: name another file with --out", .0.display())]
-    OntoItself(PathBuf),
-    /// The packed file's path is that of a folder.
-    #[error("{} is a folder: name the file to write", .0.display())]
-    Folder(PathBuf),
+    /// The packed file cannot be where it shall be.
+    #[error(transparent)]
+    Output(#[from] moewe_output::Error),
     /// Another program is at it.
     #[error("{} is being written by another program: wait for it", .0.display())]
     Busy(PathBuf),
+    /// A packed file shall be written to, and others have it open.
+    #[error("{} is in use by another program: try again when that has ended", .0.display())]
+    InUse(PathBuf),
+    /// The original is not what it was a moment ago.
+    #[error("{} was written to while it was read: try again when that has ended", .0.display())]
+    Changed(PathBuf),
     /// The disk is too small.
     #[error(
         "no space for {}: it takes {}, {} are free; free some, or name a file on another disk \
@@ -70,6 +73,18 @@ pub enum Error {
         .0.display()
     )]
     DiskFull(PathBuf),
+    /// The packed copy is one of another model.
+    #[error(
+        "{} was made from another file than {}, or that has changed: pack the model again with \
+         --force",
+        copy.display(), source_path.display()
+    )]
+    OtherSource {
+        /// The packed file.
+        copy: PathBuf,
+        /// The model beside it.
+        source_path: PathBuf,
+    },
     /// The file has no checksums, or those of another layout.
     #[error(
         "{} is not packed, or by another version of moewe: name the .packed.gguf file, or pack \
@@ -86,27 +101,33 @@ pub enum Error {
         what: String,
     },
     /// A file or folder cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// With which file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
-    /// The finished file cannot be moved into place.
-    #[error(transparent)]
-    Place(#[from] crate::Error),
 }
 
 impl Error {
+    /// Turns a failure to read all of the original at `path` into an error.
+    pub(super) fn source(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |reason| match reason.kind() {
+            io::ErrorKind::ResourceBusy => Self::Changed(path),
+            _ => Self::io("read", &path)(reason),
+        }
+    }
+
     /// Turns a failure to `action` the file at `path` into an error.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
-        move |source| match source.kind() {
+        move |reason| match reason.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(path),
-            _ => Self::Io { action, path, source },
+            _ => Self::Io { action, path, reason },
         }
     }
 }

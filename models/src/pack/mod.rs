@@ -9,7 +9,7 @@ mod check;
 mod error;
 mod plan;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::hash::Hasher as _;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -17,17 +17,18 @@ use std::path::{Path, PathBuf};
 use moewe_engine::Model;
 use moewe_engine::gguf::{self, Gguf, shard_names};
 use moewe_engine::native::Folder;
+use moewe_output::{Place, is_one_of};
 use moewe_packed::{
-    CHECKSUM_AT, CHECKSUM_KEY, SOURCE_KEY, SourceFile, Stamp, VERSION, VERSION_KEY,
+    CHECKSUM_KEY, LENGTH_KEY, SOURCE_KEY, SourceFile, Stamp, VERSION, VERSION_KEY, seal,
 };
 use twox_hash::XxHash3_64;
 
 use crate::gguf::Header;
-use crate::pull::settle;
+use crate::part::Part;
 use crate::{Progress, Step};
 use plan::Tensor;
 
-pub use check::check;
+pub use check::{check, check_source};
 pub use error::Error;
 pub use moewe_packed::copy_path;
 
@@ -44,10 +45,11 @@ const CHECKSUMS_KEY: &str = "moewe.packed.checksums";
 const PIECE_BYTES: u64 = 4 << 20;
 
 /// Writes a packed copy of the model in `source`, of a split model its first
-/// file, to `out`. The same model always gives the same bytes.
+/// file, to `out`. The same file always gives the same bytes.
 ///
 /// A file that is there is replaced only if `force` is set, and once all is
-/// written.
+/// written. A pipe or a device gets the bytes one after another; for that, the
+/// model is read twice.
 ///
 /// # Errors
 ///
@@ -75,67 +77,94 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
             (shard_names(&name, n as u32)?.iter()).map(|name| source.with_file_name(name)).collect()
         }
     };
-    check_place(out, &paths, force)?;
+    let place = Place::of(out, &paths)?;
+    let part = match &place {
+        Place::File(place) => Some(begin(out, place, &paths, force)?),
+        Place::Stream(_) => None,
+    };
+    let out_name = out.file_name().unwrap_or_default().to_string_lossy();
+    let n_passes = if part.is_some() { 1 } else { 2 };
+    let data_bytes = tensors.iter().map(|t| t.size.next_multiple_of(ALIGNMENT)).sum::<u64>();
+    let source_bytes = paths.iter().map(|path| path.metadata().map_or(0, |m| m.len())).sum::<u64>();
+    progress.start(Step::Pack, &out_name, source_bytes + n_passes * data_bytes);
+    let mut done = Done { progress, bytes: 0 };
+
     let mut sources = Vec::new();
     let mut stamp = Stamp { files: Vec::new() };
     for (path, &header_bytes) in paths.iter().zip(&header.header_bytes) {
         let mut file = File::open(path).map_err(Error::io("read", path))?;
-        stamp.files.push(SourceFile::of(&mut file, header_bytes).map_err(Error::io("read", path))?);
+        let found = SourceFile::of(&mut file, header_bytes, &mut |bytes| done.at(bytes));
+        stamp.files.push(found.map_err(Error::source(path))?);
+        done.bytes += stamp.files.last().map_or(0, |file| file.size);
         sources.push((file, path.clone()));
     }
     let pairs = pairs_to_copy(&header, &mut sources[0])?;
     let head = |checksums: &[u64]| head(&stamp, &pairs, &tensors, checksums);
-
     let data_start = (head(&vec![0; tensors.len()]).len() as u64).next_multiple_of(ALIGNMENT);
-    let data_bytes = tensors.iter().map(|t| t.size.next_multiple_of(ALIGNMENT)).sum::<u64>();
-    let place = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    check_space(out, place, data_start + data_bytes)?;
-
-    let out_name = out.file_name().unwrap_or_default().to_string_lossy();
-    let part = Part::create(out.with_file_name(format!("{out_name}.part")))?;
-    progress.start(Step::Pack, &out_name, data_bytes);
-    let mut writer = Writer { file: BufWriter::new(&part.file), path: &part.path };
-    writer.file.seek(SeekFrom::Start(data_start)).map_err(writer.error())?;
-    let mut checksums = Vec::new();
-    let mut bytes_done = 0;
-    for tensor in &tensors {
-        let (file, path) = &mut sources[tensor.file];
-        let checksum = copy(tensor, file, path, &mut writer, &mut |bytes| {
-            progress.at(bytes_done + bytes);
-        })?;
-        checksums.push(checksum);
-        bytes_done += tensor.size.next_multiple_of(ALIGNMENT);
+    match &place {
+        Place::File(place) => {
+            let part = part.as_ref().expect("it was made for this place");
+            check_space(out, place, data_start + data_bytes)?;
+            let mut file = BufWriter::new(&part.file);
+            let failed = || Error::io("write", out);
+            file.seek(SeekFrom::Start(data_start)).map_err(failed())?;
+            let checksums = copy_all(&tensors, &mut sources, &mut file, out, &mut done)?;
+            file.rewind().map_err(failed())?;
+            file.write_all(&head(&checksums)).map_err(failed())?;
+            file.flush().map_err(failed())?;
+        }
+        // The header comes first, and has the checksums of all that follows.
+        Place::Stream(stream) => {
+            let checksums = copy_all(&tensors, &mut sources, &mut io::sink(), out, &mut done)?;
+            let mut file = BufWriter::new(stream);
+            let mut head = head(&checksums);
+            head.resize(data_start as usize, 0);
+            file.write_all(&head).map_err(Error::io("write", out))?;
+            copy_all(&tensors, &mut sources, &mut file, out, &mut done)?;
+            file.flush().map_err(Error::io("write", out))?;
+        }
     }
-    progress.at(data_bytes);
-    writer.file.rewind().map_err(writer.error())?;
-    writer.put(&head(&checksums))?;
-    writer.file.flush().map_err(writer.error())?;
-    drop(writer);
-    part.finish(out, place)
+    for ((file, path), stamped) in sources.iter().zip(&stamp.files) {
+        stamped.require_unchanged(file).map_err(Error::source(path))?;
+    }
+    part.map_or(Ok(()), Part::finish).map_err(Error::io("write", out))
 }
 
-/// Fails if nothing may be written to `out`.
-fn check_place(out: &Path, sources: &[PathBuf], force: bool) -> Result<()> {
-    if out.file_name().is_none() || out.is_dir() {
-        return Err(Error::Folder(out.into()));
-    }
-    if !out.exists() {
-        return Ok(());
-    }
-    let is_out = |source: &PathBuf| match (source.canonicalize(), out.canonicalize()) {
-        (Ok(source), Ok(out)) => source == out,
-        _ => false,
-    };
-    match sources.iter().any(is_out) {
-        true => Err(Error::OntoItself(out.into())),
-        false if !force => Err(Error::Exists(out.into())),
+/// Begins the file that gets to `place`, if it may.
+fn begin(out: &Path, place: &Path, sources: &[PathBuf], force: bool) -> Result<Part> {
+    let check = || match place.exists() && !force {
+        true => Err(Error::Exists(out.into())),
         false => Ok(()),
+    };
+    check()?;
+    let path = Part::path_of(place);
+    if is_one_of(&path, sources) {
+        return Err(moewe_output::Error::Input(path).into());
+    }
+    let part = Part::create(place).map_err(Error::io("write", out))?;
+    let part = part.ok_or_else(|| Error::Busy(out.into()))?;
+    // Another program may have finished it until now.
+    check()?;
+    Ok(part)
+}
+
+/// How far packing has come.
+struct Done<'a> {
+    progress: &'a mut dyn Progress,
+    bytes: u64,
+}
+
+impl Done<'_> {
+    /// So many bytes more, which do not count yet.
+    fn at(&mut self, bytes: u64) {
+        self.progress.at(self.bytes + bytes);
     }
 }
 
-/// Fails if the folder `place` has no room for so many bytes.
+/// Fails if the disk has no room for so many bytes at `place`.
 fn check_space(out: &Path, place: &Path, bytes_needed: u64) -> Result<()> {
-    let bytes_free = fs4::available_space(place).map_err(Error::io("write", out))?;
+    let folder = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let bytes_free = fs4::available_space(folder).map_err(Error::io("write", out))?;
     match bytes_free < bytes_needed {
         true => Err(Error::NoSpace { path: out.into(), bytes_needed, bytes_free }),
         false => Ok(()),
@@ -158,6 +187,7 @@ fn pairs_to_copy(
 fn head(stamp: &Stamp, pairs: &[Vec<u8>], tensors: &[Tensor], checksums: &[u64]) -> Vec<u8> {
     let mut header = Header::new(ALIGNMENT);
     header.u32(VERSION_KEY, VERSION);
+    header.u64(LENGTH_KEY, 0);
     header.u64(CHECKSUM_KEY, 0);
     header.u64s(SOURCE_KEY, &stamp.numbers());
     header.u64s(CHECKSUMS_KEY, checksums);
@@ -167,15 +197,27 @@ fn head(stamp: &Stamp, pairs: &[Vec<u8>], tensors: &[Tensor], checksums: &[u64])
         header.tensor(&tensor.name, &tensor.dims, tensor.type_id(), tensor.size);
     }
     let mut bytes = header.bytes();
-    let checksum = head_checksum(&mut bytes);
-    bytes[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&checksum.to_le_bytes());
+    seal(&mut bytes);
     bytes
 }
 
-/// The checksum of a packed file's header; takes the one that is in it out.
-fn head_checksum(header: &mut [u8]) -> u64 {
-    header[CHECKSUM_AT..CHECKSUM_AT + 8].fill(0);
-    XxHash3_64::oneshot(header)
+/// Copies all tensors; returns the checksum of each.
+fn copy_all(
+    tensors: &[Tensor],
+    sources: &mut [(File, PathBuf)],
+    out: &mut dyn Write,
+    out_path: &Path,
+    done: &mut Done<'_>,
+) -> Result<Vec<u64>> {
+    let mut checksums = Vec::new();
+    for tensor in tensors {
+        let (file, path) = &mut sources[tensor.file];
+        let mut out = Writer { file: out, path: out_path };
+        checksums.push(copy(tensor, file, path, &mut out, &mut |bytes| done.at(bytes))?);
+        done.bytes += tensor.size.next_multiple_of(ALIGNMENT);
+    }
+    done.at(0);
+    Ok(checksums)
 }
 
 /// Copies a tensor, packs it if it shall be, and fills the last page; returns
@@ -217,56 +259,12 @@ fn copy(
 
 /// Where the bytes go.
 struct Writer<'a> {
-    file: BufWriter<&'a File>,
+    file: &'a mut dyn Write,
     path: &'a Path,
 }
 
 impl Writer<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(self.error())
-    }
-
-    fn error(&self) -> impl FnOnce(io::Error) -> Error + use<> {
-        Error::io("write", self.path)
-    }
-}
-
-/// A file that is being written. It is removed unless it is finished; what a
-/// killed program left is written over.
-struct Part {
-    file: File,
-    path: PathBuf,
-    finished: bool,
-}
-
-impl Part {
-    fn create(path: PathBuf) -> Result<Self> {
-        let error = || Error::io("write", &path);
-        let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).open(&path).map_err(error())?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy(path)),
-            // Some file systems have no locks.
-            Err(TryLockError::Error(_)) => {}
-        }
-        file.set_len(0).map_err(error())?;
-        Ok(Self { file, path, finished: false })
-    }
-
-    /// Moves the file to its place in `folder`.
-    fn finish(mut self, place: &Path, folder: &Path) -> Result<()> {
-        settle(&self.path, place, folder)?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.finished {
-            // An error is on its way already.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file.write_all(bytes).map_err(Error::io("write", self.path))
     }
 }

