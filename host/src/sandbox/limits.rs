@@ -9,6 +9,7 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
 use super::State;
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// The most entries of a table of functions.
 const TABLE_LEN_MAX: usize = 1 << 16;
@@ -34,6 +35,9 @@ pub(super) enum Interrupt {
     Cancelled,
     #[error("time limit")]
     TimeLimit,
+    /// A part of a file that the guest has mapped is not there any more.
+    #[error("lost weights")]
+    WeightsLost,
 }
 
 /// Ends what a session does, from another thread or a signal handler's thread.
@@ -127,7 +131,13 @@ pub(crate) fn call<T>(
     let result = if store.data().team.cancelled.load(Ordering::Relaxed) {
         Err(Interrupt::Cancelled.into())
     } else {
-        f(store)
+        let region = store.data().region.clone();
+        memory::catch_faults(region.as_deref(), || f(store))
+    };
+    // Whatever it says, it may have computed it from zeros.
+    let result = match store.data().has_lost_weights() {
+        true => Err(Interrupt::WeightsLost.into()),
+        false => result,
     };
     result.map_err(|e| trap_error(store.data(), &e))
 }
@@ -142,6 +152,7 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             let message = format!("the call took longer than its limit of {seconds} s");
             return new(ErrorKind::TimeLimit, message);
         }
+        Some(Interrupt::WeightsLost) => return state.weights.lost(),
         None => {}
     }
     let name = state.weights.name();

@@ -68,8 +68,16 @@ impl State {
         if self.team.cancelled.load(Ordering::Relaxed) {
             return Some(Interrupt::Cancelled);
         }
+        if self.has_lost_weights() {
+            return Some(Interrupt::WeightsLost);
+        }
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         late.then_some(Interrupt::TimeLimit)
+    }
+
+    /// Whether the guest has zeros where weights were.
+    pub(super) fn has_lost_weights(&self) -> bool {
+        self.region.as_ref().is_some_and(|region| region.is_lost())
     }
 
     /// Tells the team about the windows of this guest.

@@ -37,6 +37,7 @@ type Answer<T> = Result<Result<T>>;
 pub(crate) struct Sandbox {
     crew: Crew<Member>,
     team: Arc<Team>,
+    weights: Arc<WeightStore>,
     /// Its clock drives the limits: it must not stop before the sandbox.
     _engine: Engine,
     info: wit::ModelInfo,
@@ -72,7 +73,9 @@ impl Sandbox {
             })
         };
         let info = agree(&team, answers)??.swap_remove(0);
-        Ok(Self { crew, team, _engine: engine.clone(), info, ended: None, cancel })
+        weights.check_unchanged()?;
+        let (weights, engine) = (weights.clone(), engine.clone());
+        Ok(Self { crew, team, weights, _engine: engine, info, ended: None, cancel })
     }
 
     /// Starts the session of this sandbox, in place of an earlier one.
@@ -145,7 +148,9 @@ impl Sandbox {
             Some(member) => f(member),
             None => Err(gone()),
         });
-        let answer = agree(&self.team, answers);
+        // Whatever they computed, they may have computed it from other weights.
+        let answer = agree(&self.team, answers)
+            .and_then(|answer| self.weights.check_unchanged().map(|()| answer));
         self.end_unless_answered(answer)
     }
 
