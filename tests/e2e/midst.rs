@@ -1,10 +1,12 @@
-//! What happens to the command in the midst of its work: files change.
+//! What happens to the command in the midst of its work: Ctrl-C, and files that change.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Progress, Step};
@@ -72,5 +74,35 @@ fn a_file_that_is_written_to() {
     for more in [&[][..], &["--memory", "1GiB"]] {
         let change = |file: &File| file.write_all_at(&[0x5a; 8 << 20], 8 << 20).unwrap();
         change_during_an_answer(change, more);
+    }
+}
+
+/// Whether a process handles Ctrl-C, and does not just end.
+fn listens(process: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << 1 != 0
+}
+
+/// The first Ctrl-C ends the prompt within one of its parts, and is answered at once.
+#[test]
+fn ctrl_c_during_a_prompt() {
+    let (_folder, path) = model();
+    let text = "some words that are not the same ".repeat(60);
+    for more in [&[][..], &["--memory", "1GiB"]] {
+        let process = run(&path, &text, &[&["-n", "1", "--verbose"], more].concat());
+        while !listens(&process) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The prompt follows within microseconds.
+        thread::sleep(Duration::from_millis(100));
+        let process_id = process.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &process_id]).status().unwrap().success());
+        let Output { status, stdout, stderr } = process.wait_with_output().unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(130), "{stderr:?}");
+        assert!(stdout.is_empty(), "{stdout:?}");
+        assert!(stderr.starts_with("stopping; "), "{stderr:?}");
+        assert!(stderr.contains("prefill: 0 tokens"), "{stderr:?}");
     }
 }

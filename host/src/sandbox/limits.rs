@@ -48,17 +48,28 @@ pub struct CancelHandle {
 }
 
 impl CancelHandle {
-    /// Ends a generation that is under way behind the current step. The session
-    /// can go on.
+    /// Ends what the session is computing, within the time that a part of a layer
+    /// takes; if that is nothing, what it computes next. The session can go on.
+    ///
+    /// A generation ends with [`StopReason::Cancelled`](crate::StopReason::Cancelled).
+    /// With a generation that ends by itself, or is dropped, the wish is gone. A call
+    /// outside of a generation, [`Session::feed`](crate::Session::feed) for example,
+    /// fails with [`ErrorKind::Stopped`] and changes nothing.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Forgets that anything was to be stopped.
+    pub(crate) fn forget_stop(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
     }
 
     /// Ends the call that is under way, in the midst of it, and the session
     /// with it; later calls fail.
     pub fn cancel(&self) {
+        // In this order: a guest that is told to stop must not get away with that.
+        self.cancelled.store(true, Ordering::SeqCst);
         self.stop();
-        self.cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -125,6 +136,7 @@ pub(crate) fn call<T>(
 ) -> Result<T> {
     let state = store.data_mut();
     state.memory_refused = false;
+    state.n_stop_asked = 0;
     state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
     store.set_epoch_deadline(1);
     // A call that is shorter than a tick would not notice.

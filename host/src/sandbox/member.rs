@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(super) deadline: Option<Instant>,
     /// Whether the guest was refused memory during this call.
     pub(super) memory_refused: bool,
+    /// How often it has asked during this call whether to stop.
+    pub(super) n_stop_asked: u64,
 }
 
 impl State {
@@ -60,6 +62,7 @@ impl State {
             region: None,
             deadline: None,
             memory_refused: false,
+            n_stop_asked: 0,
         }
     }
 

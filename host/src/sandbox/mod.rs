@@ -55,7 +55,8 @@ impl Sandbox {
         n_threads: usize,
     ) -> Result<Self> {
         let team = Arc::new(Team::new(n_threads, weights.store.clone()));
-        let cancel = CancelHandle { stopped: Arc::default(), cancelled: team.cancelled.clone() };
+        let cancel =
+            CancelHandle { stopped: team.stopped.clone(), cancelled: team.cancelled.clone() };
         let mut crew = Crew::start(&team).map_err(|e| {
             let message = format!("no {n_threads} threads for a session ({e}); use fewer");
             Error::new(ErrorKind::Internal, message)
@@ -166,8 +167,10 @@ impl Sandbox {
 
     fn end_unless_answered<T>(&mut self, answer: Answer<T>) -> Result<T> {
         self.team.give_up();
-        if let Err(error) = &answer {
-            self.ended = Some(error.clone());
+        match &answer {
+            Err(error) => self.ended = Some(error.clone()),
+            Ok(Err(error)) if error.kind() == ErrorKind::Stopped => self.cancel.forget_stop(),
+            Ok(_) => {}
         }
         answer?
     }

@@ -133,6 +133,21 @@ fn a_cancelled_call_does_not_begin() {
 }
 
 #[test]
+fn a_guest_that_is_cancelled_does_not_just_stop() {
+    let (_folder, path) = model(1);
+    let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
+    let (stopped, cancelled) = (state.team.stopped.clone(), state.team.cancelled.clone());
+    let handle = CancelHandle { stopped, cancelled };
+    let mut is_stopped = || team::Host::is_stopped(&mut state);
+    assert!(!is_stopped().unwrap());
+    handle.stop();
+    assert!(is_stopped().unwrap());
+    handle.cancel();
+    let error = is_stopped().unwrap_err();
+    assert!(error.to_string().contains("cancelled"), "{error}");
+}
+
+#[test]
 fn results_are_limited() {
     let wat = r#"(component
             (core module $m

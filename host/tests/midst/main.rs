@@ -1,7 +1,9 @@
-//! What happens to a session in the midst of its work: its model's files change.
+//! What happens to a session in the midst of its work: it is stopped, cancelled, out of
+//! time, or its model's files change.
 
 #[cfg(target_os = "linux")]
 mod files;
+mod interrupts;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
