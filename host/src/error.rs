@@ -27,6 +27,9 @@ pub enum ErrorKind {
     Team,
     /// A call took longer than [`ModelOptions::time_max`](crate::ModelOptions::time_max).
     TimeLimit,
+    /// [`CancelHandle::stop`](crate::CancelHandle::stop) ended the call. It changed
+    /// nothing, and can be made again.
+    Stopped,
     /// [`CancelHandle::cancel`](crate::CancelHandle::cancel) ended the call.
     Cancelled,
     /// The sandbox of this session is gone after an earlier error.
@@ -81,6 +84,7 @@ impl From<wit::Error> for Error {
             wit::ErrorCode::ContextFull => ErrorKind::ContextFull,
             wit::ErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
             wit::ErrorCode::Team => ErrorKind::Team,
+            wit::ErrorCode::Stopped => ErrorKind::Stopped,
         };
         // A guest that means harm gains nothing by characters that it breaks here.
         Self::new(kind, String::from_utf8_lossy(&error.message))

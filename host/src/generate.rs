@@ -27,8 +27,6 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(prompt: &[u32], max_tokens: Option<u64>, cancel: CancelHandle) -> Self {
-        // A stop that came before concerned an earlier generation.
-        cancel.stopped.store(false, Ordering::Relaxed);
         Self {
             prompt: prompt.iter().copied().collect(),
             n_left: max_tokens,
@@ -43,8 +41,17 @@ impl Progress {
         if self.done {
             return None;
         }
-        let step = self.advance(session);
+        let step = match self.advance(session) {
+            Err(error) if error.kind() == ErrorKind::Stopped => {
+                Ok(Step::end(StopReason::Cancelled))
+            }
+            step => step,
+        };
         self.done = !matches!(&step, Ok(Step { stop: None, .. }));
+        if self.done {
+            // A stop that came too late is not meant for the next generation.
+            self.cancel.forget_stop();
+        }
         Some(step)
     }
 
@@ -76,6 +83,14 @@ impl Progress {
             }
         }
         Ok(step)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if !self.done {
+            self.cancel.forget_stop();
+        }
     }
 }
 
@@ -141,8 +156,11 @@ impl TokenStream {
     ///
     /// `Internal` if the session's thread broke.
     pub async fn finish(self) -> Result<Session> {
-        self.stop();
-        let session = self.session.recv().await;
+        let (session, cancel) = (self.session.clone(), self.cancel.clone());
+        drop(self);
+        let session = session.recv().await;
+        // The generation may have ended before it was to stop.
+        cancel.forget_stop();
         session.map_err(|_| Error::new(ErrorKind::Internal, "the session's thread broke"))
     }
 
@@ -165,6 +183,7 @@ fn run(
         }
     }
     steps.close();
+    drop(progress);
     // Nobody waits for the session if the stream was dropped.
     let _ = sessions.send_blocking(session);
 }

@@ -160,9 +160,10 @@ pub struct Usage {
 /// another thread, and [`generate_stream`](Self::generate_stream) does that.
 ///
 /// Every method that calls the guest can fail with the kinds of the guest's
-/// interface (`InvalidInput`, `ContextFull`, ...), after which the session goes
-/// on; and with `OutOfMemory`, `TimeLimit`, `Cancelled` or `Internal` if
-/// the sandbox broke, after which every call answers `Ended`.
+/// interface (`InvalidInput`, `ContextFull`, ...), and with `Stopped` if it computes,
+/// after which the session goes on; and with `OutOfMemory`, `TimeLimit`, `Cancelled` or
+/// `Internal` if the sandbox broke, or `Weights` if the model's files changed or cannot
+/// be read any more, after which every call answers `Ended`.
 pub struct Session {
     sandbox: Sandbox,
     info: Arc<ModelInfo>,

@@ -22,7 +22,8 @@ const PREFETCH_BYTES_MAX: u64 = 64 << 20;
 pub enum WeightsMode {
     /// The files are mapped into the guest's memory: nothing is copied, and all
     /// sessions share one copy in the page cache. A file that another program
-    /// cuts short while it is mapped ends the process (`SIGBUS`).
+    /// changes or cuts short meanwhile, or that cannot be read any more, ends the
+    /// sessions that use it, with an error.
     ///
     /// Where the platform cannot map, this is [`Read`](Self::Read).
     #[default]
@@ -116,6 +117,29 @@ impl WeightStore {
         let file = Arc::new(WeightFile::open(&self.folder.join(name))?);
         files.insert(name.to_owned(), file.clone());
         Ok(file)
+    }
+
+    /// Fails if sessions go on using the files when they have been loaded, and one of
+    /// these has been written to since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        if self.mode == WeightsMode::Read || !cfg!(target_os = "linux") {
+            return Ok(());
+        }
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = files.values().try_for_each(|file| file.check_unchanged());
+        unchanged.map_err(|e| Error::new(ErrorKind::Weights, e.message))
+    }
+
+    /// What to say when the kernel cannot bring a part of what is mapped any more.
+    pub(crate) fn lost(&self) -> Error {
+        // If no file is shorter than it was, it is not known here which one it was.
+        self.check_unchanged().err().unwrap_or_else(|| {
+            let message = format!(
+                "{}: a part cannot be read any more; check the disk, and load the model again",
+                self.folder.join(&self.name).display()
+            );
+            Error::new(ErrorKind::Weights, message)
+        })
     }
 
     /// What all guests together asked for.
@@ -221,7 +245,9 @@ impl WeightFile {
         error(code, format!("{}: {what}", self.path.display()))
     }
 
-    /// Fails if the file was written to since it was opened.
+    /// Fails if the file was written to since it was opened. Times of files are as
+    /// exact as the kernel's clock for them: what happens within one of its ticks,
+    /// usually 4 ms, may look alike.
     pub(crate) fn check_unchanged(&self) -> Result<(), wit::Error> {
         let now = self.file.metadata().map_err(|e| self.io_error(&e))?;
         let same = |m: &Metadata| m.len() == self.size && m.modified().ok() == self.modified;
@@ -249,14 +275,16 @@ impl WeightFile {
     /// Up to `length` bytes from `offset`; at least one if `length` is not 0.
     pub(crate) fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, wit::Error> {
         self.check_range(offset, length.into())?;
-        self.check_unchanged()?;
         let mut bytes = vec![0; length.min(READ_BYTES_MAX) as usize];
-        let n = loop {
+        let read = loop {
             match read_at(&self.file, &mut bytes, offset) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|e| self.io_error(&e))?,
+                other => break other,
             }
         };
+        // What was read is that of a file that has not changed up to now.
+        self.check_unchanged()?;
+        let n = read.map_err(|e| self.io_error(&e))?;
         if n == 0 && !bytes.is_empty() {
             return Err(self.io_error(&io::ErrorKind::UnexpectedEof.into()));
         }

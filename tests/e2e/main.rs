@@ -3,6 +3,8 @@
 mod long_context;
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(target_os = "linux")]
+mod midst;
 mod mistakes;
 #[cfg(target_os = "linux")]
 mod outputs;

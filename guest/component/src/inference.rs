@@ -191,6 +191,7 @@ impl From<EngineError> for Error {
             ErrorKind::ContextFull => ErrorCode::ContextFull,
             ErrorKind::OutOfMemory => ErrorCode::OutOfMemory,
             ErrorKind::Team => ErrorCode::Team,
+            ErrorKind::Stopped => ErrorCode::Stopped,
             _ => ErrorCode::InvalidInput,
         };
         Self { code, message: error.to_string().into() }

@@ -34,6 +34,10 @@ impl Team for Imported {
         host::barrier().map_err(from_host)
     }
 
+    fn is_stopped(&self) -> bool {
+        host::is_stopped()
+    }
+
     fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
         let bytes = len.checked_mul(size_of::<f32>());
         let pages = bytes.and_then(|n| self.pages.take(n)).ok_or_else(no_memory)?;

@@ -112,6 +112,12 @@ impl Context {
         let computed = self.compute(&[]);
         if computed.is_err() {
             self.rewind(before)?;
+            self.cache.truncate(before);
+            if self.logits.is_empty() {
+                // Those behind the last token went with the first batch; should they be
+                // wanted, they are computed once more.
+                self.computed = self.computed.min(before.saturating_sub(1));
+            }
         }
         computed
     }

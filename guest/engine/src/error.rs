@@ -20,6 +20,8 @@ pub enum ErrorKind {
     OutOfMemory,
     /// Another member of the team failed.
     Team,
+    /// The caller wanted it to end early; nothing has changed.
+    Stopped,
 }
 
 /// The most characters in a message: names out of a file may be longer.

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::forward::BATCH_MAX;
 
 /// The most members.
@@ -31,6 +31,12 @@ pub trait Team {
     /// Waits until every member has called it as often as this one. What a
     /// member wrote to the shared memory before, all read after.
     fn barrier(&self) -> Result<()>;
+
+    /// Whether the caller wants what is under way to end early. Members that have
+    /// asked as often get the same answer.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 
     /// Memory for `len` numbers that all members see. Every member asks for the
     /// same length, each at its own time.
@@ -158,6 +164,15 @@ impl Exchange {
     /// How many members there are.
     pub fn size(&self) -> usize {
         self.team.size()
+    }
+
+    /// Fails if the caller wants it to end early. All members call it between the
+    /// same steps.
+    pub fn go_on(&self) -> Result<()> {
+        match self.team.is_stopped() {
+            true => Err(Error::new(ErrorKind::Stopped, "stopped before it was done")),
+            false => Ok(()),
+        }
     }
 
     /// Numbers that are exchanged at a time.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use moewe::{Sampling, Session, SessionOptions, StopReason};
+use moewe::{ErrorKind, Sampling, Session, SessionOptions, StopReason};
 
 use crate::interrupt::Interrupt;
 
@@ -121,6 +121,10 @@ pub fn answer(
     max_tokens: Option<u64>,
     interrupt: &Interrupt,
 ) -> Result<Answer> {
+    if !interrupt.is_pressed() {
+        // One that came too late for the last answer is not meant for this one.
+        drop(session.generate(&[], None));
+    }
     let start = Instant::now();
     let mut answer = Answer {
         text: String::new(),
@@ -174,7 +178,10 @@ fn prefill(session: &mut Session, prompt: &[u32], interrupt: &Interrupt) -> Resu
         if interrupt.is_pressed() {
             break;
         }
-        session.feed(part)?;
+        match session.feed(part) {
+            Err(error) if error.kind() == ErrorKind::Stopped => break,
+            fed => fed?,
+        }
         n_fed += part.len();
         bar.inc(part.len() as u64);
     }

@@ -1,5 +1,6 @@
 //! Ctrl-C.
 
+use std::io::{self, Write as _};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,8 +14,8 @@ pub const EXIT_CODE: u8 = 130;
 const IDLE: u32 = u32::MAX;
 
 /// Counts how often Ctrl-C was pressed during an answer. The first ends the
-/// answer behind the current step, the second in the midst of it, which costs
-/// the session; the third ends the program.
+/// answer, or the reading of the prompt, within moments; the second at once, which
+/// costs the session; the third ends the program.
 pub struct Interrupt {
     n_pressed: Arc<AtomicU32>,
 }
@@ -28,7 +29,11 @@ impl Interrupt {
             let old = counter
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_add(1)));
             match old {
-                Ok(0) => {}
+                Ok(0) => {
+                    session.stop();
+                    // Nobody may be left to hear of it.
+                    let _ = writeln!(io::stderr(), "stopping; Ctrl-C again ends it at once");
+                }
                 Ok(1) => session.cancel(),
                 _ => process::exit(EXIT_CODE.into()),
             }

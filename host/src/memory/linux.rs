@@ -17,14 +17,14 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::MemfdFlags;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::{MapError, N_WINDOWS_MAX};
+use super::{MapError, N_WINDOWS_MAX, fault};
 
 /// Windows up to this many bytes get their page tables filled at once; for
 /// larger ones, touching the pages as they are used costs less than waiting.
@@ -134,11 +134,13 @@ pub(crate) struct Region {
     /// Bytes from `base` that the guest may use.
     accessible: AtomicUsize,
     mappings: Mutex<Mappings>,
+    /// Whether the guest has zeros where a file was.
+    lost: AtomicBool,
 }
 
 // SAFETY: `base` is an address that stays valid as long as the region lives.
 // The bytes behind it are reached through Wasmtime alone; the methods here only
-// change mappings, under the lock of `mappings`.
+// change mappings, under the lock of `mappings`, or of pages that its thread waits for.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -156,6 +158,7 @@ impl Region {
             reserved,
             accessible: AtomicUsize::new(0),
             mappings: Mutex::default(),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -215,6 +218,7 @@ impl Region {
         length: u64,
         address: u64,
     ) -> Result<u64, MapError> {
+        fault::install();
         let (first, start, end) = self.map_file(file, offset, length, address)?;
         let advice = if end - start <= POPULATE_BYTES_MAX {
             Advice::LinuxPopulateRead
@@ -283,6 +287,32 @@ impl Region {
     pub(crate) fn windows(&self) -> (usize, u64) {
         let mappings = self.lock();
         (mappings.n_attached, mappings.bytes_attached as u64)
+    }
+
+    /// Whether bytes of a file were wanted that are not there any more. The guest got
+    /// zeros instead: nothing that it says can be trusted.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Puts zeros in place of a page that this thread has touched and the kernel cannot
+    /// bring; false if it is none of the guest's. A signal handler calls it, so there are
+    /// no locks and nothing is allocated.
+    pub(super) fn lose(&self, address: usize) -> bool {
+        let offset = address.wrapping_sub(self.base.addr());
+        if offset >= self.accessible.load(Ordering::Relaxed) {
+            return false;
+        }
+        let page = rustix::param::page_size();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: the page lies within this region's accessible part, so nothing but the
+        // guest's own bytes is replaced. Nobody has seen a byte of it: it is not there.
+        // Nobody maps meanwhile: that is up to this thread, which waits here.
+        let mapped =
+            unsafe { rustix::mm::mmap_anonymous(self.at(offset / page * page), page, prot, flags) };
+        self.lost.store(true, Ordering::Relaxed);
+        mapped.is_ok()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Mappings> {

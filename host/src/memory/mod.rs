@@ -1,7 +1,11 @@
 //! Guest memory, and the mapping of files into it where the platform can.
 
 #[cfg(target_os = "linux")]
+mod fault;
+#[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use fault::catch_faults;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Region, capture, configure, page_size, shared_memory};
 #[cfg(target_os = "linux")]
@@ -10,7 +14,9 @@ pub(crate) use moewe_disk::Mapping;
 #[cfg(not(target_os = "linux"))]
 mod portable;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{Mapping, Region, capture, configure, page_size, shared_memory};
+pub(crate) use portable::{
+    Mapping, Region, capture, catch_faults, configure, page_size, shared_memory,
+};
 
 /// The most windows in one memory, those given back included: each costs the
 /// kernel two mappings of the 65530 that a process has by default.

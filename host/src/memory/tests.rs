@@ -1,7 +1,10 @@
 //! Attaching files to the memory of a toy guest.
 
+use std::env;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
 use std::sync::Arc;
 
 use wasmtime::{Engine, Instance, Module, Store, TypedFunc};
@@ -254,4 +257,64 @@ fn two_memories_are_none_to_attach_to() {
     let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
     instance.unwrap();
     assert!(region.is_none());
+}
+
+#[test]
+fn a_page_that_is_gone_becomes_zeros_and_is_noticed() {
+    let (mut guest, page) = (Guest::new(), page_size());
+    let file = file(4 * page as usize);
+    guest.region.attach(&file, 0, 4 * page, page).unwrap();
+    let region = guest.region.clone();
+    catch_faults(Some(&region), || {
+        assert_eq!(guest.get(4 * page), byte(3 * page as usize));
+        file.set_len(page + 1).unwrap();
+        assert_eq!(guest.get(page + 5), byte(5));
+        assert_eq!(guest.get(2 * page), byte(page as usize));
+        assert!(!region.is_lost());
+        assert_eq!(guest.get(4 * page), 0);
+        assert!(region.is_lost());
+        guest.set(3 * page + 1, 9);
+        assert_eq!(guest.get(3 * page + 1), 9);
+        assert_eq!(guest.get(page + 5), byte(5), "what is there stays");
+        assert_eq!(guest.get(8), b'd');
+    });
+    guest.region.detach(page, 4 * page).unwrap();
+    assert_eq!(guest.get(page + 5), 0);
+    assert!(!Guest::new().region.is_lost());
+}
+
+/// Faults outside of a guest's memory, in a process of their own.
+#[test]
+fn faults_that_are_no_guests_are_left_to_others() {
+    const FAULT: &str = "MOEWE_TEST_FAULT";
+    const EXIT_CODE: i32 = 77;
+    extern "C" fn handler(_: i32) {
+        // SAFETY: ends the process, without anything in it.
+        unsafe { libc::_exit(EXIT_CODE) }
+    }
+    if let Some(before) = env::var_os(FAULT) {
+        if before == "handler" {
+            // SAFETY: the handler does nothing that a signal handler may not.
+            unsafe { libc::signal(libc::SIGBUS, handler as *const () as usize) };
+        }
+        let (guest, page) = (Guest::new(), page_size());
+        guest.region.attach(&file(page as usize), 0, page, page).unwrap();
+        let (file, length) = (file(page as usize), page as usize);
+        let prot = rustix::mm::ProtFlags::READ;
+        let flags = rustix::mm::MapFlags::PRIVATE;
+        // SAFETY: a new mapping at an address that the kernel picks.
+        let at = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, prot, flags, &file, 0) };
+        file.set_len(0).unwrap();
+        // SAFETY: the address is mapped; that there is nothing behind it ends the process.
+        catch_faults(Some(&guest.region), || unsafe { at.unwrap().cast::<u8>().read_volatile() });
+        unreachable!("there is nothing to read");
+    }
+    for (before, code, signal) in
+        [("default", None, Some(libc::SIGBUS)), ("handler", Some(EXIT_CODE), None)]
+    {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let name = "memory::tests::faults_that_are_no_guests_are_left_to_others";
+        let status = command.args(["--exact", name]).env(FAULT, before).output().unwrap().status;
+        assert_eq!((status.code(), status.signal()), (code, signal), "{before}");
+    }
 }

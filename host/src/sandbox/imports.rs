@@ -167,6 +167,17 @@ impl team::Host for State {
         Ok(u32::try_from(self.team.size())?)
     }
 
+    fn is_stopped(&mut self) -> wasmtime::Result<bool> {
+        let n_before = self.n_stop_asked;
+        self.n_stop_asked += 1;
+        let is_stopped = self.team.is_stopped(n_before);
+        // Whoever cancels stops, too, and wants no more than an end.
+        match self.interrupt().filter(|_| is_stopped) {
+            Some(interrupt) => Err(interrupt.into()),
+            None => Ok(is_stopped),
+        }
+    }
+
     fn barrier(&mut self) -> wasmtime::Result<Result<(), team::ErrorCode>> {
         let met = self.team.barrier(|| self.interrupt())?;
         Ok(met.map_err(|Broken| team::ErrorCode::Broken))

@@ -9,6 +9,7 @@ use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
 use super::State;
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// The most entries of a table of functions.
 pub(super) const TABLE_LEN_MAX: usize = 1 << 16;
@@ -34,6 +35,9 @@ pub(super) enum Interrupt {
     Cancelled,
     #[error("time limit")]
     TimeLimit,
+    /// A part of a file that the guest has mapped is not there any more.
+    #[error("lost weights")]
+    WeightsLost,
 }
 
 /// Ends what a session does, from another thread or a signal handler's thread.
@@ -44,17 +48,28 @@ pub struct CancelHandle {
 }
 
 impl CancelHandle {
-    /// Ends a generation that is under way behind the current step. The session
-    /// can go on.
+    /// Ends what the session is computing, within the time that a part of a layer
+    /// takes; if that is nothing, what it computes next. The session can go on.
+    ///
+    /// A generation ends with [`StopReason::Cancelled`](crate::StopReason::Cancelled).
+    /// With a generation that ends by itself, or is dropped, the wish is gone. A call
+    /// outside of a generation, [`Session::feed`](crate::Session::feed) for example,
+    /// fails with [`ErrorKind::Stopped`] and changes nothing.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Forgets that anything was to be stopped.
+    pub(crate) fn forget_stop(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
     }
 
     /// Ends the call that is under way, in the midst of it, and the session
     /// with it; later calls fail.
     pub fn cancel(&self) {
+        // In this order: a guest that is told to stop must not get away with that.
+        self.cancelled.store(true, Ordering::SeqCst);
         self.stop();
-        self.cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -121,13 +136,20 @@ pub(crate) fn call<T>(
 ) -> Result<T> {
     let state = store.data_mut();
     state.memory_refused = false;
+    state.n_stop_asked = 0;
     state.deadline = state.limits.time_max.and_then(|time| Instant::now().checked_add(time));
     store.set_epoch_deadline(1);
     // A call that is shorter than a tick would not notice.
     let result = if store.data().team.cancelled.load(Ordering::Relaxed) {
         Err(Interrupt::Cancelled.into())
     } else {
-        f(store)
+        let region = store.data().region.clone();
+        memory::catch_faults(region.as_deref(), || f(store))
+    };
+    // Whatever it says, it may have computed it from zeros.
+    let result = match store.data().has_lost_weights() {
+        true => Err(Interrupt::WeightsLost.into()),
+        false => result,
     };
     result.map_err(|e| trap_error(store.data(), &e))
 }
@@ -142,6 +164,7 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
             let message = format!("the call took longer than its limit of {seconds} s");
             return new(ErrorKind::TimeLimit, message);
         }
+        Some(Interrupt::WeightsLost) => return state.weights.lost(),
         None => {}
     }
     let name = state.weights.name();

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(super) deadline: Option<Instant>,
     /// Whether the guest was refused memory during this call.
     pub(super) memory_refused: bool,
+    /// How often it has asked during this call whether to stop.
+    pub(super) n_stop_asked: u64,
 }
 
 impl State {
@@ -61,6 +63,7 @@ impl State {
             region: None,
             deadline: None,
             memory_refused: false,
+            n_stop_asked: 0,
         }
     }
 
@@ -69,8 +72,16 @@ impl State {
         if self.team.cancelled.load(Ordering::Relaxed) {
             return Some(Interrupt::Cancelled);
         }
+        if self.has_lost_weights() {
+            return Some(Interrupt::WeightsLost);
+        }
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         late.then_some(Interrupt::TimeLimit)
+    }
+
+    /// Whether the guest has zeros where weights were.
+    pub(super) fn has_lost_weights(&self) -> bool {
+        self.region.as_ref().is_some_and(|region| region.is_lost())
     }
 
     /// Tells the team about the windows of this guest.

@@ -42,6 +42,7 @@ type Answer<T> = Result<Result<T>>;
 pub(crate) struct Sandbox {
     crew: Crew<Member>,
     team: Arc<Team>,
+    weights: Arc<WeightStore>,
     /// Its clock drives the limits: it must not stop before the sandbox.
     engine: Engine,
     limits: Limits,
@@ -60,7 +61,8 @@ impl Sandbox {
         n_threads: usize,
     ) -> Result<Self> {
         let team = Arc::new(Team::new(n_threads, weights.store.clone()));
-        let cancel = CancelHandle { stopped: Arc::default(), cancelled: team.cancelled.clone() };
+        let cancel =
+            CancelHandle { stopped: team.stopped.clone(), cancelled: team.cancelled.clone() };
         let mut crew = Crew::start(&team).map_err(|e| {
             let message = format!("no {n_threads} threads for a session ({e}); use fewer");
             Error::new(ErrorKind::Internal, message)
@@ -78,7 +80,9 @@ impl Sandbox {
             })
         };
         let info = agree(&team, answers)??.swap_remove(0);
-        Ok(Self { crew, team, engine: engine.clone(), limits, info, ended: None, cancel })
+        weights.check_unchanged()?;
+        let (weights, engine) = (weights.clone(), engine.clone());
+        Ok(Self { crew, team, weights, engine, limits, info, ended: None, cancel })
     }
 
     /// Starts the session of this sandbox, in place of an earlier one.
@@ -157,7 +161,9 @@ impl Sandbox {
             Some(member) => f(member),
             None => Err(gone()),
         });
-        let answer = agree(&self.team, answers);
+        // Whatever they computed, they may have computed it from other weights.
+        let answer = agree(&self.team, answers)
+            .and_then(|answer| self.weights.check_unchanged().map(|()| answer));
         self.end_unless_answered(answer)
     }
 
@@ -173,8 +179,10 @@ impl Sandbox {
 
     fn end_unless_answered<T>(&mut self, answer: Answer<T>) -> Result<T> {
         self.team.give_up();
-        if let Err(error) = &answer {
-            self.ended = Some(error.clone());
+        match &answer {
+            Err(error) => self.ended = Some(error.clone()),
+            Ok(Err(error)) if error.kind() == ErrorKind::Stopped => self.cancel.forget_stop(),
+            Ok(_) => {}
         }
         answer?
     }

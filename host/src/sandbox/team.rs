@@ -2,7 +2,7 @@
 //! region of memory.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// cannot be known beforehand has room for it.
 const RENDERING_FREE_BYTES: u64 = 8 << 20;
 
+/// A bit of [`Team::n_told`].
+const STOPS: u64 = 1 << 63;
+
 /// Members that compute together.
 pub(crate) struct Team {
     size: usize,
@@ -34,7 +37,12 @@ pub(crate) struct Team {
     left: AtomicBool,
     broken: AtomicBool,
     wait: Wait,
-    /// Ends what all members do.
+    /// How often the member that is ahead was told to go on during this call, and
+    /// [`STOPS`] if nobody is told so any more.
+    n_told: AtomicU64,
+    /// Ends what all members do, when they ask.
+    pub(super) stopped: Arc<AtomicBool>,
+    /// The same at once, whether they ask or not.
     pub(super) cancelled: Arc<AtomicBool>,
     inner: Mutex<Inner>,
 }
@@ -88,6 +96,8 @@ impl Team {
             left: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             wait: Wait::new(size),
+            n_told: AtomicU64::new(0),
+            stopped: Arc::default(),
             cancelled: Arc::default(),
             inner: Mutex::new(Inner {
                 accounts: vec![Account::default(); size],
@@ -106,6 +116,30 @@ impl Team {
     /// a call.
     pub fn begin(&self, alone: bool) {
         self.left.store(alone && self.size > 1, Ordering::SeqCst);
+        self.n_told.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether a member shall end its call early that has asked `n_before` times during
+    /// it. Who asks first decides for all who ask as often: they stop at the same place,
+    /// or else none of them.
+    pub fn is_stopped(&self, n_before: u64) -> bool {
+        let mut told = self.n_told.load(Ordering::SeqCst);
+        loop {
+            if n_before < told & !STOPS {
+                return false;
+            }
+            if told & STOPS != 0 {
+                return true;
+            }
+            let stops = self.stopped.load(Ordering::SeqCst);
+            let decided = if stops { told | STOPS } else { n_before + 1 };
+            let decided =
+                self.n_told.compare_exchange(told, decided, Ordering::SeqCst, Ordering::SeqCst);
+            match decided {
+                Ok(_) => return stops,
+                Err(other) => told = other,
+            }
+        }
     }
 
     /// A member's call has ended: nobody can wait for it any more.

@@ -202,6 +202,27 @@ fn all_members_are_cancelled() {
 }
 
 #[test]
+fn members_stop_at_the_same_place() {
+    for n_micros in 0..100 {
+        let team = Team::new(3, None);
+        let stopped_at = |team: &Team| {
+            thread::scope(|scope| {
+                let ask = || (0..).find(|&n| team.is_stopped(n)).unwrap();
+                let members = [(); 3].map(|()| scope.spawn(ask));
+                thread::sleep(Duration::from_micros(n_micros));
+                team.stopped.store(true, Ordering::SeqCst);
+                members.map(|member| member.join().unwrap())
+            })
+        };
+        let places = stopped_at(&team);
+        assert_eq!(places, [places[0]; 3]);
+        assert!(team.is_stopped(places[0]) && team.is_stopped(places[0] + 1));
+        team.begin(false);
+        assert_eq!(stopped_at(&team), [0; 3], "another call");
+    }
+}
+
+#[test]
 fn members_share_one_limit_on_memory() {
     let team = Team::new(2, None);
     assert!(team.grow(0, 60, 100));

@@ -133,6 +133,21 @@ fn a_cancelled_call_does_not_begin() {
 }
 
 #[test]
+fn a_guest_that_is_cancelled_does_not_just_stop() {
+    let (_folder, path) = model(1);
+    let mut state = state(&path, WeightsMode::Read, NO_LIMIT);
+    let (stopped, cancelled) = (state.team.stopped.clone(), state.team.cancelled.clone());
+    let handle = CancelHandle { stopped, cancelled };
+    let mut is_stopped = || team::Host::is_stopped(&mut state);
+    assert!(!is_stopped().unwrap());
+    handle.stop();
+    assert!(is_stopped().unwrap());
+    handle.cancel();
+    let error = is_stopped().unwrap_err();
+    assert!(error.to_string().contains("cancelled"), "{error}");
+}
+
+#[test]
 fn results_are_limited() {
     let wat = r#"(component
             (core module $m
@@ -412,4 +427,36 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     state.add_layer(again(), 0, vec![piece(0), piece(70_000)]).unwrap().unwrap();
     state.ready(again()).unwrap().unwrap();
     assert!(state.demand(again(), 0, choice()).unwrap().is_err());
+}
+
+/// A guest that waits for what will never come, as the file is shorter now.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_call_ends_when_a_part_of_a_file_is_gone() {
+    let wat = r#"(module (memory 8) (func (export "run") (result i32)
+        (loop (br_if 0 (i32.eqz (i32.load8_u (i32.const 65537)))))
+        (i32.const 1)))"#;
+    let (_folder, path) = model(100_000);
+    let engine = wasmtime::Engine::new(&config()).unwrap();
+    let _clock = start_clock(&engine).unwrap();
+    let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+    let mut store = new_store(&engine, state(&path, WeightsMode::Attach, NO_LIMIT));
+    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    let run = instance.unwrap().get_typed_func::<(), i32>(&mut store, "run").unwrap();
+    let state = store.data_mut();
+    state.region = region;
+    let source = state.open("model.gguf".to_owned()).unwrap().unwrap();
+    state.attach(source, 0, 100_000, 1 << 16).unwrap().unwrap();
+    assert_eq!(call(&mut store, |store| run.call(store, ())).unwrap(), 1);
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    let error = call(&mut store, |store| run.call(store, ())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+    assert!(error.to_string().contains("model.gguf: changed while it was in use"), "{error}");
+    // As if a disk had failed: the file is what it was.
+    std::fs::write(&path, [7; 100_000]).unwrap();
+    store.data_mut().weights =
+        Arc::new(WeightStore::open(&path, WeightsMode::Attach, None).unwrap());
+    let error = call(&mut store, |store| run.call(store, ())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+    assert!(error.to_string().contains("model.gguf: a part cannot be read"), "{error}");
 }

@@ -72,6 +72,10 @@ impl Pass<'_> {
             model.experts.demand(&model.sources, &mixture.experts, index, choices)
         };
         for (i, round) in rounds.iter().enumerate() {
+            // A round may take as long as a layer that has one.
+            if i > 0 {
+                exchange.go_on()?;
+            }
             let demand = demand(round)?;
             match rounds.get(i + 1) {
                 Some(next) => self.announce(index, next),

@@ -98,8 +98,10 @@ pub(crate) fn forward(
     }
     let mut pass = Pass { model, position: batch.position, n_tokens, s: scratch };
     for (i, layer) in model.layers.iter().enumerate() {
+        model.exchange.go_on()?;
         pass.attention(cache, i, layer)?;
         pass.check_finite(i, "attn")?;
+        model.exchange.go_on()?;
         pass.ffn(i, layer)?;
         pass.check_finite(i, "ffn")?;
     }

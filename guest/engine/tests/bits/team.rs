@@ -1,12 +1,13 @@
 //! Any number of threads computes the same bits.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 
 use moewe_engine::native::{Folder, Member};
-use moewe_engine::team::Team;
-use moewe_engine::{Context, ErrorKind, Model};
+use moewe_engine::team::{SharedMemory, Team};
+use moewe_engine::{Context, Error, ErrorKind, Model};
 use moewe_fixtures::{TOKENS, model};
 
 /// Runs `f` in a thread for each member, with its model.
@@ -110,4 +111,64 @@ fn a_member_that_gives_up_breaks_the_team() {
     let waiting = thread::spawn(move || first.barrier());
     drop(last);
     assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Team);
+}
+
+/// A team of one that is stopped when it has asked so many times.
+struct Stopped(Rc<Cell<u32>>);
+
+impl Team for Stopped {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn barrier(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        let n = self.0.get();
+        self.0.set(n.saturating_sub(1));
+        n == 0
+    }
+
+    fn share(&self, _: usize) -> Result<Box<dyn SharedMemory>, Error> {
+        unreachable!("there is nobody to share with")
+    }
+}
+
+#[test]
+fn whoever_is_stopped_has_changed_nothing() {
+    let path = model("qwen2moe-q8_0");
+    let (folder, name) = Folder::of(&path).unwrap();
+    let n_left = Rc::new(Cell::new(u32::MAX));
+    let team = Box::new(Stopped(n_left.clone()));
+    let model = Rc::new(Model::load_in_team(&folder, &name, u64::MAX, team).unwrap());
+    // The second batch of the longer one is short.
+    for n_tokens in [7, 515] {
+        let text: Vec<u32> = (0..n_tokens).map(|i| i * 37 % 500).collect();
+        let mut context = Context::new(model.clone(), None).unwrap();
+        context.feed(&text[..3]).unwrap();
+        let logits = context.logits().unwrap().to_vec();
+        let bytes = context.kv_bytes();
+        let mut n_stops = 0;
+        loop {
+            n_left.set(n_stops);
+            let fed = context.feed(&text);
+            n_left.set(u32::MAX);
+            let Err(error) = fed else { break };
+            assert_eq!(error.kind(), ErrorKind::Stopped);
+            assert_eq!((context.tokens(), context.kv_bytes()), (&text[..3], bytes));
+            assert!(context.logits().unwrap() == logits, "{n_stops} of {n_tokens}");
+            n_stops += 1;
+        }
+        assert!(n_stops > 3, "{n_stops}");
+        let mut other = Context::new(model.clone(), None).unwrap();
+        other.feed(&text[..3]).unwrap();
+        other.feed(&text).unwrap();
+        assert!(context.logits().unwrap() == other.logits().unwrap());
+    }
 }

@@ -12,6 +12,11 @@ impl Guest for Provider {
         1
     }
 
+    fn is_stopped() -> bool {
+        // A member that is called on the only thread there is cannot be told.
+        false
+    }
+
     fn barrier() -> Result<(), ErrorCode> {
         Ok(())
     }
