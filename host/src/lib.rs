@@ -33,6 +33,7 @@
 //! async programs.
 
 mod bindings;
+mod compiled;
 mod engine;
 mod error;
 mod generate;

@@ -2,6 +2,10 @@
 
 use crate::memory::{self, Mapping};
 
+/// What compiling the guest takes: a process that had to do so first must not have had
+/// more than it may.
+const COMPILING_BYTES: u64 = 96 << 20;
+
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
 const HEADROOM_BYTES: u64 = 40 << 20;
 /// While a slot is read, the host maps the huge pages that it lies in as a whole,
@@ -18,11 +22,13 @@ const SLACK_BYTES: u64 = 16 << 20;
 /// The most experts that are demanded at once, if the router does not pick more
 /// for a token: while some are computed, others are read.
 const N_DEMAND_MAX: u64 = 32;
+/// For each of those that are demanded at once there are so many slots.
+pub(super) const SLOTS_PER_DEMAND: u64 = 4;
 
 /// How many experts are demanded at once, at most, with so many slots when the
 /// model is loaded.
 pub(super) fn n_demand_max(n_used: u64, n_slots: u64) -> u64 {
-    n_used.max((n_slots / 4).min(N_DEMAND_MAX))
+    n_used.max((n_slots / SLOTS_PER_DEMAND).min(N_DEMAND_MAX))
 }
 
 /// A budget, and what is known of its use.
@@ -40,12 +46,13 @@ pub(super) struct Budget {
     /// How many sandboxes map all of it.
     pub n_guests: u64,
     pub slot_bytes: u64,
+    pub page_size: u64,
 }
 
 impl Budget {
     /// Of memory that guests and the host map, with the tables for that.
     pub fn mapped(&self, bytes: u64) -> u64 {
-        let entries = (bytes / memory::page_size()).saturating_mul(8 * (self.n_guests + 1));
+        let entries = (bytes / self.page_size).saturating_mul(8 * (self.n_guests + 1));
         bytes.saturating_add(entries)
     }
 
@@ -76,7 +83,8 @@ impl Budget {
     /// so many bytes and all weights that they need.
     pub fn least(&self, guests: u64, n_slots: u64) -> u64 {
         let loaded = Self { dense_resident: self.dense, guests: 0, ..*self };
-        loaded.floor(n_slots).saturating_add(guests)
+        let least = loaded.floor(n_slots).saturating_add(guests);
+        least.max(self.base.saturating_add(COMPILING_BYTES))
     }
 
     /// The least that suffices for `n_slots` experts as things are.

@@ -1,13 +1,9 @@
-//! What a model takes of a budget, before it is loaded.
+//! What a model takes of a budget: for those who plan, for those who are refused, and
+//! for guests, who are told how much they may take.
 
 use super::MIB;
-use super::budget::{Budget, n_demand_max};
+use super::budget::{Budget, SLOTS_PER_DEMAND, n_demand_max};
 use super::table::Table;
-
-/// What each sandbox takes when it computes a few tokens, beside the model and
-/// the KV cache of so many tokens.
-const SESSION_BYTES: u64 = 4 * MIB;
-const SESSION_TOKENS: u64 = 64;
 
 /// What a model takes of the memory that its process may have
 /// ([`MemoryOptions`](crate::MemoryOptions)), as
@@ -20,7 +16,10 @@ pub struct MemoryNeeds {
     guests: u64,
     n_experts: u64,
     n_expert_used: u64,
+    /// Of each sandbox.
     kv_bytes_per_token: u64,
+    kv_chunk: u64,
+    session_bytes: u64,
 }
 
 impl MemoryNeeds {
@@ -34,6 +33,8 @@ impl MemoryNeeds {
             n_experts: table.n_experts(),
             n_expert_used: if table.slot_bytes == 0 { 0 } else { n_used.into() },
             kv_bytes_per_token: shape.kv_bytes_per_token,
+            kv_chunk: shape.kv_chunk.into(),
+            session_bytes: shape.session_bytes,
         }
     }
 
@@ -59,17 +60,30 @@ impl MemoryNeeds {
 
     /// Bytes of the KV cache of so many tokens.
     pub fn kv_bytes(&self, n_tokens: u64) -> u64 {
-        self.kv_bytes_per_token.saturating_mul(n_tokens)
+        self.kv_bytes_of(n_tokens, self.budget.n_guests)
     }
 
-    /// The least memory that suffices for a session with a context of `n_tokens`.
+    /// The same for a team of so many.
+    pub(super) fn kv_bytes_of(&self, n_tokens: u64, team_size: u64) -> u64 {
+        let n_tokens = n_tokens.div_ceil(self.kv_chunk.max(1)).saturating_mul(self.kv_chunk);
+        self.kv_bytes_per_token.saturating_mul(n_tokens).saturating_mul(team_size)
+    }
+
+    /// Bytes of a session in each sandbox, beside its KV cache.
+    pub(super) fn session_bytes(&self) -> u64 {
+        self.session_bytes
+    }
+
+    /// The least memory that suffices for a session with a context of `n_tokens`,
+    /// however many of them are its prompt.
     pub fn least(&self, n_tokens: u64) -> u64 {
         let guests = self.guests(n_tokens);
         let mut least = self.least_for_a_token();
         loop {
-            // With more memory more is demanded at once, but not without limit.
-            let n_slots = Budget { bytes: least, ..self.budget }.n_slots().min(self.n_experts);
-            let n_demand = n_demand_max(self.n_expert_used, n_slots);
+            // With more memory more is demanded at once, but not without limit. What
+            // suffices must still do so when that is one more.
+            let n_slots = self.n_slots(least, 1).saturating_add(SLOTS_PER_DEMAND);
+            let n_demand = n_demand_max(self.n_expert_used, n_slots.min(self.n_experts));
             let more = self.budget.least(guests, n_demand);
             if more <= least {
                 return told(least);
@@ -80,7 +94,7 @@ impl MemoryNeeds {
 
     /// The least memory that suffices for a token.
     pub(super) fn least_for_a_token(&self) -> u64 {
-        self.budget.least(self.guests(0), self.n_expert_used)
+        self.budget.least(self.guests(1), self.n_expert_used)
     }
 
     /// How many experts fit into so much memory beside a context of `n_tokens`.
@@ -90,10 +104,23 @@ impl MemoryNeeds {
         loaded.n_slots().min(self.n_experts)
     }
 
+    /// How many experts are demanded at once, at most, with so much memory.
+    pub(super) fn n_demand_max(&self, bytes: u64) -> u64 {
+        n_demand_max(self.n_expert_used, self.n_slots(bytes, 1))
+    }
+
+    /// What of so much memory each sandbox may take for its KV cache and to compute many
+    /// tokens together: all but the slots that have to stay. [`least`](Self::least) leaves
+    /// a context's KV cache of it, so who fills that first always has room for it.
+    pub(super) fn member_bytes_max(&self, bytes: u64) -> u64 {
+        let taken = self.budget.least(self.guests(0), self.n_demand_max(bytes));
+        bytes.saturating_sub(taken) / self.budget.n_guests.max(1)
+    }
+
     /// The sandboxes' memory when they compute.
     fn guests(&self, n_tokens: u64) -> u64 {
-        (self.budget.n_guests.saturating_mul(SESSION_BYTES))
-            .saturating_add(self.kv_bytes(n_tokens.max(SESSION_TOKENS)))
+        (self.budget.n_guests.saturating_mul(self.session_bytes))
+            .saturating_add(self.kv_bytes(n_tokens))
             .saturating_add(self.guests)
     }
 }
