@@ -2,10 +2,6 @@
 
 use crate::memory::{self, Mapping};
 
-/// What compiling the guest takes: a process that had to do so first must not have had
-/// more than it may.
-const COMPILING_BYTES: u64 = 96 << 20;
-
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
 const HEADROOM_BYTES: u64 = 40 << 20;
 /// While a slot is read, the host maps the huge pages that it lies in as a whole,
@@ -83,8 +79,7 @@ impl Budget {
     /// so many bytes and all weights that they need.
     pub fn least(&self, guests: u64, n_slots: u64) -> u64 {
         let loaded = Self { dense_resident: self.dense, guests: 0, ..*self };
-        let least = loaded.floor(n_slots).saturating_add(guests);
-        least.max(self.base.saturating_add(COMPILING_BYTES))
+        loaded.floor(n_slots).saturating_add(guests)
     }
 
     /// The least that suffices for `n_slots` experts as things are.

@@ -5,6 +5,10 @@ use super::MIB;
 use super::budget::{Budget, SLOTS_PER_DEMAND, n_demand_max};
 use super::table::Table;
 
+/// What compiling the guest takes, measured, and some more: nobody is allowed less, as a
+/// process that had to do so first has had it.
+const COMPILING_BYTES: u64 = 76 * MIB;
+
 /// What a model takes of the memory that its process may have
 /// ([`MemoryOptions`](crate::MemoryOptions)), as
 /// [`Model::memory_needs`](crate::Model::memory_needs) finds out.
@@ -94,7 +98,8 @@ impl MemoryNeeds {
 
     /// The least memory that suffices for a token.
     pub(super) fn least_for_a_token(&self) -> u64 {
-        self.budget.least(self.guests(1), self.n_expert_used)
+        let least = self.budget.least(self.guests(1), self.n_expert_used);
+        least.max(self.budget.base.saturating_add(COMPILING_BYTES))
     }
 
     /// How many experts fit into so much memory beside a context of `n_tokens`.
@@ -129,4 +134,49 @@ impl MemoryNeeds {
 /// time to time.
 pub(super) fn told(least: u64) -> u64 {
     (least / MIB).saturating_add(2).saturating_mul(MIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What suffices leaves room for the KV cache and for the slots that are demanded,
+    /// and so does any larger budget.
+    #[test]
+    fn what_suffices_leaves_room_for_the_context() {
+        for (slot_bytes, n_experts, n_expert_used) in
+            [(0, 0, 0), (454_656, 64, 4), (2_654_208, 1536, 8), (90_000_000, 256, 2)]
+        {
+            for n_guests in [1, 2, 8] {
+                let needs = MemoryNeeds {
+                    budget: Budget {
+                        bytes: 0,
+                        base: 30 * MIB,
+                        dense: 90 * MIB,
+                        dense_resident: 0,
+                        guests: 0,
+                        n_guests,
+                        slot_bytes,
+                        page_size: 4096,
+                    },
+                    guests: n_guests * 3 * MIB,
+                    n_experts,
+                    n_expert_used,
+                    kv_bytes_per_token: 50_000,
+                    kv_chunk: 64,
+                    session_bytes: 5 * MIB,
+                };
+                for n_tokens in [1, 64, 500, 512, 4096] {
+                    let least = needs.least(n_tokens);
+                    for bytes in (0..1000).map(|i| least + i * 300_000) {
+                        let what = format!("{slot_bytes}, {n_guests}, {n_tokens}, {bytes}");
+                        let each = needs.kv_bytes(n_tokens) / n_guests;
+                        assert!(needs.member_bytes_max(bytes) >= each, "{what}");
+                        let n_slots = needs.n_slots(bytes, n_tokens);
+                        assert!(n_slots >= needs.n_demand_max(bytes), "{what}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -638,7 +638,8 @@ fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
     let weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
     let store = store(&Faulty::new(bytes, Fault::None), LONG);
     let mut table =
-        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32)).unwrap();
+        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32), PAGE)
+            .unwrap();
     let pieces = (0..N_EXPERT).map(|i| piece(0, i * LENGTH, LENGTH)).collect();
     table.add_layer(0, pieces).unwrap();
     let team = store.add_team(1);

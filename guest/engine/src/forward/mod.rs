@@ -99,8 +99,9 @@ impl Pass<'_> {
         let output = model.output.as_ref().unwrap_or(&model.embedding);
         let split = model.exchange.rows(output.n_rows);
         // No more than is needed, as a vocabulary is large.
-        s.logits.clear();
-        s.logits.reserve_exact(n * output.n_rows);
+        if s.logits.capacity() < n * output.n_rows {
+            s.logits = Vec::with_capacity(n * output.n_rows);
+        }
         multiply(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
         model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])
     }

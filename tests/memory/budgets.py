@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs moewe in fresh control groups whose limit is what --memory allows.
 
-    sudo python3 tests/memory/test_budgets.py target/debug/moewe MODEL.gguf...
+    sudo python3 tests/memory/budgets.py target/debug/moewe MODEL.gguf...
 
 Ten runs for each of three budgets and each model: cold, warm, with an empty cache of
 compiled code, and as the 256th use of a full one. None may be killed, reach its limit,
