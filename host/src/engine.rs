@@ -1,15 +1,14 @@
 //! The compiled guest, and the clock that can interrupt it.
 
-use std::env;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Cache, CacheConfig, Config};
+use wasmtime::Config;
+use wasmtime::component::{HasSelf, Linker};
 
 use crate::bindings;
+use crate::compiled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory;
 use crate::sandbox::{Rendering, State, prepare_renderer};
@@ -26,8 +25,9 @@ pub(crate) const MEMORY_BYTES_MAX: u64 = 1 << 32;
 ///
 /// What was compiled is kept in the user's cache folder, or in the folder that
 /// the environment variable `MOEWE_CACHE` names, so that a later start takes
-/// milliseconds. Without such a folder all works the same, but every start
-/// compiles.
+/// milliseconds. Without such a folder, or if others can write to it, all works
+/// the same, but every start compiles: for some seconds, with up to 80 MB of
+/// memory, which are given back.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -54,10 +54,8 @@ impl Engine {
     }
 
     fn start() -> wasmtime::Result<Self> {
-        let mut config = config();
-        config.cache(cache());
-        let wasmtime = wasmtime::Engine::new(&config)?;
-        let component = Component::new(&wasmtime, GUEST)?;
+        let wasmtime = wasmtime::Engine::new(&config())?;
+        let component = compiled::load(&wasmtime, config(), GUEST)?;
         let mut linker = Linker::new(&wasmtime);
         bindings::Engine::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
         let guest = bindings::EnginePre::new(linker.instantiate_pre(&component)?)?;
@@ -110,29 +108,4 @@ pub(crate) fn start_clock(engine: &wasmtime::Engine) -> wasmtime::Result<Sender<
         }
     })?;
     Ok(alive)
-}
-
-/// Where compiled guests are kept; `None` if there is no place for them.
-fn cache() -> Option<Cache> {
-    let folder = match env::var_os("MOEWE_CACHE").filter(|path| !path.is_empty()) {
-        Some(path) => std::path::absolute(PathBuf::from(path)).ok()?,
-        None => user_cache_folder()?.join("moewe"),
-    };
-    let mut config = CacheConfig::new();
-    config.with_directory(folder.join("compiled"));
-    Cache::new(config).ok()
-}
-
-/// The folder for caches: of the [XDG base directory
-/// specification](https://specifications.freedesktop.org/basedir/latest/), or
-/// the platform's own.
-fn user_cache_folder() -> Option<PathBuf> {
-    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if cfg!(windows) {
-        folder("LOCALAPPDATA")
-    } else if cfg!(target_os = "macos") {
-        folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join("Library/Caches")))
-    } else {
-        folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))
-    }
 }

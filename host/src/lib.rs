@@ -36,6 +36,7 @@
 //! and those of a session with several, are this crate's own.
 
 mod bindings;
+mod compiled;
 mod engine;
 mod error;
 mod generate;

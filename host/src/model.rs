@@ -226,7 +226,7 @@ impl Model {
     /// sense.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         if let (Some(store), Some(n_ctx)) = (&self.weights.store, options.n_ctx) {
-            store.check_context(n_ctx.min(self.info.n_ctx_train).into())?;
+            store.check_context(n_ctx.min(self.info.n_ctx_train).into(), self.n_threads)?;
         }
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut sandbox = match spare {

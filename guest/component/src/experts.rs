@@ -16,6 +16,7 @@ pub(crate) struct Imported {
     pages: PagePool,
     slot_bytes: usize,
     n_demand_max: usize,
+    bytes_max: u64,
 }
 
 impl Imported {
@@ -27,6 +28,8 @@ impl Imported {
             n_expert_used: count(model.n_expert_used)?,
             dense_bytes: model.dense_bytes,
             kv_bytes_per_token: model.kv_bytes_per_token,
+            kv_chunk: count(model.kv_chunk)?,
+            session_bytes: model.session_bytes,
         };
         let files: Vec<_> = model.files.iter().map(|name| name.clone().into_bytes()).collect();
         let Some(store) = host::Store::open(&files, shape).map_err(from_host)? else {
@@ -42,8 +45,9 @@ impl Imported {
         let capacity = store.ready().map_err(from_host)?;
         let slot_bytes = usize::try_from(capacity.slot_bytes).map_err(|_| too_large())?;
         let n_demand_max = capacity.n_demand_max.max(1) as usize;
+        let bytes_max = capacity.member_bytes_max;
         let (store, pages) = (Rc::new(store), pages.clone());
-        Ok(Some(Box::new(Self { store, pages, slot_bytes, n_demand_max })))
+        Ok(Some(Box::new(Self { store, pages, slot_bytes, n_demand_max, bytes_max })))
     }
 }
 
@@ -66,6 +70,10 @@ impl ExpertStore for Imported {
 
     fn n_demand_max(&self) -> usize {
         self.n_demand_max
+    }
+
+    fn bytes_max(&self) -> u64 {
+        self.bytes_max
     }
 
     fn demand(&self, layer: usize, choices: &[(usize, usize)]) -> Result<Vec<Place>> {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::{BATCH_MAX, Batch, Scratch, forward};
+use crate::forward::{Batch, Scratch, forward};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 
@@ -189,16 +189,17 @@ impl Context {
         }
         self.drafted.clear();
         self.logits.truncate(n_vocab);
-        self.cache.reserve(n)?;
+        let n_batch = self.make_room(n)?;
         let room = self.n_ctx.min(self.cache.room()) - n;
         while self.computed < n {
-            let end = n.min(self.computed + BATCH_MAX);
+            let end = n.min(self.computed + n_batch);
             let n_new = end - self.computed;
             let mut tokens = self.tokens[self.computed..end].to_vec();
             let last = end == n;
             if last {
-                tokens.extend(draft.iter().take(room.min(BATCH_MAX - n_new)));
+                tokens.extend(draft.iter().take(room.min(n_batch - n_new)));
             }
+            self.scratch.reserve(&self.model.widths, tokens.len())?;
             let mut compute = |tokens: &[u32]| {
                 let n_logits = if last { 1 + tokens.len() - n_new } else { 0 };
                 let batch = Batch { position: self.computed, tokens, n_logits };
@@ -219,6 +220,19 @@ impl Context {
         self.drafted_tokens += self.drafted.len() as u64;
         Ok(())
     }
+
+    /// Makes room in the KV cache for `n` tokens, and answers how many can be computed
+    /// together in what is left of the memory. All members come to the same.
+    fn make_room(&mut self, n: usize) -> Result<usize> {
+        let left = self.model.experts.bytes_max().saturating_sub(self.model.kv_bytes(n));
+        let n_batch = self.model.widths.n_batch(left);
+        if self.scratch.n_tokens() > n_batch {
+            // The cache may need what it took.
+            self.scratch.clear();
+        }
+        self.cache.reserve(n)?;
+        Ok(n_batch)
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +247,28 @@ mod tests {
         let path = moewe_fixtures::model(name);
         let (folder, name) = Folder::of(&path).unwrap();
         Rc::new(Model::load(&folder, &name, u64::MAX).unwrap())
+    }
+
+    /// What is said of the memory for batches is what they take: no vector grows
+    /// beyond the room that was made for it.
+    #[test]
+    fn batches_take_what_they_are_said_to_take() {
+        for name in ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16"] {
+            let model = load(name);
+            let mut context = Context::new(model.clone(), None).unwrap();
+            for n in [1, 3, 16, 17, 60, 2, 33] {
+                context.feed(&(0..n).map(|i| i * 7 % 500).collect::<Vec<_>>()).unwrap();
+                let (room, made) = (context.scratch.bytes(), context.scratch.made(&model.widths));
+                assert_eq!(room, made, "{name}, {n} tokens");
+                let said = model.widths.bytes(context.scratch.n_tokens());
+                assert!(made <= said && said < 3 * made, "{name}, {n}: {made}, {said} said");
+            }
+            let widths = &model.widths;
+            assert_eq!(widths.n_batch(0), 16);
+            assert_eq!(widths.n_batch(widths.bytes(64) - widths.bytes_min()), 64);
+            assert_eq!(widths.n_batch(widths.bytes(64) - widths.bytes_min() - 1), 32);
+            assert_eq!(widths.n_batch(u64::MAX), crate::BATCH_MAX);
+        }
     }
 
     fn bits(x: &[f32]) -> Vec<u32> {

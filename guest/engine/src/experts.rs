@@ -217,6 +217,14 @@ impl Experts {
         }
     }
 
+    /// Bytes that may be taken for the KV cache and for batches.
+    pub fn bytes_max(&self) -> u64 {
+        match self {
+            Self::Files(_) => u64::MAX,
+            Self::Stored(store, _) => store.bytes_max(),
+        }
+    }
+
     /// Demands experts of layer `index`: those of these choices of expert and
     /// token, sorted.
     pub fn demand<'a>(

@@ -5,13 +5,16 @@ use std::ops::{Range, RangeInclusive};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
+use crate::forward::Widths;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::hyperparameters::Hyperparameters;
+use crate::kv_cache::CHUNK;
 use crate::loader::{Loader, missing};
 use crate::quant::{Format, Matrix};
 use crate::rope::Rope;
+use crate::speculation::DRAFT_MAX;
 use crate::team::{Alone, Exchange, Team};
-use crate::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
+use crate::weights::{ExpertTable, Source, Weights, Window};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
@@ -19,6 +22,10 @@ const N_VOCAB_MAX: u64 = 1 << 21;
 /// The layouts of packed files that the kernels are written for: they differ in
 /// what they say of the original.
 const PACKED_VERSIONS: RangeInclusive<u32> = 2..=3;
+
+/// What a heap may lose between what is allocated, and what is short-lived: the text of a
+/// prompt, its tokens.
+const HEAP_LOSS_BYTES: u64 = 2 << 20;
 
 /// What a model is.
 #[derive(Debug, Clone)]
@@ -145,6 +152,10 @@ pub struct Model {
     /// Absent if the embedding serves as the output matrix too.
     pub(crate) output: Option<Linear>,
     pub(crate) experts: Experts,
+    /// How much room passes need.
+    pub(crate) widths: Widths,
+    /// Bytes of KV cache that a token costs the member that has most of it.
+    kv_bytes_of_member: u64,
     pub(crate) sources: Vec<Box<dyn Source>>,
     info: ModelInfo,
 }
@@ -203,10 +214,7 @@ impl Model {
         let exchange = Exchange::new(team, h.width_max().max(n_vocab), h.token_len_max())?;
         let heads = exchange.heads(h.n_head, 1).mine();
         let group = h.n_head / h.kv_heads;
-        let kv_heads = match heads.is_empty() {
-            true => 0..0,
-            false => heads.start / group..heads.end.div_ceil(group),
-        };
+        let kv_heads = kv_heads_of(heads.clone(), group);
         let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
         let kv_head_of = (0..h.n_head).map(kv_head).collect();
         let mut loader =
@@ -214,8 +222,25 @@ impl Model {
         let experts = (0..h.n_layer).map(|i| loader.expert_layer(i)).collect::<Result<Vec<_>>>()?;
         let kv_numbers = 2 * h.n_layer as u64 * h.kv_heads as u64 * h.head_dim as u64;
         let kv_bytes_per_token = kv_numbers * size_of::<f32>() as u64;
+        let kv_heads_max = exchange.shares(h.n_head).map(|heads| kv_heads_of(heads, group).len());
+        let kv_head_bytes = kv_bytes_per_token / h.kv_heads as u64;
+        let kv_bytes_of_member = kv_head_bytes * kv_heads_max.max().unwrap_or_default() as u64;
         let tensors = &gguf.header.tensors;
-        let store = expert_store(weights, &gguf.names, tensors, &h, kv_bytes_per_token, &experts)?;
+        let n_ff = if experts.iter().any(Option::is_none) { h.n_ff } else { 0 };
+        let formats = tensors.values().filter_map(|tensor| Format::from_type(tensor.ty));
+        let widths = Widths::new(&h, n_ff, exchange.len(), formats);
+        let layers = experts.iter().enumerate();
+        let store = weights.expert_store(&ExpertTable {
+            files: &gguf.names,
+            n_layer: h.n_layer,
+            n_expert: h.n_expert,
+            n_expert_used: h.n_expert_used,
+            dense_bytes: bytes_of(tensors.values().filter(|tensor| !tensor.is_expert())),
+            kv_bytes_per_token: kv_bytes_of_member,
+            kv_chunk: CHUNK,
+            session_bytes: session_bytes(tensors, n_vocab, &widths),
+            layers: layers.filter_map(|(i, layer)| Some((i, layer.as_ref()?.pieces()))).collect(),
+        })?;
         let embedding = loader.linear("token_embd", n_vocab, h.n_embd, 0..n_vocab)?;
         let output = match loader.has("output.weight") {
             true => {
@@ -265,7 +290,7 @@ impl Model {
             name: metadata.str("general.name")?.map(str::to_owned),
             quantization: quantization(&gguf.header.tensors),
             n_params: tensors.clone().map(TensorInfo::n_elements).fold(0, u64::saturating_add),
-            weight_bytes: tensors.map(|t| t.size).fold(0, u64::saturating_add),
+            weight_bytes: bytes_of(tensors),
             kv_bytes_per_token,
             n_layer: h.n_layer as u32,
             n_embd: h.n_embd as u32,
@@ -286,6 +311,8 @@ impl Model {
             output_norm,
             output,
             experts,
+            widths,
+            kv_bytes_of_member,
             sources,
             info,
         })
@@ -295,28 +322,36 @@ impl Model {
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
+
+    /// Bytes that the KV cache of `n` tokens takes of a member, at most.
+    pub(crate) fn kv_bytes(&self, n: usize) -> u64 {
+        self.kv_bytes_of_member.saturating_mul(n.next_multiple_of(CHUNK) as u64)
+    }
 }
 
-/// The store for the experts, if there are any and the host keeps one.
-fn expert_store(
-    weights: &dyn Weights,
-    files: &[String],
-    tensors: &BTreeMap<String, TensorInfo>,
-    h: &Hyperparameters,
-    kv_bytes_per_token: u64,
-    experts: &[Option<ExpertLayer>],
-) -> Result<Option<Box<dyn ExpertStore>>> {
-    let dense = tensors.values().filter(|t| !t.is_expert()).map(|t| t.size);
-    let layers = experts.iter().enumerate();
-    weights.expert_store(&ExpertTable {
-        files,
-        n_layer: h.n_layer,
-        n_expert: h.n_expert,
-        n_expert_used: h.n_expert_used,
-        dense_bytes: dense.fold(0, u64::saturating_add),
-        kv_bytes_per_token,
-        layers: layers.filter_map(|(i, layer)| Some((i, layer.as_ref()?.pieces()))).collect(),
-    })
+/// The KV heads that heads need, of which so many share one.
+fn kv_heads_of(heads: Range<usize>, group: usize) -> Range<usize> {
+    match heads.is_empty() {
+        true => 0..0,
+        false => heads.start / group..heads.end.div_ceil(group),
+    }
+}
+
+/// Bytes of these tensors.
+fn bytes_of<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> u64 {
+    tensors.map(|tensor| tensor.size).fold(0, u64::saturating_add)
+}
+
+/// Bytes that a session takes beside its KV cache: vectors, which are floats here
+/// whatever the file has; the logits behind each token of a draft, in the context and
+/// on their way there, and those that a sampler changes and sorts or that are asked
+/// for; a pass over few tokens; and what is lost between all these.
+fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths: &Widths) -> u64 {
+    let vectors = tensors.values().filter(|tensor| tensor.dims[1] == 1);
+    let numbers = vectors.map(TensorInfo::n_elements).fold(0, u64::saturating_add);
+    let n_logits = (2 * (1 + DRAFT_MAX) + 4) as u64 * n_vocab as u64;
+    let floats = numbers.saturating_add(n_logits).saturating_mul(size_of::<f32>() as u64);
+    floats.saturating_add(widths.bytes_min()).saturating_add(HEAP_LOSS_BYTES)
 }
 
 /// The tensor type that most bytes of the weights have.

@@ -195,6 +195,12 @@ impl Exchange {
         Split { len, unit, rank, size }
     }
 
+    /// What of `n` things each member gets.
+    pub fn shares(&self, n: usize) -> impl Iterator<Item = Range<usize>> {
+        let size = self.team.size();
+        (0..size).map(move |rank| Split { len: n, unit: 1, rank, size }.mine())
+    }
+
     /// Deals out whole heads.
     pub fn heads(&self, n_head: usize, head_dim: usize) -> Split {
         let (rank, size) = (self.team.rank(), self.team.size());

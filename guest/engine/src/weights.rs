@@ -55,8 +55,13 @@ pub struct ExpertTable<'a> {
     pub n_expert_used: usize,
     /// Bytes of the weights that every token needs.
     pub dense_bytes: u64,
-    /// Bytes of KV cache for each token.
+    /// Bytes of KV cache for each token, of the member that has most of it.
     pub kv_bytes_per_token: u64,
+    /// The KV cache grows by so many tokens.
+    pub kv_chunk: usize,
+    /// Bytes that each member takes for a session, beside its KV cache, if it computes
+    /// few tokens together.
+    pub session_bytes: u64,
     /// The layers that have experts, ascending: index, and the pieces of each
     /// expert in the order of the experts.
     pub layers: Vec<(usize, Vec<Piece>)>,
@@ -88,6 +93,10 @@ pub trait ExpertStore {
 
     /// The most experts that can be demanded at once, at least 1.
     fn n_demand_max(&self) -> usize;
+
+    /// Bytes that this member may take for its KV cache, and to compute many tokens
+    /// together.
+    fn bytes_max(&self) -> u64;
 
     /// Demands the experts of a layer that these choices of expert and token
     /// name, sorted; answers a place for each different expert.

@@ -33,7 +33,8 @@ const WRONG_GUESSES: f64 = 0.13;
 /// experts from the model's file; the speed of computing with a small random
 /// model of the same shape. Experts are taken to be used equally often, which is
 /// the worst case for those that are kept in memory. With prefetching, disk and
-/// processor work at the same time.
+/// processor work at the same time. A context that fits does so with a prompt of
+/// any length.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

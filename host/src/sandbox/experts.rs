@@ -36,6 +36,7 @@ impl HostStore for State {
     fn open(&mut self, files: Vec<Utf8>, shape: Shape) -> Answer<Option<Resource<StoreHandle>>> {
         let files =
             files.into_iter().map(text::checked_text).collect::<wasmtime::Result<Vec<_>>>()?;
+        let page_size = self.page_size();
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
         }
@@ -44,7 +45,7 @@ impl HostStore for State {
         }
         let files = files.iter().map(|name| self.weights.file(name));
         let files: Result<Vec<_>, Error> = files.collect();
-        match files.and_then(|files| Table::new(files, shape)) {
+        match files.and_then(|files| Table::new(files, shape, page_size)) {
             Ok(table) => {
                 let described = Some(table);
                 let handle = StoreHandle { described, n_demands: 0, holds: false };

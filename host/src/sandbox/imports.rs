@@ -34,7 +34,7 @@ pub(super) fn map_code(error: &MapError) -> weights::ErrorCode {
 
 impl weights::Host for State {
     fn get_capabilities(&mut self) -> wasmtime::Result<weights::Capabilities> {
-        let page_size = u32::try_from(memory::page_size())?;
+        let page_size = u32::try_from(self.page_size())?;
         Ok(weights::Capabilities { attach: self.attaches(), page_size })
     }
 
@@ -118,8 +118,11 @@ impl weights::HostSource for State {
             return Ok(Err(file.error(code, "this host copies weights, it does not attach them")));
         };
         let attached = file.check_range(offset, length).and_then(|()| file.check_unchanged());
+        let skew = offset % self.page_size();
         let attach = |from: &File| {
-            region.attach(from, offset, length, address).map_err(|e| file.error(map_code(&e), e))
+            let pages = length.saturating_add(skew);
+            let first = region.attach(from, offset - skew, pages, address);
+            first.map(|first| first + skew).map_err(|e| file.error(map_code(&e), e))
         };
         let attached = match (attached, self.team.store()) {
             (Err(e), _) => Err(e),

@@ -84,6 +84,11 @@ impl State {
         self.region.as_ref().is_some_and(|region| region.is_lost())
     }
 
+    /// The unit in which the guest maps: the system's pages, but for stores in tests.
+    pub(super) fn page_size(&self) -> u64 {
+        self.team.store().map_or_else(memory::page_size, |(store, _)| store.page_size())
+    }
+
     /// Tells the team about the windows of this guest.
     pub(super) fn account_windows(&self) {
         if let Some(region) = &self.region {

@@ -378,8 +378,15 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let state = store.data_mut();
     state.region = region;
 
-    let shape =
-        Shape { n_layer: 1, n_expert: 2, n_expert_used: 1, dense_bytes: 0, kv_bytes_per_token: 0 };
+    let shape = Shape {
+        n_layer: 1,
+        n_expert: 2,
+        n_expert_used: 1,
+        dense_bytes: 0,
+        kv_bytes_per_token: 0,
+        kv_chunk: 1,
+        session_bytes: 0,
+    };
     let open = |state: &mut State, name: &str, shape| {
         Store::open(state, vec![name.into()], shape).unwrap().map(Option::unwrap)
     };

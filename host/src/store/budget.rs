@@ -18,11 +18,13 @@ const SLACK_BYTES: u64 = 16 << 20;
 /// The most experts that are demanded at once, if the router does not pick more
 /// for a token: while some are computed, others are read.
 const N_DEMAND_MAX: u64 = 32;
+/// For each of those that are demanded at once there are so many slots.
+pub(super) const SLOTS_PER_DEMAND: u64 = 4;
 
 /// How many experts are demanded at once, at most, with so many slots when the
 /// model is loaded.
 pub(super) fn n_demand_max(n_used: u64, n_slots: u64) -> u64 {
-    n_used.max((n_slots / 4).min(N_DEMAND_MAX))
+    n_used.max((n_slots / SLOTS_PER_DEMAND).min(N_DEMAND_MAX))
 }
 
 /// A budget, and what is known of its use.
@@ -40,12 +42,13 @@ pub(super) struct Budget {
     /// How many sandboxes map all of it.
     pub n_guests: u64,
     pub slot_bytes: u64,
+    pub page_size: u64,
 }
 
 impl Budget {
     /// Of memory that guests and the host map, with the tables for that.
     pub fn mapped(&self, bytes: u64) -> u64 {
-        let entries = (bytes / memory::page_size()).saturating_mul(8 * (self.n_guests + 1));
+        let entries = (bytes / self.page_size).saturating_mul(8 * (self.n_guests + 1));
         bytes.saturating_add(entries)
     }
 

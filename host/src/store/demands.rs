@@ -20,6 +20,8 @@ pub(super) struct TeamState {
     pub size: usize,
     /// Bytes of the sandboxes' memory without their windows.
     pub private: u64,
+    /// What each member was told that it may take.
+    pub member_bytes_max: Option<u64>,
     /// How many demands there were, the last one included.
     pub n_demands: u64,
     pub demand: Option<Demand>,

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
 use rangemap::RangeSet;
 
-use crate::memory::{self, Mapping};
+use super::n_readable;
+use crate::memory::Mapping;
 
 /// How often a thread that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
@@ -20,6 +21,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(super) struct Mirror {
     mapping: Mapping,
     storage: Arc<dyn Storage>,
+    page_size: u64,
     state: Mutex<State>,
     /// A read has ended.
     changed: Condvar,
@@ -73,10 +75,11 @@ impl<'a, E, I: Fn() -> Option<E>> Waiting<'a, E, I> {
 }
 
 impl Mirror {
-    pub fn new(storage: Arc<dyn Storage>) -> std::io::Result<Self> {
-        let length = storage.promised().max(1).next_multiple_of(memory::page_size());
+    /// For guests that map pages of so many bytes.
+    pub fn new(storage: Arc<dyn Storage>, page_size: u64) -> std::io::Result<Self> {
+        let length = storage.promised().max(1).next_multiple_of(page_size);
         let mapping = Mapping::new("moewe-dense", length)?;
-        Ok(Self { mapping, storage, state: Mutex::default(), changed: Condvar::new() })
+        Ok(Self { mapping, storage, page_size, state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// The memory to map in place of the file.
@@ -99,7 +102,7 @@ impl Mirror {
         reserve: impl FnOnce(u64) -> bool,
         interrupted: impl Fn() -> Option<E>,
     ) -> Result<(), NotRead<E>> {
-        let page = memory::page_size();
+        let page = self.page_size;
         let pages = bytes.start / page * page..bytes.end.next_multiple_of(page);
         let mut waiting = Waiting::new(disk, stall_max, interrupted);
         let mut state = self.lock();
@@ -149,7 +152,7 @@ impl Mirror {
         disk: &Disk,
     ) -> Receiver<Result<(), ReadError>> {
         let piece = |gap: &Range<u64>| {
-            let length = (gap.end - gap.start) as usize;
+            let length = n_readable(gap, &*self.storage, self.page_size) as usize;
             Piece { offset: gap.start, length, memory: self.mapping.at(gap.start as usize, length) }
         };
         gaps.iter().for_each(|gap| self.mapping.gather(gap.clone()));
@@ -196,13 +199,14 @@ impl Mirrors {
     pub fn get(
         &self,
         file: &Path,
+        page_size: u64,
         open: impl FnOnce() -> std::io::Result<Arc<dyn Storage>>,
     ) -> std::io::Result<Arc<Mirror>> {
         let mut mirrors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mirror) = mirrors.get(file) {
             return Ok(mirror.clone());
         }
-        let mirror = Arc::new(Mirror::new(open()?)?);
+        let mirror = Arc::new(Mirror::new(open()?, page_size)?);
         mirrors.insert(file.to_owned(), mirror.clone());
         Ok(mirror)
     }

@@ -7,7 +7,7 @@ use moewe_experts::trace::{Header, Recorder};
 use moewe_experts::{Cache, CacheOptions};
 use moewe_output::Output;
 
-use super::budget::{Budget, n_demand_max};
+use super::budget::Budget;
 use super::demands::TeamState;
 use super::slots::Slots;
 use super::table::{Table, invalid};
@@ -54,14 +54,15 @@ impl ModelStore {
         Ok(wit::Capacity {
             slot_bytes: inner.budget.slot_bytes,
             n_demand_max: inner.n_demand_max as u32,
+            member_bytes_max: inner.member_bytes_max(team),
         })
     }
 
     fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), Error> {
         let shape = table.shape;
         let needs = MemoryNeeds::new(inner.budget, &table, guests);
+        inner.needs = Some(needs);
         if self.only_asks {
-            inner.needs = Some(needs);
             return Err(invalid("nobody wants them"));
         }
         let io = |e: std::io::Error| {
@@ -78,7 +79,7 @@ impl ModelStore {
             Budget { dense: needs.dense_bytes(), slot_bytes: needs.expert_bytes(), ..inner.budget };
         let n_slots = budget.n_slots();
         let least = needs.least_for_a_token();
-        if n_slots < n_used || least > budget.bytes {
+        if least > budget.bytes {
             return Err(error(
                 ErrorCode::OutOfMemory,
                 format!(
@@ -125,7 +126,7 @@ impl ModelStore {
         }
         let cache = Cache::new(n_layer, n_expert, n_slots as usize, options);
         inner.budget = budget;
-        inner.n_demand_max = n_demand_max(n_used, n_slots);
+        inner.n_demand_max = needs.n_demand_max(budget.bytes);
         let slots = Slots::new(cache, arena, table.slot_bytes, storages);
         inner.model = Some(Described { table: Arc::new(table), slots });
         Ok(())

@@ -24,7 +24,7 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use moewe_disk::{DirectFile, Disk, DiskOptions, ReadError, Storage};
+use moewe_disk::{ALIGNMENT, DirectFile, Disk, DiskOptions, ReadError, Storage};
 use moewe_experts::trace::Recorder;
 use moewe_experts::{Key, Switch};
 use moewe_output::Output;
@@ -36,7 +36,7 @@ use self::slots::Slots;
 use self::table::invalid;
 use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
 use crate::error::{Error as HostError, ErrorKind};
-use crate::memory::Mapping;
+use crate::memory::{self, Mapping};
 use crate::weights::{WeightFile, error};
 
 pub use self::needs::MemoryNeeds;
@@ -58,6 +58,8 @@ pub(crate) struct ModelStore {
     /// Nothing is to be loaded.
     only_asks: bool,
     stall_max: Duration,
+    /// The unit in which guests map.
+    page_size: u64,
     open: Open,
     disk: Unwaited,
     mirrors: Mirrors,
@@ -93,6 +95,7 @@ struct Shared {
 struct Inner {
     budget: Budget,
     n_demand_max: u64,
+    /// Of the model that is described, or about which is asked.
     needs: Option<MemoryNeeds>,
     model: Option<Described>,
     teams: BTreeMap<u64, TeamState>,
@@ -134,13 +137,14 @@ impl ModelStore {
             let file: Arc<dyn Storage> = Arc::new(DirectFile::from_file(file.file())?);
             Ok(file)
         };
-        Self::with_storage(name, options, Box::new(open))
+        Self::with_storage(name, options, memory::page_size(), Box::new(open))
     }
 
-    /// The same, over other storages.
+    /// The same, over other storages, and with other pages.
     pub(crate) fn with_storage(
         name: &str,
         options: MemoryOptions,
+        page_size: u64,
         open: Open,
     ) -> Result<Self, HostError> {
         let disk = Disk::new(DiskOptions::default()).map_err(|e| {
@@ -155,6 +159,7 @@ impl ModelStore {
             guests: 0,
             n_guests: 0,
             slot_bytes: 0,
+            page_size,
         };
         let inner = Inner {
             budget,
@@ -173,11 +178,17 @@ impl ModelStore {
             options,
             only_asks: false,
             stall_max: STALL_MAX,
+            page_size,
             open,
             disk: Unwaited(Some(disk)),
             mirrors: Mirrors::default(),
             shared: Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new() }),
         })
+    }
+
+    /// The unit in which guests map.
+    pub(crate) fn page_size(&self) -> u64 {
+        self.page_size
     }
 
     /// Passes the memory that holds some bytes of a slot, and where, to `f`. The
@@ -216,7 +227,7 @@ impl ModelStore {
         interrupted: impl Fn() -> Option<E>,
         f: impl FnOnce(&Mapping) -> T,
     ) -> Result<Result<T, Error>, E> {
-        let mirror = match self.mirrors.get(file.path(), || (self.open)(file)) {
+        let mirror = match self.mirrors.get(file.path(), self.page_size, || (self.open)(file)) {
             Ok(mirror) => mirror,
             Err(e) => return Ok(Err(file.error(ErrorCode::Io, format!("cannot be read: {e}")))),
         };
@@ -245,6 +256,18 @@ impl ModelStore {
         );
         error(ErrorCode::Io, message)
     }
+}
+
+/// How many bytes of these pages the disk can read of a file: pages may be larger than
+/// the disk's unit, and so end behind the last of those.
+fn n_readable(pages: &Range<u64>, file: &dyn Storage, page_size: u64) -> u64 {
+    let promised = file.promised();
+    let end = match pages.end <= promised.next_multiple_of(page_size) {
+        true => pages.end.min(promised.next_multiple_of(ALIGNMENT)),
+        // The file is shorter than it was; the disk says so.
+        false => pages.end,
+    };
+    end.saturating_sub(pages.start)
 }
 
 fn file_error(file: &WeightFile, e: &ReadError) -> Error {

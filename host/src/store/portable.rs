@@ -64,7 +64,7 @@ impl MemoryNeeds {
 pub(crate) struct Table(Infallible);
 
 impl Table {
-    pub fn new(_: Vec<Arc<WeightFile>>, _: wit::Shape) -> Result<Self, Error> {
+    pub fn new(_: Vec<Arc<WeightFile>>, _: wit::Shape, _: u64) -> Result<Self, Error> {
         unreachable!("guests are told that there is no store")
     }
 
@@ -90,6 +90,10 @@ impl ModelStore {
         match *self {}
     }
 
+    pub(crate) fn page_size(&self) -> u64 {
+        match *self {}
+    }
+
     pub(crate) fn add_team(&self, _: usize) -> u64 {
         match *self {}
     }
@@ -106,7 +110,7 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn check_context(&self, _: u64) -> Result<(), HostError> {
+    pub(crate) fn check_context(&self, _: u64, _: usize) -> Result<(), HostError> {
         match *self {}
     }
 

@@ -13,7 +13,10 @@ impl ModelStore {
         let inner = &mut *self.shared.lock();
         let team = inner.next_team;
         inner.next_team += 1;
-        inner.teams.insert(team, TeamState { size, private: 0, n_demands: 0, demand: None });
+        inner.teams.insert(
+            team,
+            TeamState { size, private: 0, member_bytes_max: None, n_demands: 0, demand: None },
+        );
         inner.budget.n_guests += size as u64;
         team
     }
@@ -54,11 +57,11 @@ impl ModelStore {
         true
     }
 
-    /// Fails if a context of `n_tokens` would not fit the budget.
-    pub(crate) fn check_context(&self, n_tokens: u64) -> Result<(), HostError> {
+    /// Fails if a context of `n_tokens` would not fit the budget, for a team of so many.
+    pub(crate) fn check_context(&self, n_tokens: u64, team_size: usize) -> Result<(), HostError> {
         let inner = self.shared.lock();
-        let Some(model) = &inner.model else { return Ok(()) };
-        let kv = model.table.shape.kv_bytes_per_token.saturating_mul(n_tokens);
+        let Some(needs) = &inner.needs else { return Ok(()) };
+        let kv = needs.kv_bytes_of(n_tokens, team_size as u64);
         let floor = inner.budget.floor(inner.n_demand_max).saturating_add(kv);
         if floor <= inner.budget.bytes {
             return Ok(());
@@ -91,6 +94,24 @@ impl ModelStore {
 }
 
 impl Inner {
+    /// What each member of a team may take for its KV cache and for many tokens. Whoever
+    /// comes later has what is left.
+    pub(super) fn member_bytes_max(&mut self, team: u64) -> u64 {
+        let Some(needs) = &self.needs else { return 0 };
+        let is_alone = self.teams.len() == 1;
+        let Some(state) = self.teams.get_mut(&team) else { return 0 };
+        // All members must hear the same.
+        *state.member_bytes_max.get_or_insert_with(|| {
+            let all = needs.member_bytes_max(self.budget.bytes);
+            if is_alone {
+                return all;
+            }
+            let left = self.budget.bytes.saturating_sub(self.budget.floor(self.n_demand_max));
+            let each = left / (state.size as u64).max(1);
+            all.min(each.saturating_sub(needs.session_bytes()))
+        })
+    }
+
     /// Gives as many slots as the budget allows.
     fn fit(&mut self) {
         let n = self.budget.n_slots().max(self.n_demand_max);

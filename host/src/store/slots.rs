@@ -8,8 +8,8 @@ use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
 use moewe_experts::{Cache, Key, Lookup};
 use rangemap::RangeSet;
 
-use super::Shared;
 use super::table::Table;
+use super::{Shared, n_readable};
 use crate::memory::Mapping;
 
 /// Of so much memory huge pages are made at a time.
@@ -195,8 +195,10 @@ impl Slots {
         for pieces in pieces.chunk_by(|a, b| a.file == b.file) {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let (arena, shared) = (self.arena.clone(), shared.clone());
+            let storage = self.storages[pieces[0].file].clone();
             let piece = |piece: &super::table::SlotPiece| {
-                let length = piece.length as usize;
+                let pages = piece.offset..piece.offset + piece.length;
+                let length = n_readable(&pages, &*storage, table.page_size()) as usize;
                 let start = self.bytes(slot).start + piece.start;
                 Piece { offset: piece.offset, length, memory: arena.at(start as usize, length) }
             };
@@ -208,7 +210,7 @@ impl Slots {
             let length = (range.1 - range.0) as usize;
             reads.push(Read {
                 id,
-                storage: self.storages[pieces[0].file].clone(),
+                storage,
                 pieces: pieces_of_file,
                 priority,
                 done: Box::new(move |result| {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::bindings::moewe::inference::experts as wit;
 use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::memory;
 use crate::weights::{WeightFile, error};
 
 /// Limits on what a guest may describe.
@@ -25,6 +24,7 @@ pub(crate) struct Table {
     n_pieces: usize,
     /// Bytes of the largest expert, in whole pages.
     pub slot_bytes: u64,
+    page_size: u64,
 }
 
 /// Whole pages of a file, and where in a slot they go.
@@ -37,7 +37,11 @@ pub(super) struct SlotPiece {
 }
 
 impl Table {
-    pub fn new(files: Vec<Arc<WeightFile>>, shape: wit::Shape) -> Result<Self, Error> {
+    pub fn new(
+        files: Vec<Arc<WeightFile>>,
+        shape: wit::Shape,
+        page_size: u64,
+    ) -> Result<Self, Error> {
         if shape.n_layer > N_LAYER_MAX
             || shape.n_expert > N_EXPERT_MAX
             || shape.n_layer * shape.n_expert > N_EXPERTS_MAX
@@ -52,7 +56,7 @@ impl Table {
             return Err(invalid("there are too many files, or one of them twice"));
         }
         let layers = vec![Vec::new(); shape.n_layer as usize];
-        Ok(Self { shape, files, layers, n_pieces: 0, slot_bytes: 0 })
+        Ok(Self { shape, files, layers, n_pieces: 0, slot_bytes: 0, page_size })
     }
 
     pub fn add_layer(&mut self, layer: u32, pieces: Vec<wit::Piece>) -> Result<(), Error> {
@@ -74,7 +78,8 @@ impl Table {
         }
         let mut slot_bytes = self.slot_bytes;
         for expert in pieces.chunks(pieces.len() / n_expert) {
-            let ends = slot_pieces(expert).map(|piece| piece.start.saturating_add(piece.length));
+            let ends = slot_pieces(expert, self.page_size)
+                .map(|piece| piece.start.saturating_add(piece.length));
             slot_bytes = ends.fold(slot_bytes, u64::max);
         }
         if slot_bytes > SLOT_BYTES_MAX {
@@ -93,11 +98,17 @@ impl Table {
         let piece = |p: &wit::Piece| (p.file, p.offset, p.length);
         self.shape.n_expert == other.shape.n_expert
             && self.shape.dense_bytes == other.shape.dense_bytes
+            && self.page_size == other.page_size
             && self.files.len() == other.files.len()
             && self.files.iter().zip(&other.files).all(|(a, b)| Arc::ptr_eq(a, b))
             && self.layers.len() == other.layers.len()
             && (self.layers.iter().zip(&other.layers))
                 .all(|(a, b)| a.iter().map(piece).eq(b.iter().map(piece)))
+    }
+
+    /// The unit in which slots are made of pieces.
+    pub(super) fn page_size(&self) -> u64 {
+        self.page_size
     }
 
     /// How many experts all layers have together.
@@ -116,13 +127,12 @@ impl Table {
         let pieces = self.layers.get(layer).map_or(&[][..], |pieces| pieces);
         let n = pieces.len() / self.shape.n_expert.max(1) as usize;
         let pieces = pieces.get(expert * n..(expert + 1) * n);
-        slot_pieces(pieces.unwrap_or(&[])).collect()
+        slot_pieces(pieces.unwrap_or(&[]), self.page_size).collect()
     }
 }
 
 /// The pages that hold each piece, one after another.
-fn slot_pieces(pieces: &[wit::Piece]) -> impl Iterator<Item = SlotPiece> {
-    let page = memory::page_size();
+fn slot_pieces(pieces: &[wit::Piece], page: u64) -> impl Iterator<Item = SlotPiece> {
     let mut start = 0u64;
     pieces.iter().map(move |piece| {
         let skew = piece.offset % page;

@@ -133,10 +133,15 @@ fn faulty(path: &Path, fault: Fault) -> Arc<Faulty> {
 
 /// A store without limits, which reads from `file`.
 fn store(file: &Arc<Faulty>, stall_max: Duration) -> ModelStore {
+    store_of_pages(file, stall_max, PAGE)
+}
+
+/// The same with pages of another size.
+fn store_of_pages(file: &Arc<Faulty>, stall_max: Duration, page_size: u64) -> ModelStore {
     let file = file.clone();
     let open = Box::new(move |_: &WeightFile| Ok(file.clone() as Arc<dyn Storage>));
     let options = MemoryOptions { prefetch: Prefetch::On, ..MemoryOptions::new(u64::MAX) };
-    let mut store = ModelStore::with_storage("model.gguf", options, open).unwrap();
+    let mut store = ModelStore::with_storage("model.gguf", options, page_size, open).unwrap();
     store.stall_max = stall_max;
     store
 }
@@ -153,6 +158,26 @@ fn open(
     weights.store = Some(Arc::new(store(file, stall_max)));
     let limits = Limits { memory_max: 1 << 30, time_max };
     Model::load(&Engine::new().unwrap(), path.to_owned(), weights, limits, threads)
+}
+
+/// Pages may be larger than what a disk reads at a time, and end behind the file.
+#[test]
+fn pages_of_any_size_show_the_same() {
+    let (_folder, path) = generated();
+    let expected = expected(&path);
+    for page_size in [PAGE, 16 << 10, 64 << 10] {
+        for threads in [1, 2] {
+            let file = faulty(&path, Fault::None);
+            let mut weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
+            weights.store = Some(Arc::new(store_of_pages(&file, LONG, page_size)));
+            let limits = Limits { memory_max: 1 << 30, time_max: None };
+            let engine = Engine::new().unwrap();
+            let model = Model::load(&engine, path.clone(), weights, limits, threads).unwrap();
+            let got = bits(&mut session(&model)).unwrap();
+            assert!(got == expected, "pages of {page_size} bytes, {threads} threads");
+            assert!(model.expert_stats().unwrap().slot_bytes.is_multiple_of(page_size));
+        }
+    }
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -308,7 +333,15 @@ fn pages() -> (tempfile::TempDir, WeightStore, Arc<Faulty>) {
 }
 
 fn shape(n_layer: u32, n_expert: u32) -> wit::Shape {
-    wit::Shape { n_layer, n_expert, n_expert_used: 2, dense_bytes: 0, kv_bytes_per_token: 0 }
+    wit::Shape {
+        n_layer,
+        n_expert,
+        n_expert_used: 2,
+        dense_bytes: 0,
+        kv_bytes_per_token: 0,
+        kv_chunk: 64,
+        session_bytes: 0,
+    }
 }
 
 fn piece(file: u32, offset: u64, length: u64) -> wit::Piece {
@@ -317,7 +350,8 @@ fn piece(file: u32, offset: u64, length: u64) -> wit::Piece {
 
 /// 3 layers of 8 experts of one page; the first layer has none.
 fn table(weights: &WeightStore) -> Table {
-    let mut table = Table::new(vec![weights.file("model.gguf").unwrap()], shape(3, 8)).unwrap();
+    let mut table =
+        Table::new(vec![weights.file("model.gguf").unwrap()], shape(3, 8), PAGE).unwrap();
     for layer in [1, 2] {
         let pieces = (0..8).map(|i| piece(0, (8 * u64::from(layer) + i) * PAGE, PAGE));
         table.add_layer(layer, pieces.collect()).unwrap();
@@ -425,13 +459,13 @@ fn members_that_demand_different_experts_are_told() {
 fn models_that_cannot_be_are_refused() {
     let (_folder, weights, file) = pages();
     let model = || weights.file("model.gguf").unwrap();
-    let new = |n_layer, n_expert| Table::new(vec![model()], shape(n_layer, n_expert));
+    let new = |n_layer, n_expert| Table::new(vec![model()], shape(n_layer, n_expert), PAGE);
     for (n_layer, n_expert) in
         [(u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX), (1 << 12, 1 << 14)]
     {
         assert!(is_refused(new(n_layer, n_expert)));
     }
-    assert!(is_refused(Table::new(vec![model(), model()], shape(1, 1))), "a file twice");
+    assert!(is_refused(Table::new(vec![model(), model()], shape(1, 1), PAGE)), "a file twice");
     let add = |pieces: Vec<wit::Piece>| new(2, 2).unwrap().add_layer(0, pieces);
     let sound = || vec![piece(0, 0, PAGE), piece(0, PAGE, PAGE)];
     add(sound()).unwrap();
@@ -454,6 +488,8 @@ fn models_that_cannot_be_are_refused() {
     let mut greedy = table(&weights);
     greedy.shape.dense_bytes = u64::MAX;
     greedy.shape.kv_bytes_per_token = u64::MAX;
+    greedy.shape.kv_chunk = u32::MAX;
+    greedy.shape.session_bytes = u64::MAX;
     // There are that many bytes, if only just.
     let _ = store.describe(team, greedy, u64::MAX);
     let (store, [_, other]) = few_slots(&file, &weights, 6);
@@ -649,7 +685,8 @@ fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
     let weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
     let store = store(&Faulty::new(bytes, Fault::None), LONG);
     let mut table =
-        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32)).unwrap();
+        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32), PAGE)
+            .unwrap();
     let pieces = (0..N_EXPERT).map(|i| piece(0, i * LENGTH, LENGTH)).collect();
     table.add_layer(0, pieces).unwrap();
     let team = store.add_team(1);

@@ -10,11 +10,11 @@ use crate::team::{Parts, Split};
 
 /// The most tokens for which the next layer's experts are predicted: many tokens
 /// want nearly all of them.
-const N_PREDICTED_MAX: usize = 4;
+pub(super) const N_PREDICTED_MAX: usize = 4;
 
 /// An expert that the router picked for a token.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     expert: usize,
     token: usize,
     weight: f32,

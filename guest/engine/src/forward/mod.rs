@@ -5,6 +5,7 @@
 
 mod attention;
 mod ffn;
+mod scratch;
 
 use std::ops::Range;
 
@@ -13,10 +14,9 @@ use crate::kv_cache::KvCache;
 use crate::model::{Linear, Model};
 use crate::ops;
 use crate::quant::{Activations, put_numbers};
-use crate::rope::Angles;
 use crate::team::Parts;
 
-use self::ffn::Choice;
+pub(crate) use self::scratch::{Scratch, Widths};
 
 /// Tokens that go through the layers together.
 pub const BATCH_MAX: usize = 512;
@@ -31,46 +31,8 @@ pub(crate) struct Batch<'a> {
     pub n_logits: usize,
 }
 
-/// What passes leave behind for the next one: room, but no numbers.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    /// Index of each token in the batch.
-    all: Vec<usize>,
-    /// RoPE at each token's position.
-    angles: Angles,
-    /// The residual stream: `[n_tokens][n_embd]`.
-    hidden: Vec<f32>,
-    /// The hidden states, while they are normalised.
-    x: Vec<f32>,
-    activations: Activations,
-    /// What a block adds to the residual stream.
-    out: Vec<f32>,
-    /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
-    /// keys and values.
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    mixed: Vec<f32>,
-    /// Inner numbers of a feed-forward network, and of experts.
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    expert_gate: Vec<f32>,
-    expert_up: Vec<f32>,
-    /// Quantised input of the second matrix of a block.
-    inner: Activations,
-    router: Vec<f32>,
-    /// Input of the next layer's router, as far as it can be guessed.
-    guess_x: Vec<f32>,
-    guess: Activations,
-    order: Vec<usize>,
-    choices: Vec<Choice>,
-    tokens: Vec<usize>,
-    /// What the last pass was made for: `[n_logits][n_vocab]`.
-    pub logits: Vec<f32>,
-}
-
-/// Computes a batch, fills the cache, which has room for it, and leaves the
-/// logits that are wanted in `scratch`.
+/// Computes a batch, fills the cache, which has room for it as `scratch` has, and
+/// leaves the logits that are wanted in `scratch`.
 ///
 /// # Errors
 /// [`InvalidModel`](crate::ErrorKind::InvalidModel) if numbers come out that are
@@ -83,6 +45,7 @@ pub(crate) fn forward(
 ) -> Result<()> {
     let n_tokens = batch.tokens.len();
     assert!((1..=BATCH_MAX).contains(&n_tokens) && batch.n_logits <= n_tokens);
+    assert!(n_tokens <= scratch.n_tokens());
     let n_embd = model.h.n_embd;
     scratch.all.clear();
     scratch.all.extend(0..n_tokens);
@@ -158,6 +121,10 @@ impl Pass<'_> {
         let (model, s) = (self.model, &mut *self.s);
         let output = model.output.as_ref().unwrap_or(&model.embedding);
         let split = model.exchange.rows(output.n_rows);
+        // No more than is needed, as a vocabulary is large.
+        if s.logits.capacity() < n * output.n_rows {
+            s.logits = Vec::with_capacity(n * output.n_rows);
+        }
         multiply(output, split.mine(), &s.activations, &s.all[..n], &mut s.logits);
         model.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])?;
         if !ops::are_finite(&s.logits)
@@ -210,6 +177,7 @@ mod tests {
             let mut cache = KvCache::new(model.h.n_layer, model.h.kv_heads, model.h.head_dim);
             cache.reserve(tokens.len()).unwrap();
             let mut scratch = Scratch::default();
+            scratch.reserve(&model.widths, tokens.len()).unwrap();
             let logits = |batch| {
                 forward(&model, &mut cache, &mut scratch, batch).unwrap();
                 scratch.logits.clone()

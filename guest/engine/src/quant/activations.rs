@@ -1,6 +1,7 @@
 //! Activations, quantised to 8 bits.
 
 use std::cell::{Cell, OnceCell};
+use std::collections::TryReserveError;
 use std::mem::offset_of;
 
 use crate::simd::V;
@@ -108,6 +109,44 @@ impl Quantized {
 }
 
 impl Activations {
+    /// Bytes of `n` numbers, quantised for blocks of all these lengths.
+    pub fn bytes(n: usize, blocks: &[usize]) -> usize {
+        let quantized = n.div_ceil(BLOCK).saturating_mul(size_of::<ActivationBlock>());
+        n.saturating_mul(size_of::<f32>()).saturating_add(quantized.saturating_mul(blocks.len()))
+    }
+
+    /// Room for as much.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn with_room(n: usize, blocks: &[usize]) -> Result<Self, TryReserveError> {
+        let mut activations = Self::default();
+        activations.x.try_reserve_exact(n)?;
+        for &len in blocks {
+            let mut spare = Vec::new();
+            spare.try_reserve_exact(n.div_ceil(BLOCK))?;
+            match len {
+                WIDE => activations.wide_blocks.spare.set(spare),
+                _ => activations.blocks.spare.set(spare),
+            }
+        }
+        Ok(activations)
+    }
+
+    /// Bytes that it has room for.
+    #[cfg(test)]
+    pub fn room(&self) -> usize {
+        let quantized = |q: &Quantized| {
+            let spare = q.spare.take();
+            let n = q.blocks.get().map_or(spare.capacity(), Vec::capacity);
+            q.spare.set(spare);
+            n * size_of::<ActivationBlock>()
+        };
+        self.x.capacity() * size_of::<f32>()
+            + quantized(&self.blocks)
+            + quantized(&self.wide_blocks)
+    }
+
     /// A copy of `x`.
     #[cfg(test)]
     pub fn set(&mut self, x: &[f32], cols: usize) {

@@ -17,12 +17,22 @@ use moewe_fixtures::{TOKENS, model};
 struct Rules {
     page_size: usize,
     n_demand_max: usize,
+    /// What the KV cache and long batches may take.
+    bytes_max: u64,
     /// Slots beyond those of one demand.
     n_spare: usize,
     /// Whether all that is missing is said to be loaded, none of it, or every
     /// second expert.
     loaded: Loaded,
 }
+
+const RULES: Rules = Rules {
+    page_size: 4096,
+    n_demand_max: 3,
+    bytes_max: u64::MAX,
+    n_spare: 1,
+    loaded: Loaded::None,
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Loaded {
@@ -262,6 +272,10 @@ impl ExpertStore for Handle {
         self.store.rules.n_demand_max
     }
 
+    fn bytes_max(&self) -> u64 {
+        self.store.rules.bytes_max
+    }
+
     fn demand(&self, layer: usize, choices: &[(usize, usize)]) -> Result<Vec<Place>> {
         assert!(!self.holds.replace(true), "the last demand was not released");
         assert!(choices.is_sorted_by(|a, b| a < b), "{choices:?}");
@@ -379,13 +393,13 @@ fn stored(
 
 fn check(name: &str) {
     let tokens = &TOKENS[..6];
-    let tight = Rules { page_size: 4096, n_demand_max: 2, n_spare: 0, loaded: Loaded::None };
+    let tight = Rules { n_demand_max: 2, n_spare: 0, ..RULES };
     let all_rules = [
         // Fewer at once than the router picks for a token.
         Rules { n_demand_max: 1, ..tight },
         tight,
-        Rules { page_size: 1 << 16, n_demand_max: 3, n_spare: 2, loaded: Loaded::EverySecond },
-        Rules { page_size: 32, n_demand_max: 64, n_spare: 1, loaded: Loaded::All },
+        Rules { page_size: 1 << 16, n_spare: 2, loaded: Loaded::EverySecond, ..RULES },
+        Rules { page_size: 32, n_demand_max: 64, loaded: Loaded::All, ..RULES },
     ];
     for quant in ["q4_k_m", "q8_0"] {
         let path = model(&format!("{name}-{quant}"));
@@ -402,6 +416,20 @@ fn check(name: &str) {
                 }
             }
         }
+    }
+}
+
+/// A prompt is computed in as many batches as its memory wants.
+#[test]
+fn little_memory_computes_the_same() {
+    let Some(golden) = golden() else { return };
+    let path = golden.join("qwen2moe-q4_k_m.gguf");
+    let text: Vec<u32> = (0..150).map(|i| i * 37 % 500).collect();
+    let expected = mapped(&path, &text, text.len());
+    for (bytes_max, size) in [(0, 1), (0, 2), (300_000, 2), (u64::MAX, 2)] {
+        let rules = Rules { bytes_max, ..RULES };
+        let all = stored(&path, &text, text.len(), rules, size, true);
+        assert!(all.iter().all(|got| *got == expected), "{bytes_max} bytes, {size} members");
     }
 }
 
@@ -442,6 +470,10 @@ impl ExpertStore for Breaking {
 
     fn n_demand_max(&self) -> usize {
         self.handle.n_demand_max()
+    }
+
+    fn bytes_max(&self) -> u64 {
+        self.handle.bytes_max()
     }
 
     fn demand(&self, layer: usize, choices: &[(usize, usize)]) -> Result<Vec<Place>> {
@@ -496,7 +528,7 @@ fn a_failed_wait_leaves_the_context_as_it_was() {
     let expected = mapped(&path, tokens, 2);
     let (folder, name) = Folder::of(&path).unwrap();
     let (file, store) = (Arc::new(std::fs::read(&path).unwrap()), Mutex::default());
-    let rules = Rules { page_size: 4096, n_demand_max: 3, n_spare: 1, loaded: Loaded::None };
+    let rules = RULES;
     for n in [1, 2, 9, 20] {
         let stored = Stored {
             folder: &folder,

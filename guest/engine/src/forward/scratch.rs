@@ -1,0 +1,255 @@
+//! The room that passes take, and keep for the next ones.
+
+use std::cell::Cell;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hyperparameters::Hyperparameters;
+use crate::quant::{Activations, Format};
+use crate::rope::Angles;
+
+use super::BATCH_MAX;
+use super::ffn::{Choice, N_PREDICTED_MAX};
+
+/// Room is made for so many tokens: for fewer, as much as for the next of these.
+const STEPS: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, BATCH_MAX];
+/// The most bytes for each number of a batch while it is multiplied with a matrix.
+const PANEL_BYTES: usize = 4;
+/// The most bytes for a choice of the router, while it is sorted, told and exchanged.
+const CHOICE_BYTES: usize = 64;
+
+/// How wide the vectors are that a pass has for each of its tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct Widths {
+    n_embd: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    /// Of networks that are no experts; 0 if there are none.
+    n_ff: usize,
+    /// Of experts; 0 if there are none.
+    n_ff_expert: usize,
+    n_expert: usize,
+    n_expert_used: usize,
+    /// So many inner numbers of experts are computed at once, or those of one expert.
+    exchange: usize,
+    /// Numbers that share a scale, for all kinds of matrices that there are.
+    blocks: Vec<usize>,
+}
+
+/// What passes leave behind for the next one: room, but no numbers.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// For how many tokens there is room.
+    n_tokens: usize,
+    /// Index of each token in the batch.
+    pub all: Vec<usize>,
+    /// RoPE at each token's position.
+    pub angles: Angles,
+    /// The residual stream: `[n_tokens][n_embd]`.
+    pub hidden: Vec<f32>,
+    /// The hidden states, while they are normalised.
+    pub x: Vec<f32>,
+    pub activations: Activations,
+    /// What a block adds to the residual stream.
+    pub out: Vec<f32>,
+    /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
+    /// keys and values.
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub mixed: Vec<f32>,
+    /// Inner numbers of a feed-forward network, and of experts.
+    pub gate: Vec<f32>,
+    pub up: Vec<f32>,
+    pub expert_gate: Vec<f32>,
+    pub expert_up: Vec<f32>,
+    /// Quantised input of the second matrix of a block.
+    pub inner: Activations,
+    pub router: Vec<f32>,
+    /// Input of the next layer's router, as far as it can be guessed.
+    pub guess_x: Vec<f32>,
+    pub guess: Activations,
+    pub order: Vec<usize>,
+    pub choices: Vec<Choice>,
+    pub tokens: Vec<usize>,
+    /// What the last pass was made for: `[n_logits][n_vocab]`.
+    pub logits: Vec<f32>,
+}
+
+impl Widths {
+    /// For a model whose matrices have these formats, and whose networks that are no
+    /// experts have `n_ff` inner numbers.
+    pub fn new(
+        h: &Hyperparameters,
+        n_ff: usize,
+        exchange: usize,
+        formats: impl Iterator<Item = Format>,
+    ) -> Self {
+        let mut blocks: Vec<_> = formats.map(|f| f.block().0).filter(|&len| len > 1).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        Self {
+            n_embd: h.n_embd,
+            heads: h.n_head * h.head_dim,
+            kv_heads: h.kv_heads * h.head_dim,
+            head_dim: h.head_dim,
+            n_ff: n_ff.max(h.n_ff_shared),
+            n_ff_expert: if h.n_expert == 0 { 0 } else { h.n_ff_expert },
+            n_expert: h.n_expert,
+            n_expert_used: h.n_expert_used,
+            exchange,
+            blocks,
+        }
+    }
+
+    /// Bytes that a scratch for `n` tokens takes.
+    fn kept_bytes(&self, n: usize) -> u64 {
+        let sum = Cell::new(0_u64);
+        let add = |bytes: usize| sum.set(sum.get().saturating_add(bytes as u64));
+        let counted = Scratch::with(
+            self,
+            n,
+            |len| {
+                add(len.saturating_mul(size_of::<f32>()));
+                Ok(Vec::new())
+            },
+            |len| {
+                add(Activations::bytes(len, &self.blocks));
+                Ok(Activations::default())
+            },
+        );
+        debug_assert!(counted.is_ok());
+        sum.get()
+    }
+
+    /// Bytes that a pass over `n` tokens takes.
+    pub fn bytes(&self, n: usize) -> u64 {
+        let n = step(n);
+        // What comes and goes.
+        let width = self.n_embd.max(self.heads).max(self.n_ff).max(self.n_ff_expert);
+        let angles = 2 * self.head_dim * size_of::<f32>();
+        let choices = self.n_expert_used.saturating_mul(CHOICE_BYTES);
+        let for_each = width.saturating_mul(PANEL_BYTES).saturating_add(angles + choices);
+        self.kept_bytes(n).saturating_add(n.saturating_mul(for_each) as u64)
+    }
+
+    /// Bytes that a pass over as few tokens takes as there is ever room for.
+    pub fn bytes_min(&self) -> u64 {
+        self.bytes(STEPS[0])
+    }
+
+    /// How many tokens to compute together, if that may take so many bytes more than a
+    /// few tokens do.
+    pub fn n_batch(&self, bytes: u64) -> usize {
+        let bytes = self.bytes_min().saturating_add(bytes);
+        STEPS.into_iter().rev().find(|&n| self.bytes(n) <= bytes).unwrap_or(STEPS[0])
+    }
+}
+
+/// For how many tokens room is made, if it is wanted for `n`.
+fn step(n: usize) -> usize {
+    STEPS.into_iter().find(|&step| step >= n).unwrap_or(n)
+}
+
+impl Scratch {
+    /// A scratch for `n` tokens, of vectors and activations that have room for so many
+    /// numbers.
+    fn with(
+        w: &Widths,
+        n: usize,
+        vector: impl Fn(usize) -> Result<Vec<f32>>,
+        activations: impl Fn(usize) -> Result<Activations>,
+    ) -> Result<Self> {
+        let of = |width: usize| n.saturating_mul(width);
+        let experts = of(w.n_expert_used).saturating_mul(w.n_ff_expert);
+        let experts = experts.min(w.exchange.max(of(w.n_ff_expert)));
+        // Inner numbers of any kind are quantised, and trade places for that.
+        let inner = of(w.heads).max(of(w.n_ff)).max(experts);
+        let n_guess = n.min(N_PREDICTED_MAX) * w.n_embd;
+        Ok(Self {
+            n_tokens: n,
+            hidden: vector(of(w.n_embd))?,
+            x: vector(of(w.n_embd))?,
+            activations: activations(of(w.n_embd))?,
+            out: vector(of(w.n_embd))?,
+            q: vector(of(w.heads))?,
+            k: vector(of(w.kv_heads))?,
+            v: vector(of(w.kv_heads))?,
+            mixed: vector(inner)?,
+            gate: vector(if w.n_ff > 0 { inner } else { 0 })?,
+            up: vector(of(w.n_ff))?,
+            expert_gate: vector(if experts > 0 { inner } else { 0 })?,
+            expert_up: vector(experts)?,
+            inner: activations(inner)?,
+            router: vector(of(w.n_expert))?,
+            guess_x: vector(n_guess)?,
+            guess: activations(n_guess)?,
+            ..Self::default()
+        })
+    }
+
+    /// Makes room for `n` tokens, unless there is as much.
+    pub fn reserve(&mut self, widths: &Widths, n: usize) -> Result<()> {
+        if n <= self.n_tokens {
+            return Ok(());
+        }
+        self.clear();
+        let logits = std::mem::take(&mut self.logits);
+        let vector = |len: usize| {
+            let mut vector = Vec::new();
+            vector.try_reserve_exact(len).map_err(|_| no_memory())?;
+            Ok(vector)
+        };
+        let activations =
+            |len| Activations::with_room(len, &widths.blocks).map_err(|_| no_memory());
+        *self = Self { logits, ..Self::with(widths, step(n), vector, activations)? };
+        Ok(())
+    }
+
+    /// For how many tokens there is room.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Bytes of the vectors, as they are.
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        let vectors = [
+            &self.hidden,
+            &self.x,
+            &self.out,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.mixed,
+            &self.gate,
+            &self.up,
+            &self.expert_gate,
+            &self.expert_up,
+            &self.router,
+            &self.guess_x,
+        ];
+        let vectors = vectors.map(|v| v.capacity() * size_of::<f32>());
+        let activations = [&self.activations, &self.inner, &self.guess].map(Activations::room);
+        vectors.into_iter().chain(activations).sum::<usize>() as u64
+    }
+
+    /// Bytes of the room that was made.
+    #[cfg(test)]
+    pub fn made(&self, widths: &Widths) -> u64 {
+        widths.kept_bytes(self.n_tokens)
+    }
+
+    /// Gives all room back, but for the logits.
+    pub fn clear(&mut self) {
+        let logits = std::mem::take(&mut self.logits);
+        *self = Self { logits, ..Self::default() };
+    }
+}
+
+fn no_memory() -> Error {
+    Error::new(
+        ErrorKind::OutOfMemory,
+        "no memory to compute with; use a shorter prompt or raise the memory limit",
+    )
+}
