@@ -12,7 +12,7 @@
 //!
 //!     let messages = [Message::new("user", "What do seagulls eat?")];
 //!     let prompt = session.apply_chat_template(&messages, true)?;
-//! //!     for step in session.generate(&prompt, Some(200)) {
+//!     for step in session.generate(&prompt, Some(200)) {
 //!         print!("{}", step?.text);
 //!         std::io::stdout().flush()?;
 //!     }
