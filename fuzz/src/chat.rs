@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use moewe_engine::ErrorKind;
-use moewe_engine::chat::{ChatTemplate, Message};
+use moewe_engine::chat::{Conversation, Message};
 
 use crate::{Target, check_message, memory, reached};
 
@@ -74,7 +74,16 @@ pub fn fuzz(data: &[u8]) {
 }
 
 fn render(source: &str, messages: &[Message], is_prompt: bool) -> moewe_engine::Result<String> {
-    ChatTemplate::new(source).apply(messages, is_prompt, BOS, EOS)
+    let conversation = Conversation {
+        template: source.to_owned(),
+        messages: messages.to_vec(),
+        add_generation_prompt: is_prompt,
+        bos: BOS.to_owned(),
+        eos: EOS.to_owned(),
+        bytes_max: 1 << 20,
+        mark: '\u{fdd0}',
+    };
+    conversation.render()
 }
 
 /// Compiles a template, which then ends at once.

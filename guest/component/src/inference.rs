@@ -51,7 +51,8 @@ fn from_caller(messages: Vec<Message>) -> Vec<chat::Message> {
 
 fn utf8(text: Vec<u8>) -> Result<String, Error> {
     let message = "a text of the conversation is not UTF-8".to_owned();
-    String::from_utf8(text).map_err(|_| Error { code: ErrorCode::InvalidInput, message })
+    String::from_utf8(text)
+        .map_err(|_| Error { code: ErrorCode::InvalidInput, message: message.into() })
 }
 
 impl GuestModel for LoadedModel {

@@ -452,7 +452,7 @@ fn a_call_ends_when_a_part_of_a_file_is_gone() {
     let run = instance.unwrap().get_typed_func::<(), i32>(&mut store, "run").unwrap();
     let state = store.data_mut();
     state.region = region;
-    let source = state.open("model.gguf".to_owned()).unwrap().unwrap();
+    let source = state.open("model.gguf".into()).unwrap().unwrap();
     state.attach(source, 0, 100_000, 1 << 16).unwrap().unwrap();
     assert_eq!(call(&mut store, |store| run.call(store, ())).unwrap(), 1);
     std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();

@@ -422,8 +422,7 @@ fn check(name: &str) {
 /// A prompt is computed in as many batches as its memory wants.
 #[test]
 fn little_memory_computes_the_same() {
-    let Some(golden) = golden() else { return };
-    let path = golden.join("qwen2moe-q4_k_m.gguf");
+    let path = model("qwen2moe-q4_k_m");
     let text: Vec<u32> = (0..150).map(|i| i * 37 % 500).collect();
     let expected = mapped(&path, &text, text.len());
     for (bytes_max, size) in [(0, 1), (0, 2), (300_000, 2), (u64::MAX, 2)] {
