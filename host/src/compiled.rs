@@ -283,7 +283,7 @@ mod tests {
         let (before, _) = name.rsplit_once('-').unwrap();
         fs::rename(&path, folder.join(format!("{before}-0123456789abcdef{SUFFIX}"))).unwrap();
         load_guest(Some(&folder), &config, GUEST);
-        assert_eq!(files(&folder), [name.clone()]);
+        assert_eq!(files(&folder), std::slice::from_ref(name));
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn a_sandbox_that_is_too_small_says_so() {
     for memory_max in [2 << 20, 1 << 16] {
         let mut options = ModelOptions::default();
         options.memory_max = memory_max;
-        let opened = Model::open(&engine, &path, options);
+        let opened = Model::open(&engine, path, options);
         let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
         assert_eq!(fed.unwrap_err().kind(), ErrorKind::OutOfMemory);
     }
@@ -236,7 +236,7 @@ fn the_engine_takes_as_many_tokens_as_a_part_has() {
 fn the_number_of_threads_is_limited() {
     let path = model_path();
     for n in [0, ModelOptions::THREADS_MAX + 1] {
-        let error = Model::open(&Engine::new().unwrap(), &path, threads(n)).unwrap_err();
+        let error = Model::open(&Engine::new().unwrap(), path, threads(n)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }
@@ -332,7 +332,7 @@ mod teams {
         let engine = Engine::new().unwrap();
         let mut options = threads(3);
         options.time_max = Some(Duration::ZERO);
-        let opened = Model::open(&engine, &path, options);
+        let opened = Model::open(&engine, path, options);
         let fed = opened.and_then(|model| model.session(greedy())?.feed(&[7; 2000]));
         assert_eq!(fed.unwrap_err().kind(), ErrorKind::TimeLimit);
     }
@@ -346,7 +346,7 @@ mod teams {
         let run = |mib: u64| {
             let mut options = threads(2);
             options.memory_max = mib << 20;
-            let model = Model::open(&engine, &path, options)?;
+            let model = Model::open(&engine, path, options)?;
             let mut session = model.session(greedy())?;
             let fed = session.feed(&[7; 2000]);
             if fed.is_err() {
