@@ -72,6 +72,7 @@ fn name(key: &str, compiled: &[u8]) -> String {
 /// to compile next. One function after another: each takes memory, and a budget of
 /// memory counts at this moment, too.
 fn compile(mut config: Config, guest: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    map_large_blocks();
     config.parallel_compilation(false);
     Engine::new(&config)?.precompile_component(guest)
 }
@@ -177,6 +178,21 @@ fn make_present(component: &Component) {
 
 #[cfg(not(target_os = "linux"))]
 fn make_present(_: &Component) {}
+
+/// Has this process take large blocks of memory from the system one by one, and give
+/// each back when it is free. Otherwise the allocator learns from their sizes to keep
+/// up to twice as much as the largest, for good where a thread has a heap of its own.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn map_large_blocks() {
+    // SAFETY: this setting concerns blocks that are allocated from now on. It is the one
+    // that the allocator begins with.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn map_large_blocks() {}
 
 /// Gives back to the system what compiling has taken: what was freed, and the code of
 /// the compiler, some megabytes.

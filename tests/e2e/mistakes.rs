@@ -143,7 +143,7 @@ fn prompts_that_do_not_fit() {
     run(&[""], &["prompt is empty"]);
     run(&["Hello there, you", "--ctx-size", "2"], &["context of 2", "shorten", "larger context"]);
     run(&[&"word ".repeat(5000)], &["tokens do not fit the 2048", "shorten"]);
-    run(&[&"word ".repeat(9000)], &["more than 32768 bytes", "context of 2048", "shorten"]);
+    run(&[&"word ".repeat(9000)], &["more than 26624 bytes", "context of 2048", "shorten"]);
     run(&["Hello", "--ctx-size", "99999999"], &["99999999", "2048"]);
     run(&["Hello", "--temp=-1"], &["temperature"]);
 }

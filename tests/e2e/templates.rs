@@ -337,11 +337,11 @@ const ENDLESS: &str = "{% if 'harm' in messages[0].content %}{% set ns = namespa
 #[test]
 fn a_call_s_own_limit_holds_for_templates() {
     let mut options = ModelOptions::default();
-    options.time_max = Some(Duration::from_millis(500));
+    options.time_max = Some(Duration::from_millis(1500));
     let (mut session, _folder) = session(ENDLESS, options);
     let error = session.apply_chat_template(&[Message::new("user", "harm")], true).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("takes longer than 0.5 s"), "{error}");
+    assert!(error.to_string().contains("takes longer than 1.5 s"), "{error}");
     session.apply_chat_template(&[Message::new("user", "hello")], true).unwrap();
 }
 

@@ -11,7 +11,6 @@
 
 mod marks;
 
-use std::borrow::Cow;
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
@@ -71,8 +70,9 @@ impl ChatTemplate {
     /// `bytes_max` bytes.
     ///
     /// # Errors
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the messages are longer than
-    /// [`TEXT_BYTES_MAX`], or have all code points that a mark could be.
+    /// [`ContextFull`](ErrorKind::ContextFull) if the messages are longer than that;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if they have all code points that a
+    /// mark could be.
     pub fn prepare(
         &self,
         tokenizer: &Tokenizer,
@@ -82,22 +82,19 @@ impl ChatTemplate {
     ) -> Result<Conversation> {
         let texts = messages.iter().flat_map(|m| [m.role.as_str(), &m.content]);
         let bytes = texts.clone().map(str::len).fold(0, usize::saturating_add);
-        if bytes > TEXT_BYTES_MAX {
-            return Err(Error::input(format!(
-                "the messages are {bytes} bytes long, at most {TEXT_BYTES_MAX} can be; shorten them"
-            )));
+        let bytes_max = bytes_max.min(TEXT_BYTES_MAX);
+        if bytes > bytes_max {
+            return Err(Error::new(
+                ErrorKind::ContextFull,
+                format!(
+                    "the messages are {bytes} bytes long, more than the {bytes_max} that a context \
+                     can hold; shorten them"
+                ),
+            ));
         }
         let mark = marks::choose(texts.chain([self.source.as_str()]))?;
         let names = Names::new(tokenizer.control_names())?;
-        let mut bytes_max = bytes_max.min(TEXT_BYTES_MAX);
-        let mut marked = |text: &str| {
-            let marked = names.marked(text, mark);
-            // A mark is three bytes, and a character has two at most.
-            if matches!(marked, Cow::Owned(_)) {
-                bytes_max = TEXT_BYTES_MAX.min(bytes_max.saturating_mul(7));
-            }
-            marked.into_owned()
-        };
+        let marked = |text: &str| names.marked(text, mark).into_owned();
         let messages = messages
             .iter()
             .map(|m| Message { role: marked(&m.role), content: marked(&m.content) })
@@ -128,7 +125,7 @@ pub struct Conversation {
     pub bos: String,
     /// Name of the token that ends a text; empty if there is none.
     pub eos: String,
-    /// The most bytes of the text, marks included.
+    /// The most bytes of the text without the marks.
     pub bytes_max: usize,
     /// The mark: a code point that no text had.
     pub mark: char,
@@ -161,7 +158,7 @@ impl Conversation {
         let explain = |error| explain(error, self.bytes_max);
         let template =
             environment.template_from_named_str("chat_template", &source).map_err(explain)?;
-        let mut out = Limited { bytes: Vec::new(), left: self.bytes_max };
+        let mut out = Limited { bytes: Vec::new(), left: self.bytes_max, mark: self.mark };
         let result = template.render_captured_to(
             context! {
                 messages,
@@ -271,15 +268,23 @@ fn shortened(message: &str) -> String {
     }
 }
 
-/// Takes no more bytes than it may.
+/// Takes no more bytes than it may, of which marks are none. But they are memory, so
+/// there is an end of them too.
 struct Limited {
     bytes: Vec<u8>,
     left: usize,
+    mark: char,
 }
 
 impl io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        let n_marks = str::from_utf8(bytes).map_or(0, |text| text.matches(self.mark).count());
+        let n_text = bytes.len() - n_marks * self.mark.len_utf8();
+        let left = self.left.checked_sub(n_text);
+        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
+        if bytes.len() > TEXT_BYTES_MAX - self.bytes.len() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -461,12 +461,20 @@ fn text_comes_out_character_by_character() {
 #[test]
 fn a_long_text_without_a_space_is_tokenized() {
     let merges = ["a b", "ab ab", "abab abab"];
-    let more = [("ab", 1), ("abab", 1), ("abababab", 1)];
+    let accent = [("\u{c3}", 1), ("\u{a9}", 1)];
+    let more = [&[("ab", 1), ("abab", 1), ("abababab", 1)][..], &accent].concat();
     let tokenizer = tokenizer(&byte_level(&more, &merges, "gpt-2").metadata());
     let text = "ab".repeat(1 << 19);
     assert_eq!(tokenizer.encode(&text, false, false).unwrap().len(), 1 << 17);
     let spaces = " ".repeat(1 << 20);
     assert_eq!(tokenizer.encode(&spaces, false, false).unwrap().len(), 1 << 20);
+    // A character's bytes in pieces of their own, and in those of its neighbours.
+    let accents = "\u{e9}".repeat(1 << 16);
+    assert_eq!(tokenizer.encode(&accents, false, false).unwrap().len(), 1 << 17);
+    let across = [&[("\u{a9}\u{c3}", 1)][..], &accent].concat();
+    let across = byte_level(&across, &["\u{a9} \u{c3}"], "gpt-2").metadata();
+    let across = self::tokenizer(&across).encode(&accents, false, false).unwrap();
+    assert_eq!(across.len(), (1 << 16) + 1);
     let error = tokenizer.encode(&"a".repeat(TEXT_BYTES_MAX + 1), false, false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("in parts"), "{error}");

@@ -41,7 +41,12 @@ mod tests {
             Type::Variant(variant) => variant.cases().filter_map(|case| case.ty).for_each(check),
             Type::Option(option) => check(option.ty()),
             Type::Result(result) => result.ok().into_iter().chain(result.err()).for_each(check),
-            Type::Bool | Type::Enum(_) | Type::Flags(_) | Type::Own(_) | Type::Borrow(_) => {}
+            Type::Bool
+            | Type::Char
+            | Type::Enum(_)
+            | Type::Flags(_)
+            | Type::Own(_)
+            | Type::Borrow(_) => {}
             Type::U8 | Type::U16 | Type::U32 | Type::U64 => {}
             Type::S8 | Type::S16 | Type::S32 | Type::S64 | Type::Float32 | Type::Float64 => {}
             other => panic!("{at}: is {other:?} sound if its bytes change meanwhile?"),

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Code points that are no characters, for a program's own use.
 const MARKS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdef}';
+/// The longest name of a control token, in bytes: the work for a message grows with it.
+const NAME_BYTES_MAX: usize = 256;
 
 /// A mark that none of these texts has.
 ///
@@ -50,8 +52,16 @@ pub struct Names {
 
 impl Names {
     /// # Errors
-    /// [`InvalidModel`](crate::ErrorKind::InvalidModel) if there are too many names.
-    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
+    /// [`InvalidModel`](crate::ErrorKind::InvalidModel) if there are too many names,
+    /// or one is too long.
+    pub fn new<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Self> {
+        if let Some(name) = names.clone().find(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(Error::invalid(format!(
+                "the name of a control token has {} bytes, at most {NAME_BYTES_MAX} can be told \
+                 from text",
+                name.len()
+            )));
+        }
         let (held, words): (Vec<_>, Vec<_>) =
             names.filter(|name| !name.is_empty()).partition(|name| name.contains(holds_together));
         let mut forward: Vec<String> = held.into_iter().map(plain).collect();
@@ -78,9 +88,10 @@ impl Names {
         }
         let (held, words) = (covered(held, plain.len()), covered(words, text.len()));
         let mut out = String::with_capacity(2 * text.len());
-        let mut at = 0;
+        let (mut at, mut folded) = (0, String::new());
         for (i, c) in text.char_indices() {
-            let is_text = !c.is_whitespace();
+            fold(c, &mut folded);
+            let is_text = !folded.is_empty();
             let is_marked = is_text && (words[i] || (held[at] && holds_together(c)));
             if is_marked && !out.ends_with(mark) {
                 out.push(mark);
@@ -89,7 +100,8 @@ impl Names {
             if is_marked {
                 out.push(mark);
             }
-            at += if is_text { c.len_utf8() } else { 0 };
+            at += folded.len();
+            folded.clear();
         }
         Cow::Owned(out)
     }
@@ -151,7 +163,20 @@ fn holds_together(c: char) -> bool {
 
 /// Without white space, in small letters.
 fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect()
+    let mut plain = String::with_capacity(text.len());
+    text.chars().for_each(|c| fold(c, &mut plain));
+    plain
+}
+
+/// Appends a character, unless it is white space, in small letters: those that it has
+/// when it was capitalised as well, since there are characters outside of ASCII which
+/// become its letters in the one way or the other.
+fn fold(c: char, out: &mut String) {
+    if c.is_ascii() && !c.is_whitespace() {
+        out.push(c.to_ascii_lowercase());
+    } else if !c.is_whitespace() {
+        out.extend(c.to_uppercase().flat_map(char::to_lowercase));
+    }
 }
 
 fn reversed(text: &str) -> String {
@@ -217,6 +242,10 @@ mod tests {
             "im_end|>",
             "user|><|im_start",
             "[inst]",
+            // A long s, a ligature and the sign for Kelvin.
+            "a [IN\u{17f}T] a",
+            "<|im_\u{fb06}art|>",
+            "</\u{17f}>",
         ] {
             let marked = names.marked(text, MARK);
             assert_eq!(marked.replace(MARK, ""), text);

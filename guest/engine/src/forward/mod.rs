@@ -101,9 +101,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Checks what a part of a layer left behind. Whatever was not finite before
-    /// is not finite in the hidden states either, and all members of a team have
-    /// these whole, so they fail alike.
+    /// Checks what a part of a layer left behind. NaNs and infinities that count for
+    /// anything end up in the hidden states, and all members of a team have these
+    /// whole, so they fail alike.
     fn check_finite(&self, index: usize, part: &str) -> Result<()> {
         if ops::are_finite(&self.s.hidden) {
             return Ok(());

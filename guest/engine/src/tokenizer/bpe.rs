@@ -178,17 +178,18 @@ impl Bpe {
         let Scratch { symbols, queue, parts, .. } = scratch;
         parts.merge(
             word,
-            |text, pieces| self.merge(vocab, text, symbols, queue, pieces),
+            |range, pieces| self.merge(vocab, word, range, symbols, queue, pieces),
             out,
             |range, piece, out| self.emit(vocab, piece, word, range, out),
         );
     }
 
-    /// Appends the pieces of a word, or of a part of it.
+    /// Appends the pieces of a part of a word.
     fn merge(
         &self,
         vocab: &Vocab,
         word: &str,
+        part: Range<usize>,
         symbols: &mut Vec<Symbol>,
         queue: &mut BinaryHeap<Reverse<u64>>,
         pieces: &mut Vec<Piece>,
@@ -203,14 +204,12 @@ impl Bpe {
             gone: false,
         };
         if self.pre.byte_level() {
-            symbols.extend(
-                word.bytes()
-                    .enumerate()
-                    .map(|(i, b)| symbol(i, i, self.byte_pieces[usize::from(b)])),
-            );
+            // The bytes of a character need not be in the same part.
+            let bytes = word.as_bytes()[part.clone()].iter().enumerate();
+            symbols.extend(bytes.map(|(i, &b)| symbol(i, i, self.byte_pieces[usize::from(b)])));
         } else {
             symbols.extend(
-                word.char_indices().enumerate().map(|(i, (start, c))| {
+                word[part.clone()].char_indices().enumerate().map(|(i, (start, c))| {
                     symbol(i, start, vocab.find(c.encode_utf8(&mut [0; 4])))
                 }),
             );
@@ -247,7 +246,7 @@ impl Bpe {
         let mut at = 0;
         while at != NONE {
             let symbol = &symbols[at as usize];
-            let end = symbols.get(symbol.next as usize).map_or(word.len(), |s| s.start as usize);
+            let end = symbols.get(symbol.next as usize).map_or(part.len(), |s| s.start as usize);
             pieces.push(Piece { end, id: symbol.piece });
             at = symbol.next;
         }

@@ -124,7 +124,7 @@ impl Tokenizer {
     }
 
     /// The names of all control tokens.
-    pub fn control_names(&self) -> impl Iterator<Item = &str> {
+    pub fn control_names(&self) -> impl Iterator<Item = &str> + Clone {
         let control = (0..self.n_vocab()).filter(|&id| self.vocab.kind(id).is_control());
         control.map(|id| self.vocab.text(id))
     }

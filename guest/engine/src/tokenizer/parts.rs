@@ -31,19 +31,20 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Appends to `out` what `emit` makes of the pieces of `text`, and of where
-    /// they are in it. `merge` merges a text at once.
+    /// they are in it. `merge` merges a range of it at once; where symbols are bytes,
+    /// that begins and ends within characters, too.
     pub fn merge(
         &mut self,
         text: &str,
-        mut merge: impl FnMut(&str, &mut Vec<Piece>),
+        mut merge: impl FnMut(Range<usize>, &mut Vec<Piece>),
         out: &mut Vec<u32>,
         mut emit: impl FnMut(Range<usize>, u32, &mut Vec<u32>),
     ) {
         let n_before = out.len();
         let mut part_bytes = PART_BYTES;
-        let mut merge = |text: &str, pieces: &mut Vec<Piece>| {
+        let mut merge = |range: Range<usize>, pieces: &mut Vec<Piece>| {
             pieces.clear();
-            merge(text, pieces);
+            merge(range, pieces);
         };
         while !self.merged(text, part_bytes, &mut merge, &mut |range, id| emit(range, id, out)) {
             // Its parts depend on one another over a long way.
@@ -57,12 +58,11 @@ impl Parts {
         &mut self,
         text: &str,
         part_bytes: usize,
-        merge: &mut impl FnMut(&str, &mut Vec<Piece>),
+        merge: &mut impl FnMut(Range<usize>, &mut Vec<Piece>),
         emit: &mut impl FnMut(Range<usize>, u32),
     ) -> bool {
         let Self { part, next, pair } = self;
-        let part_from =
-            |at: usize| &text[at..text.ceil_char_boundary(at.saturating_add(part_bytes))];
+        let part_from = |at: usize| at..text.ceil_char_boundary(at.saturating_add(part_bytes));
         let mut start = 0;
         merge(part_from(0), part);
         loop {
@@ -73,7 +73,7 @@ impl Parts {
                 let found = (first..part.len()).rev().find(|&n| {
                     let (from, at) = (n.checked_sub(2).map_or(0, |i| part[i].end), part[n - 1].end);
                     merge(part_from(start + at), next);
-                    merge(&text[start + from..start + at + next[0].end], pair);
+                    merge(start + from..start + at + next[0].end, pair);
                     pair.len() == 2 && pair[0].end == at - from
                 });
                 let Some(n) = found else { return false };
@@ -100,17 +100,18 @@ mod tests {
 
     use super::*;
 
+    type Bytes = Vec<u8>;
+
     /// Merges by rank, then from the left, as slowly as it is said.
-    fn merge(merges: &[(String, String)], text: &str, pieces: &mut Vec<Piece>) {
-        let mut symbols: Vec<String> = text.chars().map(String::from).collect();
-        let rank = |pair: &[String]| {
+    fn merge(merges: &[(Bytes, Bytes)], mut symbols: Vec<Bytes>, pieces: &mut Vec<Piece>) {
+        let rank = |pair: &[Bytes]| {
             merges.iter().position(|(left, right)| pair[0] == *left && pair[1] == *right)
         };
         while let Some((_, i)) =
             (symbols.windows(2).enumerate()).filter_map(|(i, pair)| Some((rank(pair)?, i))).min()
         {
             let right = symbols.remove(i + 1);
-            symbols[i].push_str(&right);
+            symbols[i].extend(right);
         }
         let mut end = 0;
         pieces.extend(symbols.iter().map(|symbol| {
@@ -122,22 +123,29 @@ mod tests {
     #[test]
     fn parts_give_the_pieces_of_the_whole() {
         let (mut n_whole, mut n_parts) = (0, 0);
-        for seed in 0..300 {
+        for seed in 0..600 {
+            let over_bytes = seed % 2 == 0;
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
             let mut random = |n: usize| rng.next_u64() as usize % n;
-            let mut known: Vec<String> = ["a", "b", "\u{e9}"].map(String::from).to_vec();
-            let letters = 1 + random(3);
+            let letters = &["a", "b", "\u{e9}"][..1 + random(3)];
+            let symbols = |text: &str| -> Vec<Bytes> {
+                match over_bytes {
+                    true => text.bytes().map(|b| vec![b]).collect(),
+                    false => text.chars().map(|c| c.to_string().into_bytes()).collect(),
+                }
+            };
+            let mut known = symbols(&letters.concat());
             let merges: Vec<_> = (0..1 + random(10))
                 .map(|_| {
                     let (left, right) = (random(known.len()), random(known.len()));
                     let pair = (known[left].clone(), known[right].clone());
-                    known.push(format!("{}{}", pair.0, pair.1));
+                    known.push([&pair.0[..], &pair.1].concat());
                     pair
                 })
                 .collect();
-            let text: String = (0..random(120)).map(|_| known[random(letters)].as_str()).collect();
+            let text: String = (0..random(120)).map(|_| letters[random(letters.len())]).collect();
             let mut whole = Vec::new();
-            merge(&merges, &text, &mut whole);
+            merge(&merges, symbols(&text), &mut whole);
             let mut at = 0;
             let whole: Vec<_> = whole
                 .iter()
@@ -145,9 +153,13 @@ mod tests {
                 .collect();
             for part_bytes in [1, 3, 8, 20, 50, 1000] {
                 let mut got = Vec::new();
-                let mut merge = |text: &str, pieces: &mut Vec<Piece>| {
+                let mut merge = |range: Range<usize>, pieces: &mut Vec<Piece>| {
                     pieces.clear();
-                    merge(&merges, text, pieces);
+                    let symbols = match over_bytes {
+                        true => text.as_bytes()[range].iter().map(|&b| vec![b]).collect(),
+                        false => symbols(&text[range]),
+                    };
+                    merge(&merges, symbols, pieces);
                 };
                 let mut emit = |range, id| got.push((range, id));
                 if Parts::default().merged(&text, part_bytes, &mut merge, &mut emit) {
@@ -158,6 +170,6 @@ mod tests {
                 }
             }
         }
-        assert!(n_parts > 500 && n_whole > 0, "{n_parts} in parts, {n_whole} as a whole");
+        assert!(n_parts > 1000 && n_whole > 0, "{n_parts} in parts, {n_whole} as a whole");
     }
 }

@@ -86,7 +86,7 @@ impl Spm {
         let (mut symbols, mut queue) = (Vec::new(), BinaryHeap::new());
         Parts::default().merge(
             text,
-            |text, pieces| self.merge(vocab, text, &mut symbols, &mut queue, pieces),
+            |range, pieces| self.merge(vocab, &text[range], &mut symbols, &mut queue, pieces),
             out,
             |range, token, out| match token {
                 NONE => encode_bytes(&self.byte_tokens, self.unknown, &text[range], out),
