@@ -12,8 +12,9 @@
 use std::env;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{Hash as _, Hasher as _};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use twox_hash::XxHash3_64;
 use wasmtime::component::Component;
@@ -22,6 +23,9 @@ use wasmtime::{Config, Engine};
 /// What the names of all our files begin with, and how those of complete ones end.
 const PREFIX: &str = "guest-";
 const SUFFIX: &str = ".cwasm";
+/// How those of files end that are being written, and the longest time for that.
+const PART_SUFFIX: &str = ".part";
+const PART_AGE_MAX: Duration = Duration::from_secs(3600);
 /// So many files stay when one is written, that one included: programs that share the
 /// folder need not compile in turns.
 const N_FILES_MAX: usize = 4;
@@ -63,9 +67,24 @@ fn key(engine: &Engine, guest: &[u8]) -> String {
     format!("{PREFIX}{:016x}-{:016x}-", hasher.finish(), XxHash3_64::oneshot(guest))
 }
 
-/// The name of a file that holds these bytes.
-fn name(key: &str, compiled: &[u8]) -> String {
-    format!("{key}{:016x}{SUFFIX}", XxHash3_64::oneshot(compiled))
+/// The name of a file whose bytes have this sum.
+fn name(key: &str, checksum: u64) -> String {
+    format!("{key}{checksum:016x}{SUFFIX}")
+}
+
+/// The sum of a file's bytes. The file is read in small pieces, because what a large
+/// block leaves behind in the allocator counts when a model is opened.
+fn checksum(file: &mut impl Read) -> io::Result<u64> {
+    let mut hasher = XxHash3_64::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => hasher.write(&piece[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// Compiles a guest with an engine of its own, which keeps much for what it may have
@@ -88,9 +107,7 @@ fn find(folder: &Path, key: &str, engine: &Engine) -> Option<Component> {
         if !metadata.is_file() || !is_private(&metadata) {
             return None;
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).ok()?;
-        if name(key, &bytes) != entry {
+        if name(key, checksum(&mut file).ok()?) != entry {
             return None;
         }
         // SAFETY: this user alone can write to the file and to its folder, and whoever
@@ -101,7 +118,7 @@ fn find(folder: &Path, key: &str, engine: &Engine) -> Option<Component> {
         let component = unsafe { Component::deserialize_file(engine, &path) }
             // Code may not be mapped from every file system.
             // SAFETY: as above.
-            .or_else(|_| unsafe { Component::deserialize(engine, &bytes) })
+            .or_else(|_| unsafe { Component::deserialize(engine, fs::read(&path)?) })
             .ok()?;
         make_present(&component);
         Some(component)
@@ -110,10 +127,11 @@ fn find(folder: &Path, key: &str, engine: &Engine) -> Option<Component> {
 
 /// Writes a compiled guest, and removes files that have become too many.
 fn keep(folder: &Path, key: &str, compiled: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(PREFIX).suffix(".part").tempfile_in(folder)?;
+    let mut file =
+        tempfile::Builder::new().prefix(PREFIX).suffix(PART_SUFFIX).tempfile_in(folder)?;
     file.write_all(compiled)?;
     file.as_file().sync_all()?;
-    let name = name(key, compiled);
+    let name = name(key, XxHash3_64::oneshot(compiled));
     file.persist(folder.join(&name))?;
     let others = fs::read_dir(folder)?.filter_map(|entry| {
         let entry = entry.ok()?;
@@ -121,10 +139,14 @@ fn keep(folder: &Path, key: &str, compiled: &[u8]) -> io::Result<()> {
         if !other.starts_with(PREFIX) || other == name {
             return None;
         }
+        let written = entry.metadata().ok()?.modified().ok();
+        if other.ends_with(PART_SUFFIX) {
+            // Another process is writing it, or was ended while it did.
+            let age = written?.elapsed().ok().filter(|age| *age > PART_AGE_MAX);
+            return age.map(|_| (None, entry.path()));
+        }
         // What else has this key is damaged, and goes first.
-        let written =
-            if other.starts_with(key) { None } else { entry.metadata().ok()?.modified().ok() };
-        Some((written, entry.path()))
+        Some((if other.starts_with(key) { None } else { written }, entry.path()))
     });
     let mut others: Vec<_> = others.collect();
     others.sort();

@@ -220,23 +220,27 @@ impl Session {
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>> {
-        let (n_ctx, token_bytes_max) = (self.n_ctx, self.info.token_bytes_max);
-        let text_bytes_max = self.text_bytes_max();
-        // A model without a tokenizer has a better error.
-        if text.len() as u64 > text_bytes_max && token_bytes_max > 0 {
-            return Err(Error::new(
-                ErrorKind::ContextFull,
-                format!(
-                    "the text has more than {text_bytes_max} bytes, which is the most that a \
-                     context of {n_ctx} tokens of up to {token_bytes_max} bytes holds; shorten the \
-                     text{}",
-                    self.larger_context(n_ctx)
-                ),
-            ));
-        }
+        self.check_text_bytes(text.len() as u64)?;
         self.sandbox.ask(|store, guest, model| {
             guest.model().call_tokenize(store, model, text, add_special, parse_special)
         })
+    }
+
+    fn check_text_bytes(&self, n: u64) -> Result<()> {
+        let (n_ctx, token_bytes_max) = (self.n_ctx, self.info.token_bytes_max);
+        let text_bytes_max = self.text_bytes_max();
+        // A model without a tokenizer has a better error.
+        if n <= text_bytes_max || token_bytes_max == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::ContextFull,
+            format!(
+                "the text has more than {text_bytes_max} bytes, which is the most that a context \
+                 of {n_ctx} tokens of up to {token_bytes_max} bytes holds; shorten the text{}",
+                self.larger_context(n_ctx)
+            ),
+        ))
     }
 
     /// The longest text that the context could hold, in bytes: what is longer need
@@ -270,13 +274,16 @@ impl Session {
     ///
     /// `InvalidInput` if the template refuses the messages or fails on them,
     /// `Unsupported` if there is none, or the engine cannot run it, or not within
-    /// its limits, `ContextFull` if it writes more than a context can hold; see
+    /// its limits, `ContextFull` if the messages, or what it writes, are more than a
+    /// context can hold; see
     /// also [`Session`].
     pub fn apply_chat_template(
         &mut self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
+        let texts = messages.iter().flat_map(|m| [&m.role, &m.content]);
+        self.check_text_bytes(texts.map(|text| text.len() as u64).sum())?;
         let messages: Vec<_> = messages
             .iter()
             .map(|m| wit::Message { role: m.role.clone(), content: m.content.clone() })

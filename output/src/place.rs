@@ -36,7 +36,11 @@ impl Place {
         let is_there = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             metadata => {
-                if is_of_process || !metadata.map_err(failed())?.is_file() {
+                let metadata = metadata.map_err(failed())?;
+                if is_one_of(path, inputs) {
+                    return Err(Error::Input(path.into()));
+                }
+                if is_of_process || !metadata.is_file() {
                     // Who redirects to the end of a file means that.
                     let stream = File::options().append(true).open(path);
                     return Ok(Self::Stream(stream.map_err(failed())?));
@@ -45,9 +49,6 @@ impl Place {
             }
         };
         if is_there {
-            if is_one_of(&end, inputs) {
-                return Err(Error::Input(path.into()));
-            }
             // A file that may not be written to is not replaced either.
             File::options().write(true).open(&end).map_err(failed())?;
         }

@@ -61,44 +61,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{name}. Ctrl-C ends an answer, /bye or Ctrl-D the conversation.");
     }
 
-    let mut all_answered = true;
-    let mut editor = match io::stdin().is_terminal() {
-        true => Some(DefaultEditor::new()?),
-        false => None,
-    };
-    loop {
-        let line = match &mut editor {
-            Some(editor) => match editor.readline("> ") {
-                Ok(line) => line,
-                Err(ReadlineError::Interrupted) => continue,
-                Err(ReadlineError::Eof) => break,
-                Err(error) => return Err(error.into()),
-            },
-            None => match input::line(&chat.session)? {
-                Some(line) => line,
-                None => break,
-            },
-        };
-        let n_max = chat.session.text_bytes_max();
-        if line.len() as u64 > n_max {
-            let error =
-                format!("a message has more than the {n_max} bytes that the context can hold");
-            // From a pipe, its rest would be the next message.
-            ensure!(editor.is_some(), error);
-            eprintln!("error: {error}");
-            continue;
-        }
-        match line.trim() {
-            "" => continue,
-            "/bye" => break,
-            text => {
-                // Without a history, only the arrow keys do less.
-                let _ = editor.as_mut().map(|editor| editor.add_history_entry(text));
-                all_answered &= chat.turn(text, args, &interrupt)?;
-            }
-        }
-    }
-    model.finish_trace()?;
+    let all_answered = chat.converse(args, &interrupt);
+    // A trace is of what was computed, whatever ended it.
+    let traced = model.finish_trace();
+    let all_answered = all_answered?;
+    traced?;
     Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -110,6 +77,48 @@ struct Chat {
 }
 
 impl Chat {
+    /// Answers one message after another; says whether each got an answer.
+    fn converse(&mut self, args: &Args, interrupt: &Interrupt) -> Result<bool> {
+        let mut all_answered = true;
+        let mut editor = match io::stdin().is_terminal() {
+            true => Some(DefaultEditor::new()?),
+            false => None,
+        };
+        loop {
+            let line = match &mut editor {
+                Some(editor) => match editor.readline("> ") {
+                    Ok(line) => line,
+                    Err(ReadlineError::Interrupted) => continue,
+                    Err(ReadlineError::Eof) => break,
+                    Err(error) => return Err(error.into()),
+                },
+                None => match input::line(&self.session)? {
+                    Some(line) => line,
+                    None => break,
+                },
+            };
+            let n_max = self.session.text_bytes_max();
+            if line.len() as u64 > n_max {
+                let error =
+                    format!("a message has more than the {n_max} bytes that the context can hold");
+                // From a pipe, its rest would be the next message.
+                ensure!(editor.is_some(), error);
+                eprintln!("error: {error}");
+                continue;
+            }
+            match line.trim() {
+                "" => continue,
+                "/bye" => break,
+                text => {
+                    // Without a history, only the arrow keys do less.
+                    let _ = editor.as_mut().map(|editor| editor.add_history_entry(text));
+                    all_answered &= self.turn(text, args, interrupt)?;
+                }
+            }
+        }
+        Ok(all_answered)
+    }
+
     /// One message and its answer; false if there is none. A message that the
     /// template refuses, or the context cannot hold, is taken back; other errors
     /// end the conversation.

@@ -79,11 +79,20 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // A moment after it was installed, nobody may be known yet: that is the default.
     // SAFETY: see `install`.
     let previous = PREVIOUS.get().copied().unwrap_or_else(|| unsafe { mem::zeroed() });
+    // SAFETY: the kernel passes what it knows about the signal.
+    let code = unsafe { (*info).si_code };
+    // Somebody has sent it, or a page is gone that nobody has touched.
+    let is_no_fault = code <= 0 || code == libc::BUS_MCEERR_AO;
     match previous.sa_sigaction {
+        libc::SIG_IGN if is_no_fault => {}
         libc::SIG_DFL | libc::SIG_IGN => {
             // What faulted does so again, and ends the process as it would have before.
             // SAFETY: the action is one that was in place already.
             unsafe { libc::sigaction(signal, &previous, ptr::null_mut()) };
+            if is_no_fault {
+                // SAFETY: a signal handler may do this.
+                unsafe { libc::raise(signal) };
+            }
         }
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
             type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);

@@ -31,7 +31,8 @@ pub(crate) struct Rendering {
     team: Arc<Team>,
     limits: Limits,
     deadline: Instant,
-    memory_refused: bool,
+    /// That it was refused memory, and why.
+    refused: Option<String>,
 }
 
 /// The guest with imports that end it.
@@ -57,7 +58,7 @@ pub(super) fn render(
         team: team.clone(),
         limits,
         deadline: Instant::now() + time_max,
-        memory_refused: false,
+        refused: None,
     };
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| state);
@@ -79,7 +80,7 @@ pub(super) fn render(
         .and_then(|guest| guest.moewe_inference_inference().call_render(&mut store, conversation));
     match rendered {
         Ok(text) => Ok(text?),
-        Err(error) => Err(explain(&error, store.data().memory_refused, time_max)),
+        Err(error) => Err(explain(&error, store.data().refused.as_deref(), time_max)),
     }
 }
 
@@ -92,18 +93,16 @@ impl Drop for GivenBack<'_> {
     }
 }
 
-fn explain(error: &wasmtime::Error, memory_refused: bool, time_max: Duration) -> Error {
-    let what = match (error.downcast_ref::<Interrupt>(), error.downcast_ref::<Trap>()) {
-        (Some(Interrupt::Cancelled), _) => return Error::new(ErrorKind::Cancelled, "cancelled"),
-        (Some(Interrupt::TimeLimit), _) => {
+fn explain(error: &wasmtime::Error, refused: Option<&str>, time_max: Duration) -> Error {
+    let what = match (error.downcast_ref::<Interrupt>(), error.downcast_ref::<Trap>(), refused) {
+        (Some(Interrupt::Cancelled), ..) => return Error::new(ErrorKind::Cancelled, "cancelled"),
+        (Some(Interrupt::TimeLimit), ..) => {
             format!("takes longer than {} s", time_max.as_secs_f64())
         }
-        (None, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds)) => "nests too deep".to_owned(),
-        _ if memory_refused => {
-            format!("takes more memory than it may, {} MiB at most", MEMORY_BYTES_MAX >> 20)
-        }
+        (_, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds), _) => "nests too deep".to_owned(),
+        (.., Some(refused)) => refused.to_owned(),
         // A size that no memory has.
-        (None, Some(Trap::UnreachableCodeReached)) => "asks for too much".to_owned(),
+        (_, Some(Trap::UnreachableCodeReached), None) => "asks for too much".to_owned(),
         _ => format!("cannot be rendered ({})", error.root_cause()),
     };
     Error::new(ErrorKind::Unsupported, format!("the model's chat template {what}; {WAY_OUT}"))
@@ -116,15 +115,21 @@ impl ResourceLimiter for Rendering {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = desired as u64 <= MEMORY_BYTES_MAX
-            && maximum.is_none_or(|maximum| desired <= maximum)
-            && self.team.render(desired as u64, self.limits.memory_max);
-        self.memory_refused |= !allowed;
-        Ok(allowed)
+        let desired_bytes = desired as u64;
+        if desired_bytes > MEMORY_BYTES_MAX || maximum.is_some_and(|maximum| desired > maximum) {
+            let mib = MEMORY_BYTES_MAX >> 20;
+            self.refused = Some(format!("takes more memory than it may, {mib} MiB at most"));
+        } else if !self.team.render(desired_bytes, self.limits.memory_max) {
+            self.refused =
+                Some("takes more memory than is left of what may be used; allow more".to_owned());
+        } else {
+            return Ok(true);
+        }
+        Ok(false)
     }
 
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory_refused = true;
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = Some(format!("finds no memory ({error})"));
         Ok(())
     }
 

@@ -133,7 +133,7 @@ impl MemoryNeeds {
 /// What people are told to allow: what the process takes differs a little from
 /// time to time.
 pub(super) fn told(least: u64) -> u64 {
-    (least / MIB).saturating_add(2).saturating_mul(MIB)
+    (least / MIB).saturating_add(3).saturating_mul(MIB)
 }
 
 #[cfg(test)]

@@ -62,7 +62,9 @@ impl ModelStore {
         let inner = self.shared.lock();
         let Some(needs) = &inner.needs else { return Ok(()) };
         let kv = needs.kv_bytes_of(n_tokens, team_size as u64);
-        let floor = inner.budget.floor(inner.n_demand_max).saturating_add(kv);
+        let sessions = needs.session_bytes().saturating_mul(team_size as u64);
+        let taken = inner.budget.floor(inner.n_demand_max);
+        let floor = taken.saturating_add(sessions).saturating_add(kv);
         if floor <= inner.budget.bytes {
             return Ok(());
         }
