@@ -46,12 +46,8 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
     let tokens = session.tokenize(&prompt, true, true)?;
     let interrupt = Interrupt::install(session.cancel_handle())?;
     interrupt.begin();
-    let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt);
+    let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
     let interrupted = interrupt.end();
-    // A trace is of what was computed, whatever ended it.
-    let traced = model.finish_trace();
-    let answer = answer?;
-    traced?;
     if args.generate.verbose {
         open::print_file(&model);
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
@@ -60,5 +56,6 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
             memory::print_stats(&stats, answer.n_tokens());
         }
     }
+    model.finish_trace()?;
     Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
 }
