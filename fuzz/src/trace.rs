@@ -4,8 +4,8 @@
 //! read as the same then. It takes memory in proportion to the trace.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use moewe_experts::trace::{Header, Reader, Record, Recorder, TraceError, experts_of};
-use moewe_experts::{CacheOptions, Key, PolicyKind};
+use moewe_residency::trace::{Header, Reader, Record, Recorder, TraceError, experts_of};
+use moewe_residency::{CacheOptions, Key, PolicyKind};
 
 use crate::{Target, memory, reached};
 

@@ -55,7 +55,7 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, TokenStream};
 pub use model::{Model, ModelInfo, ModelOptions};
-pub use moewe_experts::{Key as ExpertKey, PolicyKind};
+pub use moewe_residency::{Key as ExpertKey, PolicyKind};
 pub use sandbox::CancelHandle;
 pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};
 pub use store::{ExpertStats, MemoryNeeds, MemoryOptions, Prefetch};

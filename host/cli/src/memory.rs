@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use moewe::{ExpertKey, ExpertStats, MemoryOptions, PolicyKind};
-use moewe_experts::trace::{Reader, Record};
+use moewe_residency::trace::{Reader, Record};
 
 /// A budget of memory, and how experts share it.
 #[derive(clap::Args)]

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
-use moewe_experts::simulate::{self, Capacity, Chooser};
-use moewe_experts::timing::{self, Costs, Prefetch};
-use moewe_experts::trace::{Header, Reader, Record};
+use moewe_residency::simulate::{self, Capacity, Chooser};
+use moewe_residency::timing::{self, Costs, Prefetch};
+use moewe_residency::trace::{Header, Reader, Record};
 use serde_json::json;
 
 use crate::memory::Budget;

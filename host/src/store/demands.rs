@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moewe_disk::{Priority, ReadError};
-use moewe_experts::Key;
+use moewe_residency::Key;
 
 use super::slots::{Content, Requests};
 use super::table::{Table, invalid};

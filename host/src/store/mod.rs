@@ -25,9 +25,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moewe_disk::{ALIGNMENT, DirectFile, Disk, DiskOptions, ReadError, Storage};
-use moewe_experts::trace::Recorder;
-use moewe_experts::{Key, Switch};
 use moewe_output::Output;
+use moewe_residency::trace::Recorder;
+use moewe_residency::{Key, Switch};
 
 use self::budget::{Budget, resident_bytes};
 use self::demands::TeamState;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use moewe_experts::{Key, PolicyKind};
+use moewe_residency::{Key, PolicyKind};
 
 /// How much memory a model may take, and how its experts share it.
 ///

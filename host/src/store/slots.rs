@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
-use moewe_experts::{Cache, Key, Lookup};
+use moewe_residency::{Cache, Key, Lookup};
 use rangemap::RangeSet;
 
 use super::table::Table;

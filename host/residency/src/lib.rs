@@ -6,7 +6,7 @@
 //! when a read has ended. How a victim is chosen is a [`Policy`].
 //!
 //! ```
-//! use moewe_experts::{Cache, CacheOptions, Key, Lookup};
+//! use moewe_residency::{Cache, CacheOptions, Key, Lookup};
 //!
 //! let mut cache = Cache::new(24, 64, 100, CacheOptions::default());
 //! for (expert, lookup) in [3, 17].into_iter().zip(cache.acquire(0, &[3, 17]).unwrap()) {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moewe_experts::synthetic::Random;
-use moewe_experts::{Cache, CacheOptions, Key, Lookup, PolicyKind};
+use moewe_residency::synthetic::Random;
+use moewe_residency::{Cache, CacheOptions, Key, Lookup, PolicyKind};
 
 const N_LAYER: usize = 4;
 const N_EXPERT: usize = 12;
