@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use moewe_engine::gguf::Gguf;
-use moewe_engine::native::Folder;
 use moewe_engine::tokenizer::Tokenizer;
+use moewe_gguf::Gguf;
 
 use crate::process;
 
@@ -20,8 +19,7 @@ const TEXT: &str = "The capital of France is a city that people from all over th
 
 /// A part of the text that makes [`N_PROMPT`] tokens of the model's vocabulary.
 pub fn prompt(model: &Path) -> Result<&'static str> {
-    let (folder, name) = Folder::of(model)?;
-    let gguf = Gguf::open(&folder, &name)?;
+    let gguf = Gguf::read(model)?;
     let tokenizer =
         Tokenizer::from_metadata(&gguf.header.metadata)?.context("the model has no tokenizer")?;
     // Where words begin; ends are anywhere but behind a space.

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use moewe_engine::ErrorKind;
-use moewe_engine::gguf::{Gguf, TensorInfo, TensorType};
+use moewe_gguf::{
+    ALIGNMENT, ALIGNMENT_KEY, Error, ErrorKind, Gguf, RawHeader, Source, TensorInfo, TensorType,
+    ValueType, Writer, put_text,
+};
 
-use crate::header::{self, ARRAY, File, Files, Writer, is_odd, number, text};
+use crate::made_up::{is_odd, number};
 use crate::{Target, check_message, memory, reached};
 
 /// See the module.
@@ -32,6 +34,17 @@ pub const TARGET: Target = Target {
 };
 
 const NAMES: [&str; 2] = ["model-00001-of-00002.gguf", "model-00002-of-00002.gguf"];
+
+/// Types that tensors have.
+const TYPES: [TensorType; 7] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::Q4_0,
+    TensorType::Q8_0,
+    TensorType::Q4_K,
+    TensorType::Q6_K,
+    TensorType::BF16,
+];
 
 /// The most zeros behind the bytes of a file.
 const PADDING_MAX: u64 = 1 << 20;
@@ -71,26 +84,26 @@ pub fn fuzz(data: &[u8]) {
     let size: u64 = files.iter().map(|(bytes, padding)| bytes.len() as u64 + padding).sum();
     let named = NAMES.iter().zip(files).map(|(name, (bytes, padding))| {
         let size = bytes.len() as u64 + padding;
-        ((*name).to_owned(), File { bytes: bytes.into(), size })
+        ((*name).to_owned(), File { bytes, size })
     });
-    let files = Files(named.collect::<Vec<_>>().into());
+    let files = Files(named.collect());
     // A text takes 8 bytes in the file at least, a pair or a tensor not much more;
     // the reader has a buffer of 64 KiB, which doubles.
     let bytes_max = (1 << 20) + 64 * size as usize;
-    match memory::bounded(bytes_max, || Gguf::open(&files, NAMES[0])) {
+    match memory::bounded(bytes_max, || files.open(NAMES[0])) {
         Ok(gguf) => accepted(&files, &gguf),
         Err(error) => {
-            let is_there = files.0.len() == 2 || error.kind() != ErrorKind::Weights;
-            let kinds = [ErrorKind::InvalidModel, ErrorKind::Unsupported, ErrorKind::Weights];
+            let is_there = files.0.len() == 2 || error.kind() != ErrorKind::Source;
+            let kinds = [ErrorKind::Invalid, ErrorKind::Unsupported, ErrorKind::Source];
             assert!(kinds.contains(&error.kind()) || is_there, "{error}");
             check_message(&error);
         }
     }
 }
 
-fn accepted(files: &Files, gguf: &Gguf) {
+fn accepted(files: &Files, gguf: &Gguf<&File>) {
     let header = &gguf.header;
-    let sizes: Vec<u64> = gguf.sources.iter().map(|source| source.size()).collect();
+    let sizes: Vec<u64> = gguf.sources.iter().map(|source| source.size).collect();
     assert_eq!(header.header_bytes.len(), sizes.len());
     assert_eq!(gguf.names.len(), sizes.len());
     reached(&format!("{} files", ["no", "one", "two"][sizes.len().min(2)]));
@@ -105,7 +118,7 @@ fn accepted(files: &Files, gguf: &Gguf) {
     assert!(end <= header.header_bytes[0]);
     assert_eq!(header.pairs.len(), header.metadata.iter().count());
 
-    let alignment = header.metadata.u32("general.alignment").unwrap().unwrap_or(32);
+    let alignment = header.metadata.u32(ALIGNMENT_KEY).unwrap().map_or(ALIGNMENT, u64::from);
     let mut places: BTreeMap<(usize, u64), u64> = BTreeMap::new();
     for (name, tensor) in &header.tensors {
         let TensorInfo { dims, ty, file, offset, size, .. } = tensor;
@@ -114,7 +127,7 @@ fn accepted(files: &Files, gguf: &Gguf) {
         assert!(n > 0 && dims[0].is_multiple_of(ty.block_len()), "{tensor:?}");
         let bytes = n / u128::from(ty.block_len()) * u128::from(ty.block_bytes());
         assert_eq!(u128::from(*size), bytes, "{tensor:?}");
-        assert!(*file > 0 || offset.is_multiple_of(alignment.into()), "{tensor:?}");
+        assert!(*file > 0 || offset.is_multiple_of(alignment), "{tensor:?}");
         assert!(*offset >= header.header_bytes[*file], "{tensor:?} lies in the header");
         assert!(offset.checked_add(*size).is_some_and(|end| end <= sizes[*file]), "{tensor:?}");
         assert!(places.insert((*file, *offset), *size).is_none(), "{tensor:?} is not alone");
@@ -126,12 +139,12 @@ fn accepted(files: &Files, gguf: &Gguf) {
         assert!(file != next_file || offset + **size <= *next, "tensors overlap");
     }
     if let [size] = sizes[..] {
-        read_again(files, gguf, size, alignment.into());
+        read_again(files, gguf, size, alignment);
     }
 }
 
 /// What was accepted can be written and read again.
-fn read_again(files: &Files, gguf: &Gguf, size: u64, alignment: u64) {
+fn read_again(files: &Files, gguf: &Gguf<&File>, size: u64, alignment: u64) {
     let header = &gguf.header;
     let mut writer = Writer::default();
     for (key, _) in &header.pairs {
@@ -140,16 +153,17 @@ fn read_again(files: &Files, gguf: &Gguf, size: u64, alignment: u64) {
     let data = header.header_bytes[0].next_multiple_of(alignment);
     for tensor in header.tensors.values() {
         let offset = tensor.offset - data;
-        writer.tensor(tensor.name.as_bytes(), &tensor.dims, tensor.ty.id(), offset);
+        writer.raw.tensor(tensor.name.as_bytes(), &tensor.dims, tensor.ty.id(), offset);
     }
-    let bytes = writer.bytes(3);
+    let bytes = writer.bytes();
     let new_data = (bytes.len() as u64).next_multiple_of(alignment);
     // The longer header takes no room from what is behind it.
     let new_size = size - data.min(size) + new_data;
     let name = files.0[0].0.as_str();
-    let again = Gguf::open(&Files::one(name, bytes, new_size), name);
+    let again = Files(vec![(name.to_owned(), File { bytes, size: new_size })]);
+    let again = again.open(name);
     let again = again.unwrap_or_else(|error| panic!("what was accepted is refused: {error}"));
-    let said = |gguf: &Gguf, data: u64| {
+    let said = |gguf: &Gguf<&File>, data: u64| {
         let tensors = gguf.header.tensors.values();
         let tensors = tensors.map(|t| (t.name.clone(), t.dims, t.ty, t.offset - data, t.size));
         (format!("{:?}", gguf.header.metadata), format!("{:?}", tensors.collect::<Vec<_>>()))
@@ -157,14 +171,49 @@ fn read_again(files: &Files, gguf: &Gguf, size: u64, alignment: u64) {
     assert_eq!(said(gguf, data), said(&again, new_data));
 }
 
+/// Files in memory, with zeros behind.
+struct Files(Vec<(String, File)>);
+
+/// One of them.
+struct File {
+    bytes: Vec<u8>,
+    size: u64,
+}
+
+impl Files {
+    /// Opens the model that begins in the file with this name.
+    fn open(&self, name: &str) -> moewe_gguf::Result<Gguf<&File>> {
+        Gguf::open(name, |name| match self.0.iter().find(|(n, _)| n == name) {
+            Some((_, file)) => Ok(file),
+            None => Err(Error::new(ErrorKind::Source, "there is no such file")),
+        })
+    }
+}
+
+impl Source for &File {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> moewe_gguf::Result<()> {
+        let end = offset.checked_add(out.len() as u64);
+        assert!(end.is_some_and(|end| end <= self.size), "a read past the end");
+        out.fill(0);
+        let there = self.bytes.get(offset as usize..).unwrap_or_default();
+        let n = there.len().min(out.len());
+        out[..n].copy_from_slice(&there[..n]);
+        Ok(())
+    }
+}
+
 /// A file as `u` describes it, and the zeros behind its bytes. With nothing to
 /// describe it, it is sound.
 fn file(u: &mut Unstructured<'_>, split: u32) -> Result<(Vec<u8>, u64)> {
     let mut writer = Writer::default();
-    let mut alignment = 32;
+    let mut alignment = ALIGNMENT;
     if u.ratio(1, 4)? {
         alignment = 1 << u.int_in_range(0..=17)?;
-        writer.u32("general.alignment", alignment as u32);
+        writer.u32(ALIGNMENT_KEY, alignment as u32);
     }
     if split > 0 {
         let odd = is_odd(u)?;
@@ -172,20 +221,20 @@ fn file(u: &mut Unstructured<'_>, split: u32) -> Result<(Vec<u8>, u64)> {
         writer.u32("split.no", if odd { number(u)? as u32 } else { split - 1 });
     }
     for i in 0..u.int_in_range(0..=6)? {
-        pair(u, &mut writer, i)?;
+        pair(u, &mut writer.raw, i)?;
     }
     let mut offset = 0;
     for i in 0..u.int_in_range(0..=6)? {
-        offset += tensor(u, &mut writer, i + 100 * split, offset)?.next_multiple_of(alignment);
+        offset += tensor(u, &mut writer.raw, i + 100 * split, offset)?.next_multiple_of(alignment);
     }
     if is_odd(u)? {
-        writer.n_pairs = number(u)?;
+        writer.raw.n_pairs = number(u)?;
     }
     if is_odd(u)? {
-        writer.n_tensors = number(u)?;
+        writer.raw.n_tensors = number(u)?;
     }
-    let version = if is_odd(u)? { u32::arbitrary(u)? } else { u.int_in_range(2..=3)? };
-    let mut bytes = writer.bytes(version);
+    writer.raw.version = if is_odd(u)? { u32::arbitrary(u)? } else { u.int_in_range(2..=3)? };
+    let mut bytes = writer.bytes();
     let data = (bytes.len() as u64).next_multiple_of(alignment);
     let mut padding = data - bytes.len() as u64 + offset;
     if is_odd(u)? {
@@ -198,7 +247,7 @@ fn file(u: &mut Unstructured<'_>, split: u32) -> Result<(Vec<u8>, u64)> {
     Ok((bytes, padding.min(PADDING_MAX)))
 }
 
-fn pair(u: &mut Unstructured<'_>, writer: &mut Writer, i: u32) -> Result<()> {
+fn pair(u: &mut Unstructured<'_>, header: &mut RawHeader, i: u32) -> Result<()> {
     const KEYS: [&str; 6] = [
         "general.architecture",
         "general.alignment",
@@ -217,46 +266,41 @@ fn pair(u: &mut Unstructured<'_>, writer: &mut Writer, i: u32) -> Result<()> {
         key.resize(u.int_in_range(60_000..=140_000)?, b'k');
     }
     let type_id = if is_odd(u)? { number(u)? as u32 } else { u.int_in_range(0..=12)? };
-    writer.key(&key, type_id);
-    if type_id == ARRAY {
+    if type_id == ValueType::Array.id() {
         let element = if is_odd(u)? { number(u)? as u32 } else { u.int_in_range(0..=12)? };
         let n = u.int_in_range(0..=9)?;
         let claimed = if is_odd(u)? { number(u)? } else { n };
-        writer.pairs.extend(element.to_le_bytes());
-        writer.pairs.extend(claimed.to_le_bytes());
-        (0..n).try_for_each(|_| scalar(u, &mut writer.pairs, element))
+        header.array(&key, element, claimed);
+        (0..n).try_for_each(|_| scalar(u, &mut header.pairs, element))
     } else {
-        scalar(u, &mut writer.pairs, type_id)
+        header.key(&key, type_id);
+        scalar(u, &mut header.pairs, type_id)
     }
 }
 
 fn scalar(u: &mut Unstructured<'_>, out: &mut Vec<u8>, type_id: u32) -> Result<()> {
-    let width = match type_id {
-        0 | 1 | 7 => 1,
-        2 | 3 => 2,
-        4..=6 => 4,
-        header::STRING => {
-            let n = u.int_in_range(0..=12)?.min(u.len());
-            text(out, u.bytes(n)?);
-            if is_odd(u)? {
-                let at = out.len() - n - 8;
-                out[at..at + 8].copy_from_slice(&number(u)?.to_le_bytes());
-            }
-            return Ok(());
+    let ty = ValueType::from_id(type_id);
+    if ty == Some(ValueType::String) {
+        let n = u.int_in_range(0..=12)?.min(u.len());
+        put_text(out, u.bytes(n)?);
+        if is_odd(u)? {
+            let at = out.len() - n - 8;
+            out[at..at + 8].copy_from_slice(&number(u)?.to_le_bytes());
         }
-        _ => 8,
-    };
-    out.extend(&number(u)?.to_le_bytes()[..width]);
+    } else {
+        let width = ty.map_or(8, |ty| ty.width().min(8));
+        out.extend(&number(u)?.to_le_bytes()[..width]);
+    }
     Ok(())
 }
 
 /// Adds a tensor and answers its size.
-fn tensor(u: &mut Unstructured<'_>, writer: &mut Writer, i: u32, next: u64) -> Result<u64> {
+fn tensor(u: &mut Unstructured<'_>, header: &mut RawHeader, i: u32, next: u64) -> Result<u64> {
     let name = match is_odd(u)? {
         true => u.bytes(u.len().min(20))?.to_vec(),
         false => format!("blk.{i}.weight").into_bytes(),
     };
-    let id = if is_odd(u)? { number(u)? as u32 } else { *u.choose(&[0, 1, 2, 8, 12, 14, 30])? };
+    let id = if is_odd(u)? { number(u)? as u32 } else { u.choose(&TYPES)?.id() };
     let packed = if is_odd(u)? { 0x6d6f_0000 } else { 0 };
     let ty = TensorType::from_id(id | packed);
     let (len, bytes) = ty.map_or((1, 1), |ty| (ty.block_len(), ty.block_bytes()));
@@ -269,6 +313,6 @@ fn tensor(u: &mut Unstructured<'_>, writer: &mut Writer, i: u32, next: u64) -> R
         dims.push(if i == 0 { n.wrapping_mul(len) } else { n });
     }
     let offset = if is_odd(u)? { number(u)? } else { next };
-    writer.tensor(&name, &dims, id | packed, offset);
+    header.tensor(&name, &dims, id | packed, offset);
     Ok(size.min(1 << 40))
 }

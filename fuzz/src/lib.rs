@@ -14,7 +14,7 @@
 pub mod chat;
 pub mod driver;
 pub mod gguf;
-mod header;
+mod made_up;
 pub mod memory;
 mod mutate;
 pub mod packed;
@@ -61,7 +61,7 @@ fn reached(what: &str) {
 /// # Panics
 ///
 /// If it is not one line of limited length.
-fn check_message(error: &moewe_engine::Error) {
+fn check_message(error: &impl std::error::Error) {
     let message = error.to_string();
     assert!((1..1100).contains(&message.chars().count()), "{message}");
     assert!(!message.contains(char::is_control), "{message:?}");

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use moewe_packed::{
-    CHECKSUM_KEY, LENGTH_KEY, PackedCopy, SOURCE_KEY, SourceFile, Stamp, VERSION, VERSION_KEY,
-    copy_path, file_to_open, seal,
+    CHECKSUM_KEY, LENGTH_KEY, PackedCopy, SOURCE_KEY, SourceFile, Stamp, VERSION_KEY, copy_path,
+    file_to_open, seal,
 };
 use tempfile::TempDir;
 
-use crate::header::{ARRAY, U32, U64, Writer};
 use crate::{Target, memory, reached};
 
 /// See the module.
@@ -52,19 +51,7 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// The beginning of a packed file.
 fn stamped(stamp: &Stamp) -> Vec<u8> {
-    let mut writer = Writer::default();
-    writer.key(VERSION_KEY.as_bytes(), U32);
-    writer.pairs.extend(VERSION.to_le_bytes());
-    for key in [LENGTH_KEY, CHECKSUM_KEY] {
-        writer.key(key.as_bytes(), U64);
-        writer.pairs.extend(0u64.to_le_bytes());
-    }
-    let numbers = stamp.numbers();
-    writer.key(SOURCE_KEY.as_bytes(), ARRAY);
-    writer.pairs.extend(U64.to_le_bytes());
-    writer.pairs.extend((numbers.len() as u64).to_le_bytes());
-    writer.pairs.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
-    let mut header = writer.bytes(3);
+    let mut header = stamp.header().bytes();
     seal(&mut header);
     header
 }

@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use moewe_engine::ErrorKind;
-use moewe_engine::gguf::{Gguf, Metadata};
 use moewe_engine::tokenizer::{TextStream, Tokenizer};
+use moewe_gguf::{Error, Gguf, Metadata, Writer};
 
-use crate::header::{F32, Files, I32, Writer, is_odd, number};
+use crate::made_up::{is_odd, number};
 use crate::{Target, check_message, memory, reached};
 
 /// See the module.
@@ -124,9 +124,8 @@ thread_local! {
 }
 
 fn metadata(writer: &Writer) -> Metadata {
-    let bytes = writer.bytes(3);
-    let size = bytes.len() as u64;
-    let gguf = Gguf::open(&Files::one("made-up.gguf", bytes, size), "made-up.gguf");
+    let bytes = writer.bytes();
+    let gguf = Gguf::open("made-up.gguf", |_| Ok::<_, Error>(&bytes[..]));
     gguf.unwrap_or_else(|error| panic!("a header that is sound: {error}")).header.metadata
 }
 
@@ -182,13 +181,12 @@ fn vocabulary(kind: &str) -> Writer {
     let mut writer = Writer::default();
     writer.string("tokenizer.ggml.model", if is_byte_level { "gpt2" } else { kind });
     writer.string("tokenizer.ggml.pre", kind);
-    writer.strings("tokenizer.ggml.tokens", tokens.iter().map(|(token, _)| token.as_str()));
-    writer.array("tokenizer.ggml.token_type", I32, tokens.len());
-    writer.pairs.extend(tokens.iter().flat_map(|(_, kind)| kind.to_le_bytes()));
-    writer.array("tokenizer.ggml.scores", F32, tokens.len());
-    writer.pairs.extend((0..tokens.len()).flat_map(|i| (-(i as f32)).to_le_bytes()));
-    let merges: Vec<_> = words.iter().map(|pair| pair.join(" ")).collect();
-    writer.strings("tokenizer.ggml.merges", merges.iter().map(String::as_str));
+    writer.strings("tokenizer.ggml.tokens", tokens.iter().map(|(token, _)| token));
+    let kinds: Vec<i32> = tokens.iter().map(|(_, kind)| *kind).collect();
+    writer.i32s("tokenizer.ggml.token_type", &kinds);
+    let scores: Vec<f32> = (0..tokens.len()).map(|i| -(i as f32)).collect();
+    writer.f32s("tokenizer.ggml.scores", &scores);
+    writer.strings("tokenizer.ggml.merges", words.iter().map(|pair| pair.join(" ")));
     writer
 }
 
@@ -269,20 +267,18 @@ fn any_vocabulary(u: &mut Unstructured<'_>) -> Result<()> {
     for _ in 0..if is_odd(u)? { u.int_in_range(0..=30)? } else { tokens.len() } {
         types.push(if u.ratio(1, 3)? { u.int_in_range(0..=7)? } else { NORMAL });
     }
-    writer.strings("tokenizer.ggml.tokens", tokens.iter().map(String::as_str));
-    writer.array("tokenizer.ggml.token_type", I32, types.len());
-    writer.pairs.extend(types.iter().flat_map(|t| t.to_le_bytes()));
+    writer.strings("tokenizer.ggml.tokens", &tokens);
+    writer.i32s("tokenizer.ggml.token_type", &types);
     let n_scores = if is_odd(u)? { u.int_in_range(0..=30)? } else { tokens.len() };
-    writer.array("tokenizer.ggml.scores", F32, n_scores);
+    let mut scores = Vec::new();
     for _ in 0..n_scores {
-        let score =
-            if is_odd(u)? { u32::arbitrary(u)? } else { f32::from(u8::arbitrary(u)?).to_bits() };
-        writer.pairs.extend(score.to_le_bytes());
+        scores.push(if is_odd(u)? { f32::arbitrary(u)? } else { u8::arbitrary(u)?.into() });
     }
+    writer.f32s("tokenizer.ggml.scores", &scores);
     let n_merges = u.int_in_range(0..=12)?;
     let merges = (0..n_merges).map(|_| Ok(format!("{} {}", piece(u)?, piece(u)?)));
     let merges = merges.collect::<Result<Vec<String>>>()?;
-    writer.strings("tokenizer.ggml.merges", merges.iter().map(String::as_str));
+    writer.strings("tokenizer.ggml.merges", &merges);
     for key in ["bos", "eos", "unknown", "eot"] {
         if u.ratio(1, 2)? {
             let id = if is_odd(u)? { number(u)? as u32 } else { u.int_in_range(0..=19)? };
@@ -299,7 +295,7 @@ fn any_vocabulary(u: &mut Unstructured<'_>) -> Result<()> {
     }
     let metadata = metadata(&writer);
     // Automata have tables of a fixed size.
-    let bytes_max = (16 << 20) + 256 * writer.pairs.len();
+    let bytes_max = (16 << 20) + 256 * writer.raw.pairs.len();
     let tokenizer = match memory::bounded(bytes_max, || Tokenizer::from_metadata(&metadata)) {
         Ok(tokenizer) => tokenizer.expect("the metadata name a tokenizer"),
         Err(error) => {

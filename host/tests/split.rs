@@ -3,59 +3,33 @@
 use std::path::{Path, PathBuf};
 
 use moewe::{Engine, ErrorKind, Model, ModelOptions, SessionOptions, WeightsMode};
-use moewe_engine::gguf::{Gguf, TensorInfo};
-use moewe_engine::native::Folder;
+use moewe_gguf::{Gguf, SplitNames, Writer};
 use moewe_models::Bar;
 use moewe_models::pack::{copy_path, pack};
-
-const ALIGNMENT: usize = 32;
-/// The number of the type `u16` in metadata.
-const U16: u32 = 2;
-
-fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
-}
 
 /// Writes a model as two files, every second tensor in each; answers their
 /// paths.
 fn split(path: &Path, folder: &Path) -> [PathBuf; 2] {
     let bytes = std::fs::read(path).unwrap();
-    let (weights, name) = Folder::of(path).unwrap();
-    let tensors = Gguf::open(&weights, &name).unwrap().header.tensors;
-    let tensors: Vec<&TensorInfo> = tensors.values().collect();
-
-    // The metadata lies between 24 bytes of numbers and the first tensor's
-    // name.
-    let find = |part: &[u8]| bytes.windows(part.len()).position(|w| w == part).unwrap();
-    let metadata_end = tensors.iter().map(|t| find(&string(&t.name))).min().unwrap();
-    let n_pairs = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
-
-    let paths = [1, 2].map(|i| folder.join(format!("model-{i:05}-of-00002.gguf")));
+    let header = Gguf::read(path).unwrap().header;
+    let names = SplitNames { stem: "model", n_files: 2 };
+    let paths = [0, 1].map(|file| folder.join(names.name(file)));
     for (no, path) in paths.iter().enumerate() {
-        let mine: Vec<_> = tensors.iter().skip(no).step_by(2).collect();
-        let (n_pairs, metadata) =
-            if no == 0 { (n_pairs + 2, &bytes[24..metadata_end]) } else { (2, &[][..]) };
-        let mut out = bytes[..8].to_vec();
-        out.extend((mine.len() as u64).to_le_bytes());
-        out.extend(n_pairs.to_le_bytes());
-        out.extend(metadata);
-        for (key, value) in [("split.no", no as u16), ("split.count", 2)] {
-            out.extend(string(key));
-            out.extend(U16.to_le_bytes());
-            out.extend(value.to_le_bytes());
+        let mut writer = Writer::default();
+        if no == 0 {
+            let pairs = header.pairs.iter().map(|(_, at)| at.start as usize..at.end as usize);
+            pairs.for_each(|at| writer.pair(&bytes[at]));
         }
+        writer.u16("split.no", no as u16);
+        writer.u16("split.count", 2);
         let mut data = Vec::new();
-        for t in mine {
-            out.extend(string(&t.name));
-            out.extend((t.dims.len() as u32).to_le_bytes());
-            out.extend(t.dims.iter().flat_map(|d| d.to_le_bytes()));
-            out.extend(t.ty.id().to_le_bytes());
-            out.extend((data.len() as u64).to_le_bytes());
+        for t in header.tensors.values().skip(no).step_by(2) {
+            let size = writer.tensor(&t.name, &t.dims, t.ty);
+            let end = data.len() + size as usize;
             data.extend(&bytes[t.offset as usize..][..t.size as usize]);
-            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+            data.resize(end, 0);
         }
-        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-        std::fs::write(path, [out, data].concat()).unwrap();
+        std::fs::write(path, [writer.padded(), data].concat()).unwrap();
     }
     paths
 }

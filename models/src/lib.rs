@@ -41,7 +41,6 @@
 
 mod error;
 pub mod generate;
-mod gguf;
 mod http;
 mod index;
 pub mod pack;

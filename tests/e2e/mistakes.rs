@@ -5,8 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use moewe_engine::gguf::Gguf;
-use moewe_engine::native::Folder;
+use moewe_gguf::{Gguf, put_text};
 use moewe_tests::tiny::Tiny;
 use moewe_tests::{model, moewe, program};
 
@@ -47,8 +46,8 @@ fn sound() -> Vec<u8> {
 
 /// The position behind the only occurrence of a length-prefixed text.
 fn behind(bytes: &[u8], text: &str) -> usize {
-    let mut needle = (text.len() as u64).to_le_bytes().to_vec();
-    needle.extend(text.as_bytes());
+    let mut needle = Vec::new();
+    put_text(&mut needle, text.as_bytes());
     let mut found = bytes.windows(needle.len()).enumerate().filter(|(_, w)| *w == needle);
     let (at, _) = found.next().unwrap_or_else(|| panic!("no {text} in the file"));
     at + needle.len()
@@ -226,8 +225,7 @@ fn weights_that_are_not_finite() {
     let path = folder.path().join("tiny.gguf");
     TINY.write_with_template(&path, TEMPLATE);
     let sound = std::fs::read(&path).unwrap();
-    let (source, name) = Folder::of(&path).unwrap();
-    let tensors = Gguf::open(&source, &name).unwrap().header.tensors;
+    let tensors = Gguf::read(&path).unwrap().header.tensors;
     let (tokens, out) = (folder.path().join("tokens.json"), folder.path().join("logits.npy"));
     for (tensor, ids, words) in [
         ("token_embd", "[0]", &["embedding of token 0", "token_embd.weight"][..]),

@@ -3,8 +3,7 @@
 use std::process::Command;
 
 use moewe::{Engine, Model, ModelOptions, SessionOptions};
-use moewe_engine::gguf::Gguf;
-use moewe_engine::native::Folder;
+use moewe_gguf::Gguf;
 use moewe_tests::{program, smollm2};
 
 /// The reader takes headers in pieces of this size.
@@ -13,8 +12,7 @@ const HEADER_PIECE: u64 = 64 << 10;
 #[test]
 fn only_the_header_is_read_and_the_weights_are_attached() {
     let Some(path) = smollm2() else { return };
-    let (folder, name) = Folder::of(&path).unwrap();
-    let header = Gguf::open(&folder, &name).unwrap().header;
+    let header = Gguf::read(&path).unwrap().header;
 
     let engine = Engine::new().unwrap();
     let model = Model::open(&engine, &path, ModelOptions::default()).unwrap();

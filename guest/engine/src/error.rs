@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::gguf;
+
 /// What kind of error it is, for a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,9 +26,6 @@ pub enum ErrorKind {
     Stopped,
 }
 
-/// The most characters in a message: names out of a file may be longer.
-const MESSAGE_LEN_MAX: usize = 1000;
-
 /// An error: its kind, and a sentence that names the thing and the way out.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -41,19 +40,7 @@ impl Error {
     /// An error of this kind with this message. It becomes one line of limited
     /// length without control characters, whatever names it quotes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.contains(char::is_control) {
-            let escape = |c: char| match c.is_control() {
-                true => c.escape_default().to_string(),
-                false => c.to_string(),
-            };
-            message = message.chars().map(escape).collect();
-        }
-        if let Some((at, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
-            message.truncate(at);
-            message.push_str("...");
-        }
-        Self { kind, message }
+        Self { kind, message: gguf::one_line(message.into()) }
     }
 
     /// A damaged file.
@@ -93,17 +80,27 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl From<gguf::Error> for Error {
+    fn from(error: gguf::Error) -> Self {
+        let kind = match error.kind() {
+            gguf::ErrorKind::Source => ErrorKind::Weights,
+            gguf::ErrorKind::Invalid => ErrorKind::InvalidModel,
+            gguf::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            gguf::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
 
-    #[test]
-    fn a_message_is_one_line_of_limited_length() {
-        let name = format!("a\n\u{1b}[2J\0{}", "\u{e9}".repeat(5000));
-        let message = Error::invalid(format!("tensor {name} is missing")).to_string();
-        assert!(message.starts_with("tensor a\\n\\u{1b}[2J\\u{0}\u{e9}"), "{message}");
-        assert!(!message.contains(char::is_control));
-        assert_eq!(message.chars().count(), MESSAGE_LEN_MAX + 3);
-        assert_eq!(Error::invalid("caf\u{e9}: gone").to_string(), "caf\u{e9}: gone");
+/// Of a source, which a GGUF header is read from.
+impl From<Error> for gguf::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::InvalidModel => gguf::ErrorKind::Invalid,
+            ErrorKind::Unsupported => gguf::ErrorKind::Unsupported,
+            ErrorKind::OutOfMemory => gguf::ErrorKind::OutOfMemory,
+            _ => gguf::ErrorKind::Source,
+        };
+        Self::new(kind, error.to_string())
     }
 }

@@ -88,15 +88,15 @@ impl<'a> Keys<'a> {
     }
 
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        self.metadata.f32(&self.key(key))
+        Ok(self.metadata.f32(&self.key(key))?)
     }
 
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
-        self.metadata.u32(&self.key(key))
+        Ok(self.metadata.u32(&self.key(key))?)
     }
 
     pub fn str(&self, key: &str) -> Result<Option<&'a str>> {
-        self.metadata.str(&self.key(key))
+        Ok(self.metadata.str(&self.key(key))?)
     }
 
     /// A count, which some files give for each layer; it must be the same for

@@ -5,13 +5,12 @@ use std::rc::Rc;
 use crate::chat::{ChatTemplate, Conversation, Message};
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
 use crate::model::{Model, ModelInfo};
 use crate::sampler::{Sampler, Sampling};
 use crate::speculation::Speculation;
 use crate::team::{Alone, Team};
 use crate::tokenizer::{TextStream, Tokenizer};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 /// All that a GGUF file brings: weights, tokenizer, chat template.
 pub struct LanguageModel {
@@ -65,7 +64,7 @@ impl LanguageModel {
         window_bytes_max: u64,
         team: Box<dyn Team>,
     ) -> Result<Self> {
-        let gguf = Gguf::open(weights, name)?;
+        let gguf = weights::open(weights, name)?;
         let in_file = |e: Error| Error::new(e.kind(), format!("{name}: {e}"));
         let metadata = &gguf.header.metadata;
         let tokenizer = Tokenizer::from_metadata(metadata).map_err(in_file)?;

@@ -14,7 +14,7 @@ use crate::quant::{Format, Matrix};
 use crate::rope::Rope;
 use crate::speculation::DRAFT_MAX;
 use crate::team::{Alone, Exchange, Team};
-use crate::weights::{ExpertTable, Source, Weights, Window};
+use crate::weights::{self, ExpertTable, Source, Weights, Window};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
@@ -176,7 +176,7 @@ impl Model {
         window_bytes_max: u64,
         team: Box<dyn Team>,
     ) -> Result<Self> {
-        let gguf = Gguf::open(weights, name)?;
+        let gguf = weights::open(weights, name)?;
         Self::from_gguf(weights, gguf, window_bytes_max, team)
             .map_err(|e| Error::new(e.kind(), format!("{name}: {e}")))
     }
@@ -184,7 +184,7 @@ impl Model {
     /// The model in files that are open already.
     pub(crate) fn from_gguf(
         weights: &dyn Weights,
-        gguf: Gguf,
+        gguf: Gguf<Box<dyn Source>>,
         window_bytes_max: u64,
         team: Box<dyn Team>,
     ) -> Result<Self> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::gguf;
 use crate::team::{SharedMemory, Team};
 use crate::weights::{Source, Weights, Window};
 
@@ -35,22 +36,11 @@ impl Folder {
 impl Weights for Folder {
     fn open(&self, name: &str) -> Result<Box<dyn Source>> {
         let path = self.path.join(name);
-        let fail =
-            |e: std::io::Error| Error::new(ErrorKind::Weights, format!("{}: {e}", path.display()));
-        let file = File::open(&path).map_err(fail)?;
-        let meta = file.metadata().map_err(fail)?;
-        if meta.is_dir() {
-            let message = format!("{}: is a folder; give a .gguf file", path.display());
-            return Err(Error::new(ErrorKind::Weights, message));
-        }
-        if meta.len() == 0 {
-            let message = format!("{}: is empty; download it again", path.display());
-            return Err(Error::new(ErrorKind::InvalidModel, message));
-        }
+        let file = gguf::File::open(&path)?.into_inner();
         // SAFETY: the mapping is private and read-only. Should another program
         // truncate the file meanwhile, this process dies of SIGBUS; native
         // tools accept that, the sandbox's host does not use this module.
-        let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| failed(&path, &e))?;
         Ok(Box::new(Mapped { file, map, path }))
     }
 }
@@ -79,12 +69,14 @@ impl Source for Mapped {
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
         // SAFETY: as for the whole file, in `open`.
         let map = unsafe { MmapOptions::new().offset(offset).len(length).map(&self.file) };
-        let map = map
-            .map_err(|e| Error::new(ErrorKind::Weights, format!("{}: {e}", self.path.display())))?;
-        Ok(Box::new(MapWindow(map)))
+        Ok(Box::new(MapWindow(map.map_err(|e| failed(&self.path, &e))?)))
     }
 
     fn prefetch(&self, _offset: u64, _length: u64) {}
+}
+
+fn failed(path: &Path, e: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Weights, format!("{}: {e}", path.display()))
 }
 
 struct MapWindow(Mmap);

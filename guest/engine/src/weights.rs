@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::gguf::{self, Gguf};
 
 /// Opens the files of a model.
 pub trait Weights {
@@ -35,6 +36,21 @@ pub trait Source {
 
     /// Says that these bytes will be wanted soon.
     fn prefetch(&self, offset: u64, length: u64);
+}
+
+impl gguf::Source for Box<dyn Source> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> gguf::Result<()> {
+        Ok((**self).read(offset, out)?)
+    }
+}
+
+/// Opens a model by the name of its file, of a split model by that of the first.
+pub(crate) fn open(weights: &dyn Weights, name: &str) -> Result<Gguf<Box<dyn Source>>> {
+    Gguf::open(name, |name| weights.open(name))
 }
 
 /// Bytes of a file that are addressable as long as the window lives.

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moewe_engine::chat::Message;
-use moewe_engine::gguf::{Gguf, Value};
 use moewe_engine::language_model::LanguageModel;
 use moewe_engine::sampler::Sampling;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
+use moewe_gguf::{ALIGNMENT, Gguf, TensorType, Value, Writer};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -124,8 +124,8 @@ struct Parts {
 
 impl Parts {
     fn of(file: &[u8]) -> Self {
-        let gguf = Gguf::open(&File(file.into()), "model.gguf").unwrap();
-        let data = gguf.header.header_bytes[0].next_multiple_of(32);
+        let gguf = Gguf::open("model.gguf", |_| Ok::<_, Error>(file)).unwrap();
+        let data = gguf.header.header_bytes[0].next_multiple_of(ALIGNMENT);
         let tensors = gguf.header.tensors.values().map(|t| Tensor {
             name: t.name.clone(),
             dims: t.dims.to_vec(),
@@ -141,22 +141,12 @@ impl Parts {
 
     /// The header.
     fn header(&self) -> Vec<u8> {
-        let mut out = b"GGUF\x03\0\0\0".to_vec();
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.pairs.len() as u64).to_le_bytes());
-        for (key, value) in &self.pairs {
-            text(&mut out, key);
-            write_value(&mut out, value);
+        let mut writer = Writer::default();
+        self.pairs.iter().for_each(|(key, value)| writer.value(key, value));
+        for Tensor { name, dims, ty, offset } in &self.tensors {
+            writer.raw.tensor(name.as_bytes(), dims, *ty, *offset);
         }
-        for tensor in &self.tensors {
-            text(&mut out, &tensor.name);
-            out.extend((tensor.dims.len() as u32).to_le_bytes());
-            tensor.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
-            out.extend(tensor.ty.to_le_bytes());
-            out.extend(tensor.offset.to_le_bytes());
-        }
-        out.resize(out.len().next_multiple_of(32), 0);
-        out
+        writer.padded()
     }
 
     fn file(&self) -> Vec<u8> {
@@ -172,45 +162,6 @@ impl Parts {
 
     fn tensor(&mut self, name: &str) -> &mut Tensor {
         self.tensors.iter_mut().find(|t| t.name == name).unwrap()
-    }
-}
-
-fn text(out: &mut Vec<u8>, s: &str) {
-    out.extend((s.len() as u64).to_le_bytes());
-    out.extend(s.as_bytes());
-}
-
-fn write_value(out: &mut Vec<u8>, value: &Value) {
-    fn id(out: &mut Vec<u8>, id: u32) {
-        out.extend(id.to_le_bytes());
-    }
-    fn array(out: &mut Vec<u8>, element: u32, n: usize) {
-        id(out, 9);
-        id(out, element);
-        out.extend((n as u64).to_le_bytes());
-    }
-    match value {
-        Value::Uint(n) => (id(out, 10), out.extend(n.to_le_bytes())).1,
-        Value::Int(n) => (id(out, 11), out.extend(n.to_le_bytes())).1,
-        Value::Float(x) => (id(out, 12), out.extend(x.to_le_bytes())).1,
-        Value::Bool(b) => (id(out, 7), out.push(u8::from(*b))).1,
-        Value::String(s) => (id(out, 8), text(out, s)).1,
-        Value::Ints(a) => {
-            array(out, 11, a.len());
-            a.iter().for_each(|n| out.extend(n.to_le_bytes()));
-        }
-        Value::Floats(a) => {
-            array(out, 6, a.len());
-            a.iter().for_each(|x| out.extend(x.to_le_bytes()));
-        }
-        Value::Bools(a) => {
-            array(out, 7, a.len());
-            out.extend(a.iter().map(|&b| u8::from(b)));
-        }
-        Value::Strings(s) => {
-            array(out, 8, s.len());
-            s.iter().for_each(|s| text(out, s));
-        }
     }
 }
 
@@ -506,11 +457,11 @@ fn packed_tensors_that_cannot_be_are_refused() {
         "token_embd.weight of type Q4_Kx4 has 510 rows, not a multiple of 4; pack the original",
     );
     refused(
-        &|parts| parts.tensor("blk.0.attn_norm.weight").ty = PACKED | 8,
+        &|parts| parts.tensor("blk.0.attn_norm.weight").ty = PACKED | TensorType::Q8_0.id(),
         "blk.0.attn_norm.weight of type Q8_0x4 has 1 rows, not a multiple of 4",
     );
     refused(
-        &|parts| parts.tensor("blk.0.attn_q.weight").ty = PACKED | 1,
+        &|parts| parts.tensor("blk.0.attn_q.weight").ty = PACKED | TensorType::F16.id(),
         "blk.0.attn_q.weight has type 1835991041, which is not known",
     );
     refused(
@@ -524,7 +475,7 @@ fn a_vocabulary_beyond_measure_is_refused() {
     let error = error_after(|parts| {
         parts.tensors.retain(|t| t.name == "token_embd.weight");
         parts.tensors[0].dims = vec![1, (1 << 21) + 1];
-        parts.tensors[0].ty = 1;
+        parts.tensors[0].ty = TensorType::F16.id();
         parts.tensors[0].offset = 0;
         parts.data = vec![0; 5 << 20].into();
     });
@@ -583,32 +534,20 @@ fn little_room_for_weights_is_no_surprise() {
 /// 8 MB of spaces are one word of as many symbols.
 #[test]
 fn a_text_of_one_word_is_tokenized_in_memory_of_its_size() {
-    let strings = |out: &mut Vec<u8>, key: &str, texts: &[String]| {
-        text(out, key);
-        out.extend([9u32, 8].map(u32::to_le_bytes).as_flattened());
-        out.extend((texts.len() as u64).to_le_bytes());
-        texts.iter().for_each(|s| text(out, s));
-    };
     for (model, space) in [("gpt2", '\u{120}'), ("llama", '\u{2581}')] {
         let runs: Vec<String> = [1, 2, 4, 8, 16].map(|n| space.to_string().repeat(n)).to_vec();
         let merges: Vec<String> = runs[..4].iter().map(|run| format!("{run} {run}")).collect();
-        let pairs = [
-            ("tokenizer.ggml.model", Value::String(model.to_owned())),
-            ("tokenizer.ggml.pre", Value::String("gpt-2".to_owned())),
-            ("tokenizer.ggml.scores", Value::Floats((0..5).map(|i| i as f32).collect())),
-            ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
-            ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
-            ("tokenizer.ggml.unknown_token_id", Value::Int(-1)),
-        ];
-        let mut file = b"GGUF\x03\0\0\0".to_vec();
-        file.extend([0, pairs.len() as u64 + 2].map(u64::to_le_bytes).as_flattened());
-        for (key, value) in &pairs {
-            text(&mut file, key);
-            write_value(&mut file, value);
-        }
-        strings(&mut file, "tokenizer.ggml.tokens", &runs);
-        strings(&mut file, "tokenizer.ggml.merges", &merges);
-        let gguf = Gguf::open(&File(file.into()), "model.gguf").unwrap();
+        let mut writer = Writer::default();
+        writer.string("tokenizer.ggml.model", model);
+        writer.string("tokenizer.ggml.pre", "gpt-2");
+        writer.strings("tokenizer.ggml.tokens", &runs);
+        writer.strings("tokenizer.ggml.merges", &merges);
+        writer.f32s("tokenizer.ggml.scores", &[0.0, 1.0, 2.0, 3.0, 4.0]);
+        writer.bool("tokenizer.ggml.add_space_prefix", false);
+        writer.bool("tokenizer.ggml.add_bos_token", false);
+        writer.value("tokenizer.ggml.unknown_token_id", &Value::Int(-1));
+        let file = writer.bytes();
+        let gguf = Gguf::open("model.gguf", |_| Ok::<_, Error>(&file[..])).unwrap();
         let tokenizer = Tokenizer::from_metadata(&gguf.header.metadata).unwrap().unwrap();
         assert_eq!(tokenizer.token_bytes_max(), 16, "{model}");
         let spaces = " ".repeat((8 << 20) - 8);

@@ -1,155 +1,59 @@
 //! Tokenizers, chat templates and the sampler against references, and on
 //! vocabularies made by hand.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use moewe_engine::chat::{ChatTemplate, Conversation, Message};
-use moewe_engine::gguf::{Gguf, Metadata};
 use moewe_engine::sampler::{Sampler, Sampling};
 use moewe_engine::tokenizer::{TEXT_BYTES_MAX, TextStream, Tokenizer};
-use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 use moewe_fixtures::{golden, smollm2};
+use moewe_gguf::{Gguf, Metadata, Writer};
 
-/// Files of a folder.
-struct Folder(PathBuf);
-
-struct FileSource(File, u64);
-
-/// A file in memory.
-struct Bytes(Vec<u8>);
-
-fn io_error(e: std::io::Error) -> Error {
-    Error::new(ErrorKind::Weights, e.to_string())
-}
-
-impl Weights for Folder {
-    fn open(&self, name: &str) -> Result<Box<dyn Source>> {
-        let file = File::open(self.0.join(name)).map_err(io_error)?;
-        let size = file.metadata().map_err(io_error)?.len();
-        Ok(Box::new(FileSource(file, size)))
-    }
-}
-
-impl Source for FileSource {
-    fn size(&self) -> u64 {
-        self.1
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.0.read_exact_at(out, offset).map_err(io_error)
-    }
-
-    fn window(&self, _: u64, _: usize) -> Result<Box<dyn Window>> {
-        unreachable!("headers are read")
-    }
-
-    fn prefetch(&self, _: u64, _: u64) {}
-}
-
-impl Weights for Bytes {
-    fn open(&self, _: &str) -> Result<Box<dyn Source>> {
-        Ok(Box::new(Bytes(self.0.clone())))
-    }
-}
-
-impl Source for Bytes {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        out.copy_from_slice(&self.0[offset as usize..][..out.len()]);
-        Ok(())
-    }
-
-    fn window(&self, _: u64, _: usize) -> Result<Box<dyn Window>> {
-        unreachable!("headers are read")
-    }
-
-    fn prefetch(&self, _: u64, _: u64) {}
-}
-
-/// Metadata made by hand, as bytes of GGUF.
+/// Metadata made by hand.
 #[derive(Default)]
-struct Pairs {
-    n: u64,
-    bytes: Vec<u8>,
-}
+struct Pairs(Writer);
 
 impl Pairs {
-    fn key(mut self, key: &str, type_id: u32) -> Self {
-        self.n += 1;
-        self.string(key);
-        self.bytes.extend(type_id.to_le_bytes());
+    fn str(mut self, key: &str, value: &str) -> Self {
+        self.0.string(key, value);
         self
     }
 
-    fn string(&mut self, s: &str) {
-        self.bytes.extend((s.len() as u64).to_le_bytes());
-        self.bytes.extend(s.as_bytes());
+    fn u32(mut self, key: &str, value: u32) -> Self {
+        self.0.u32(key, value);
+        self
     }
 
-    fn str(self, key: &str, value: &str) -> Self {
-        let mut pairs = self.key(key, 8);
-        pairs.string(value);
-        pairs
+    fn bool(mut self, key: &str, value: bool) -> Self {
+        self.0.bool(key, value);
+        self
     }
 
-    fn u32(self, key: &str, value: u32) -> Self {
-        let mut pairs = self.key(key, 4);
-        pairs.bytes.extend(value.to_le_bytes());
-        pairs
+    fn strs<S: AsRef<str>>(mut self, key: &str, values: &[S]) -> Self {
+        self.0.strings(key, values);
+        self
     }
 
-    fn bool(self, key: &str, value: bool) -> Self {
-        let mut pairs = self.key(key, 7);
-        pairs.bytes.push(value.into());
-        pairs
+    fn i32s(mut self, key: &str, values: &[i32]) -> Self {
+        self.0.i32s(key, values);
+        self
     }
 
-    fn array(self, key: &str, type_id: u32, n: usize) -> Self {
-        let mut pairs = self.key(key, 9);
-        pairs.bytes.extend(type_id.to_le_bytes());
-        pairs.bytes.extend((n as u64).to_le_bytes());
-        pairs
-    }
-
-    fn strs<S: AsRef<str>>(self, key: &str, values: &[S]) -> Self {
-        let mut pairs = self.array(key, 8, values.len());
-        for value in values {
-            pairs.string(value.as_ref());
-        }
-        pairs
-    }
-
-    fn i32s(self, key: &str, values: &[i32]) -> Self {
-        let mut pairs = self.array(key, 5, values.len());
-        pairs.bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        pairs
-    }
-
-    fn f32s(self, key: &str, values: &[f32]) -> Self {
-        let mut pairs = self.array(key, 6, values.len());
-        pairs.bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        pairs
+    fn f32s(mut self, key: &str, values: &[f32]) -> Self {
+        self.0.f32s(key, values);
+        self
     }
 
     fn metadata(self) -> Metadata {
-        let mut file = b"GGUF\x03\0\0\0".to_vec();
-        file.extend(0u64.to_le_bytes());
-        file.extend(self.n.to_le_bytes());
-        file.extend(self.bytes);
-        Gguf::open(&Bytes(file), "made-by-hand.gguf").expect("a sound header").header.metadata
+        let file = self.0.bytes();
+        let gguf = Gguf::open("made-by-hand.gguf", |_| Ok::<_, Error>(&file[..]));
+        gguf.expect("a sound header").header.metadata
     }
 }
 
 fn open(path: &Path) -> Metadata {
-    let folder = Folder(path.parent().expect("a folder").to_owned());
-    let name = path.file_name().and_then(|n| n.to_str()).expect("a file's name");
-    Gguf::open(&folder, name).unwrap_or_else(|e| panic!("{e}")).header.metadata
+    Gguf::read(path).unwrap_or_else(|e| panic!("{e}")).header.metadata
 }
 
 fn tokenizer(metadata: &Metadata) -> Tokenizer {

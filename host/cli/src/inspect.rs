@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::HumanBytes;
-use moewe_engine::gguf::{Gguf, Header, TensorInfo, Value};
 use moewe_engine::native::Folder;
+use moewe_gguf::{Gguf, Header, TensorInfo, Value};
 use moewe_packed::PackedCopy;
 use serde_json::json;
 
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 impl Report {
     fn read(path: PathBuf) -> Result<Self> {
         let (folder, name) = Folder::of(&path)?;
-        let header = Gguf::open(&folder, &name)?.header;
+        let header = Gguf::read(&path)?.header;
         let metadata = &header.metadata;
         let arch = metadata.str("general.architecture")?.unwrap_or_default();
         let number = |key: &str| {

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use moewe::{Engine, Model, ModelOptions, SessionOptions};
-use moewe_engine::gguf::Gguf;
-use moewe_engine::native::Folder;
+use moewe_gguf::Gguf;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Progress, Step, pack};
 use serde_json::json;
@@ -157,8 +156,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 impl Header {
     fn read(path: &Path) -> Result<Self> {
-        let (folder, name) = Folder::of(path)?;
-        let header = Gguf::open(&folder, &name)?.header;
+        let header = Gguf::read(path)?.header;
         let metadata = &header.metadata;
         let arch = metadata.str("general.architecture")?.unwrap_or_default().to_owned();
         let number = |key: &str| -> Result<u64> {

@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fingerprint::Likeness;
+use moewe_gguf::{N_SPLIT_MAX, SplitNames};
 
 pub use fingerprint::SourceFile;
 pub use stamp::{
@@ -107,8 +108,8 @@ pub fn file_to_open(source: &Path) -> PathBuf {
 /// `NAME.gguf`, or beside `NAME-00001-of-00003.gguf`.
 pub fn copy_path(source: &Path) -> PathBuf {
     let name = source.file_name().unwrap_or_default().to_string_lossy();
-    let stem = match split_name(&name) {
-        Some((stem, _)) => stem,
+    let stem = match SplitNames::of_first(&name) {
+        Some(names) => names.stem,
         None => name.strip_suffix(".gguf").unwrap_or(&name),
     };
     source.with_file_name(format!("{stem}.packed.gguf"))
@@ -119,35 +120,29 @@ pub fn copy_path(source: &Path) -> PathBuf {
 pub fn family(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut files = vec![path.to_owned(), copy_path(path)];
-    if let Some((_, n_split)) = split_name(&name).filter(|&(_, n)| n <= stamp::N_FILES_MAX) {
-        files.extend(source_paths(path, n_split).unwrap_or_default());
+    if let Some(names) = SplitNames::of_first(&name).filter(|names| names.n_files <= N_SPLIT_MAX) {
+        files.extend(source_paths(path, names.n_files).unwrap_or_default());
     }
     if let Some(stem) = name.strip_suffix(".packed.gguf") {
         files.push(path.with_file_name(format!("{stem}.gguf")));
-        let n_split = Stamp::read(path).ok().flatten().map_or(0, |stamp| stamp.files.len());
-        files.extend((1..=n_split).map(|i| shard_path(path, stem, i, n_split)));
+        let n_files = Stamp::read(path).ok().flatten().map_or(0, |stamp| stamp.n_files());
+        files.extend(beside(path, SplitNames { stem, n_files }));
     }
     files
 }
 
 /// The files of a model that is in `n` files, of which `first` is the first.
-fn source_paths(first: &Path, n: usize) -> Option<Vec<PathBuf>> {
+fn source_paths(first: &Path, n: u32) -> Option<Vec<PathBuf>> {
     if n == 1 {
         return Some(vec![first.to_owned()]);
     }
-    let (stem, n_split) = split_name(first.file_name()?.to_str()?)?;
-    (n == n_split).then(|| (1..=n).map(|i| shard_path(first, stem, i, n)).collect())
+    let names = SplitNames::of_first(first.file_name()?.to_str()?)?;
+    (names.n_files == n).then(|| beside(first, names).collect())
 }
 
-/// The file number `i` of a model in `n` files, beside `path`.
-fn shard_path(path: &Path, stem: &str, i: usize, n: usize) -> PathBuf {
-    path.with_file_name(format!("{stem}-{i:05}-of-{n:05}.gguf"))
-}
-
-/// `NAME` and 3, of `NAME-00001-of-00003.gguf`.
-fn split_name(name: &str) -> Option<(&str, usize)> {
-    let (stem, n_split) = name.strip_suffix(".gguf")?.rsplit_once("-00001-of-")?;
-    (n_split.len() == 5).then_some((stem, n_split.parse().ok()?))
+/// The files of a split model, which lie beside `path`.
+fn beside(path: &Path, names: SplitNames<'_>) -> impl Iterator<Item = PathBuf> {
+    names.iter().map(|name| path.with_file_name(name))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use moewe_gguf::{N_SPLIT_MAX, PAIRS_AT, ValueType, Writer, key_bytes};
 use twox_hash::XxHash3_64;
 
 use crate::{SourceFile, source_paths};
@@ -22,21 +23,18 @@ pub const CHECKSUM_KEY: &str = "moewe.packed.header";
 pub const SOURCE_KEY: &str = "moewe.packed.source";
 
 /// Where the header's length and checksum lie, and the numbers of the stamp.
-const LENGTH_AT: usize = 24 + (8 + VERSION_KEY.len() + 4 + 4) + (8 + LENGTH_KEY.len() + 4);
-const CHECKSUM_AT: usize = LENGTH_AT + 8 + (8 + CHECKSUM_KEY.len() + 4);
-const NUMBERS_AT: usize = CHECKSUM_AT + 8 + (8 + SOURCE_KEY.len() + 4) + (4 + 8);
+const LENGTH_AT: usize =
+    PAIRS_AT + key_bytes(VERSION_KEY) + ValueType::U32.width() + key_bytes(LENGTH_KEY);
+const CHECKSUM_AT: usize = LENGTH_AT + ValueType::U64.width() + key_bytes(CHECKSUM_KEY);
+const NUMBERS_AT: usize =
+    CHECKSUM_AT + ValueType::U64.width() + key_bytes(SOURCE_KEY) + ValueType::Array.width();
 
-/// The most files that a model is split into.
-pub(crate) const N_FILES_MAX: usize = 1 << 10;
-/// Numbers of each of them.
+/// Numbers of each file.
 const N_NUMBERS: usize = 6;
+/// The most files of a model.
+const N_FILES_MAX: usize = N_SPLIT_MAX as usize;
 /// A header that is longer is none.
 const HEADER_BYTES_MAX: u64 = 256 << 20;
-
-// Types of GGUF metadata.
-const TYPE_U32: u32 = 4;
-const TYPE_ARRAY: u32 = 9;
-const TYPE_U64: u32 = 10;
 
 /// What a packed file was made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,18 +71,9 @@ impl Stamp {
     /// The stamp in what a file begins with; `None` if there is none, or not all
     /// of it.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let (magic, rest) = bytes.split_at_checked(8)?;
-        let (_counts, rest) = rest.split_at_checked(16)?;
-        let rest = rest.strip_prefix(&key(VERSION_KEY, TYPE_U32)[..])?;
-        let rest = rest.strip_prefix(&VERSION.to_le_bytes())?;
-        let rest = rest.strip_prefix(&key(LENGTH_KEY, TYPE_U64)[..])?.get(8..)?;
-        let rest = rest.strip_prefix(&key(CHECKSUM_KEY, TYPE_U64)[..])?.get(8..)?;
-        let rest = rest.strip_prefix(&key(SOURCE_KEY, TYPE_ARRAY)[..])?;
-        let rest = rest.strip_prefix(&TYPE_U64.to_le_bytes())?;
-        let (n, rest) = rest.split_first_chunk()?;
-        let n = usize::try_from(u64::from_le_bytes(*n)).ok()?;
-        let is_whole = n.is_multiple_of(N_NUMBERS) && (1..=N_FILES_MAX).contains(&(n / N_NUMBERS));
-        if magic != b"GGUF\x03\0\0\0" || !is_whole {
+        let (head, rest) = bytes.split_at_checked(NUMBERS_AT)?;
+        let n = usize::try_from(u64::from_le_bytes(*head.last_chunk()?)).ok()?;
+        if !n.is_multiple_of(N_NUMBERS) || !(1..=N_FILES_MAX).contains(&(n / N_NUMBERS)) {
             return None;
         }
         let numbers = rest.get(..8 * n)?.as_chunks::<8>().0;
@@ -93,13 +82,35 @@ impl Stamp {
                          N_NUMBERS]| {
             SourceFile { size, header_bytes, samples, checksum, inode, modified }
         };
-        Some(Self { files: numbers.as_chunks().0.iter().map(file).collect() })
+        let stamp = Self { files: numbers.as_chunks().0.iter().map(file).collect() };
+        // All else is as it is written, but for counts of what follows and two numbers.
+        let mut expected = stamp.header().bytes();
+        for at in [8..PAIRS_AT, LENGTH_AT..LENGTH_AT + 8, CHECKSUM_AT..CHECKSUM_AT + 8] {
+            expected[at.clone()].copy_from_slice(&head[at]);
+        }
+        (expected[..NUMBERS_AT] == *head).then_some(stamp)
+    }
+
+    /// A packed file's header with this stamp, which more can be added to, and which is
+    /// then [sealed](seal).
+    pub fn header(&self) -> Writer {
+        let mut header = Writer::default();
+        header.u32(VERSION_KEY, VERSION);
+        header.u64(LENGTH_KEY, 0);
+        header.u64(CHECKSUM_KEY, 0);
+        header.u64s(SOURCE_KEY, &self.numbers());
+        header
+    }
+
+    /// How many files the model has.
+    pub(crate) fn n_files(&self) -> u32 {
+        self.files.len() as u32
     }
 
     /// The files that this stamp is of, if the model in `source`, of a split model
     /// the first file, can be the one.
     pub fn paths(&self, source: &Path) -> Option<Vec<PathBuf>> {
-        source_paths(source, self.files.len())
+        source_paths(source, self.n_files())
     }
 
     /// Puts this stamp in place of the one in the packed file at `path`, which is
@@ -175,9 +186,4 @@ pub fn read_header(file: &mut File) -> io::Result<Vec<u8>> {
 fn checksum(header: &mut [u8]) -> u64 {
     header[CHECKSUM_AT..CHECKSUM_AT + 8].fill(0);
     XxHash3_64::oneshot(header)
-}
-
-/// A key and the type of its value, as GGUF has them.
-fn key(key: &str, type_id: u32) -> Vec<u8> {
-    [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &type_id.to_le_bytes()].concat()
 }

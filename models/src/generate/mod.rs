@@ -15,16 +15,13 @@ pub use family::{Family, Quantization, generate_small};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use moewe_gguf::Writer;
 use moewe_output::Place;
 
-use crate::gguf::Header;
 use crate::part::Part;
 use crate::{Error, Progress, Result, Step};
 use numbers::Numbers;
 use tensor::Tensor;
-
-/// Where tensors may begin.
-const ALIGNMENT: u64 = 32;
 
 /// Progress is reported after so many bytes.
 const REPORT_BYTES: u64 = 4 << 20;
@@ -92,15 +89,15 @@ impl Shape {
     }
 
     /// The metadata of the model.
-    fn metadata(&self, seed: u64) -> Header {
+    fn metadata(&self, seed: u64) -> Writer {
         let mut header = self.metadata_of("qwen3moe", seed);
         vocabulary::write(&mut header, self.n_vocab as usize);
         header
     }
 
     /// The same without a vocabulary, for another architecture.
-    fn metadata_of(&self, architecture: &str, seed: u64) -> Header {
-        let mut header = Header::new(ALIGNMENT);
+    fn metadata_of(&self, architecture: &str, seed: u64) -> Writer {
+        let mut header = Writer::default();
         header.string("general.architecture", architecture);
         header.string("general.name", &format!("random weights of seed {seed}"));
         header.u32("general.quantization_version", 2);
@@ -172,13 +169,12 @@ pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progre
 /// Writes a file with these metadata and tensors.
 fn write(
     path: &Path,
-    mut header: Header,
+    mut header: Writer,
     tensors: &[Tensor],
     seed: u64,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    let bytes_total =
-        (tensors.iter()).map(|t| header.tensor(&t.name, &t.dims, t.type_id(), t.bytes())).sum();
+    let bytes_total = tensors.iter().map(|t| header.tensor(&t.name, &t.dims, t.ty())).sum();
 
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let write_error = || Error::io("write", path);
@@ -191,9 +187,7 @@ fn write(
         }
     };
     let mut file = BufWriter::with_capacity(1 << 20, file);
-    let mut header = header.bytes();
-    header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
-    file.write_all(&header).map_err(write_error())?;
+    file.write_all(&header.padded()).map_err(write_error())?;
     progress.start(Step::Generate, &name, bytes_total);
     let mut numbers = Numbers::new(seed);
     let (mut bytes_done, mut bytes_told) = (0, 0);

@@ -1,6 +1,7 @@
 //! Random numbers, and weights of them.
 
 use half::f16;
+use moewe_gguf::TensorType;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -15,32 +16,25 @@ pub enum Format {
 }
 
 impl Format {
-    /// The type as GGUF numbers them.
-    pub fn type_id(self) -> u32 {
+    /// The type of tensors in this format.
+    pub fn ty(self) -> TensorType {
         match self {
-            Self::F16 => 1,
-            Self::Q8_0 => 8,
-            Self::Q4K => 12,
-            Self::Q5K => 13,
-            Self::Q6K => 14,
+            Self::F16 => TensorType::F16,
+            Self::Q8_0 => TensorType::Q8_0,
+            Self::Q4K => TensorType::Q4_K,
+            Self::Q5K => TensorType::Q5_K,
+            Self::Q6K => TensorType::Q6_K,
         }
     }
 
     /// What so many weights take; they are whole blocks.
     pub fn bytes(self, n: usize) -> usize {
-        let (len, bytes) = self.block();
-        n / len * bytes
+        n / self.ty().block_len() as usize * self.block_bytes()
     }
 
-    /// Weights in a block, and its bytes.
-    fn block(self) -> (usize, usize) {
-        match self {
-            Self::F16 => (1, 2),
-            Self::Q8_0 => (32, 34),
-            Self::Q4K => (256, 144),
-            Self::Q5K => (256, 176),
-            Self::Q6K => (256, 210),
-        }
+    /// The bytes of a block.
+    fn block_bytes(self) -> usize {
+        self.ty().block_bytes() as usize
     }
 }
 
@@ -71,8 +65,7 @@ impl Numbers {
     /// Fills `row`, whole blocks of `format`, with weights of mean 0 and the given
     /// standard deviation.
     pub fn weights(&mut self, format: Format, deviation: f32, row: &mut [u8]) {
-        let (_, bytes) = format.block();
-        for block in row.chunks_exact_mut(bytes) {
+        for block in row.chunks_exact_mut(format.block_bytes()) {
             match format {
                 Format::F16 => {
                     // The deviation of an even spread by `s` is s / sqrt(3).
@@ -175,7 +168,7 @@ mod tests {
         for format in [Format::F16, Format::Q8_0, Format::Q4K, Format::Q5K, Format::Q6K] {
             let mut row = vec![0; format.bytes(1 << 20)];
             Numbers::new(1).weights(format, 0.02, &mut row);
-            let blocks = row.chunks_exact(format.block().1);
+            let blocks = row.chunks_exact(format.block_bytes());
             let weights: Vec<f32> = blocks.flat_map(|block| unpack(format, block)).collect();
             assert_eq!(weights.len(), 1 << 20);
             let n = weights.len() as f64;

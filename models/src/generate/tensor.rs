@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::ALIGNMENT;
+use moewe_gguf::{ALIGNMENT, TensorType};
+
 use super::numbers::{Format, Numbers};
 
 /// Numbers of F32 that are made at a time.
@@ -58,20 +59,18 @@ impl Tensor {
         Self { name: format!("{name}.bias"), dims: vec![n], values }
     }
 
-    /// The type as the format numbers them.
-    pub fn type_id(&self) -> u32 {
+    /// How its numbers are stored.
+    pub fn ty(&self) -> TensorType {
         match self.values {
-            Values::F32 { .. } => 0,
-            Values::Weights(format, _) => format.type_id(),
+            Values::F32 { .. } => TensorType::F32,
+            Values::Weights(format, _) => format.ty(),
         }
     }
 
     /// The size in bytes.
-    pub fn bytes(&self) -> u64 {
-        match self.values {
-            Values::F32 { .. } => 4 * self.n_elements(),
-            Values::Weights(format, _) => format.bytes(self.n_elements() as usize) as u64,
-        }
+    fn bytes(&self) -> u64 {
+        let ty = self.ty();
+        self.n_elements() / ty.block_len() * ty.block_bytes()
     }
 
     fn n_elements(&self) -> u64 {

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::gguf::Header;
+use moewe_gguf::Writer;
 
 /// Tokens that are not text.
 const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
@@ -18,7 +18,7 @@ const NORMAL: i32 = 1;
 const CONTROL_TYPE: i32 = 3;
 
 /// Adds a tokenizer of `n_vocab` tokens, byte-level BPE.
-pub fn write(header: &mut Header, n_vocab: usize) {
+pub fn write(header: &mut Writer, n_vocab: usize) {
     let mut tokens: Vec<String> = byte_characters().map(String::from).collect();
     let mut types = vec![NORMAL; tokens.len()];
     tokens.extend(CONTROL.map(String::from));

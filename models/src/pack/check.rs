@@ -5,8 +5,7 @@ use std::hash::Hasher as _;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use moewe_engine::gguf::Gguf;
-use moewe_engine::native::Folder;
+use moewe_gguf::Gguf;
 use moewe_packed::{SourceFile, Stamp, copy_path, read_header};
 use twox_hash::XxHash3_64;
 
@@ -27,8 +26,7 @@ pub fn check(path: &Path, progress: &mut dyn Progress) -> Result<usize> {
     let damaged = |what: String| Error::Damaged { path: path.into(), what };
     let mut file = File::open(path).map_err(error())?;
     read_header(&mut file).map_err(|_| damaged("its header".to_owned()))?;
-    let (folder, name) = Folder::of(path)?;
-    let header = Gguf::open(&folder, &name)?.header;
+    let header = Gguf::read(path)?.header;
 
     let checksums = header.metadata.ints(CHECKSUMS_KEY)?.unwrap_or_default();
     let mut tensors: Vec<_> = header.tensors.values().collect();
@@ -36,6 +34,7 @@ pub fn check(path: &Path, progress: &mut dyn Progress) -> Result<usize> {
     if checksums.len() != tensors.len() {
         return Err(damaged("the list of its checksums".to_owned()));
     }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     progress.start(Step::Check, &name, tensors.iter().map(|tensor| tensor.size).sum());
     let mut bytes_done = 0;
     let mut piece = vec![0; PIECE_BYTES as usize];

@@ -27,7 +27,7 @@ pub enum Error {
     #[error(
         "{} cannot be packed: with a tensor for each expert's matrix, it would have {n_tensors}, \
          more than {}; run it as it is",
-        path.display(), moewe_engine::gguf::N_TENSORS_MAX
+        path.display(), moewe_gguf::N_TENSORS_MAX
     )]
     TooManyTensors {
         /// The original.
@@ -110,6 +110,12 @@ pub enum Error {
         /// What the system said.
         reason: io::Error,
     },
+}
+
+impl From<moewe_gguf::Error> for Error {
+    fn from(error: moewe_gguf::Error) -> Self {
+        Self::Model(error.into())
+    }
 }
 
 impl Error {

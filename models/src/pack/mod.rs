@@ -15,15 +15,12 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use moewe_engine::Model;
-use moewe_engine::gguf::{self, Gguf, shard_names};
 use moewe_engine::native::Folder;
+use moewe_gguf::{ALIGNMENT_KEY, Gguf, Header, N_TENSORS_MAX, TensorInfo};
 use moewe_output::{Place, is_one_of};
-use moewe_packed::{
-    CHECKSUM_KEY, LENGTH_KEY, SOURCE_KEY, SourceFile, Stamp, VERSION, VERSION_KEY, seal,
-};
+use moewe_packed::{SourceFile, Stamp, VERSION_KEY, seal};
 use twox_hash::XxHash3_64;
 
-use crate::gguf::Header;
 use crate::part::Part;
 use crate::{Progress, Step};
 use plan::Tensor;
@@ -56,8 +53,8 @@ const PIECE_BYTES: u64 = 4 << 20;
 /// See [`Error`].
 pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress) -> Result<()> {
     let (folder, name) = Folder::of(source)?;
-    let header = Gguf::open(&folder, &name)?.header;
-    let is_packed = |t: &gguf::TensorInfo| t.ty.is_packed();
+    let Gguf { header, names, .. } = Gguf::read(source)?;
+    let is_packed = |t: &TensorInfo| t.ty.is_packed();
     if header.metadata.get(VERSION_KEY).is_some() || header.tensors.values().any(is_packed) {
         return Err(Error::AlreadyPacked(source.into()));
     }
@@ -67,16 +64,11 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
     if tensors.iter().all(|tensor| tensor.packed.is_none()) {
         return Err(Error::NothingToPack(source.into()));
     }
-    if tensors.len() as u64 > gguf::N_TENSORS_MAX {
+    if tensors.len() as u64 > N_TENSORS_MAX {
         return Err(Error::TooManyTensors { path: source.into(), n_tensors: tensors.len() });
     }
 
-    let paths = match header.header_bytes.len() {
-        1 => vec![source.to_owned()],
-        n => {
-            (shard_names(&name, n as u32)?.iter()).map(|name| source.with_file_name(name)).collect()
-        }
-    };
+    let paths: Vec<_> = names.iter().map(|name| source.with_file_name(name)).collect();
     let place = Place::of(out, &paths)?;
     let part = match &place {
         Place::File(place) => Some(begin(out, place, &paths, force)?),
@@ -172,29 +164,22 @@ fn check_space(out: &Path, place: &Path, bytes_needed: u64) -> Result<()> {
 }
 
 /// The pairs of the model's metadata that hold for the copy, too.
-fn pairs_to_copy(
-    header: &gguf::Header,
-    (file, path): &mut (File, PathBuf),
-) -> Result<Vec<Vec<u8>>> {
+fn pairs_to_copy(header: &Header, (file, path): &mut (File, PathBuf)) -> Result<Vec<Vec<u8>>> {
     let mut bytes = vec![0; header.header_bytes[0] as usize];
     file.rewind().and_then(|()| file.read_exact(&mut bytes)).map_err(Error::io("read", path))?;
-    let is_of_the_file = |key: &str| key == "general.alignment" || key.starts_with("split.");
+    let is_of_the_file = |key: &str| key == ALIGNMENT_KEY || key.starts_with("split.");
     let pairs = header.pairs.iter().filter(|(key, _)| !is_of_the_file(key));
     Ok(pairs.map(|(_, at)| bytes[at.start as usize..at.end as usize].to_vec()).collect())
 }
 
 /// The header of the packed file.
 fn head(stamp: &Stamp, pairs: &[Vec<u8>], tensors: &[Tensor], checksums: &[u64]) -> Vec<u8> {
-    let mut header = Header::new(ALIGNMENT);
-    header.u32(VERSION_KEY, VERSION);
-    header.u64(LENGTH_KEY, 0);
-    header.u64(CHECKSUM_KEY, 0);
-    header.u64s(SOURCE_KEY, &stamp.numbers());
+    let mut header = stamp.header();
     header.u64s(CHECKSUMS_KEY, checksums);
-    header.u32("general.alignment", ALIGNMENT as u32);
+    header.align(ALIGNMENT as u32);
     pairs.iter().for_each(|pair| header.pair(pair));
     for tensor in tensors {
-        header.tensor(&tensor.name, &tensor.dims, tensor.type_id(), tensor.size);
+        header.tensor(&tensor.name, &tensor.dims, tensor.packed.unwrap_or(tensor.ty));
     }
     let mut bytes = header.bytes();
     seal(&mut bytes);

@@ -1,6 +1,6 @@
 //! What a packed file holds, in its order.
 
-use moewe_engine::gguf::{Header, TensorInfo, TensorType};
+use moewe_gguf::{ExpertName, Header, Part, Projection, TensorInfo, TensorType};
 
 /// Rows that are interleaved: the first that is possible.
 const GROUP_ROWS: [u64; 2] = [8, 4];
@@ -19,7 +19,7 @@ pub struct Tensor {
     /// Bytes, in the original and packed.
     pub size: u64,
     /// The layer and the number of the expert that it belongs to.
-    expert: Option<(u32, u64)>,
+    expert: Option<(u32, u32)>,
 }
 
 impl Tensor {
@@ -31,11 +31,6 @@ impl Tensor {
         let size = dims.iter().product::<u64>() / info.ty.block_len() * info.ty.block_bytes();
         let (ty, file, offset) = (info.ty, info.file, info.offset);
         Self { name, dims, ty, packed, file, offset, size, expert: None }
-    }
-
-    /// The type as the packed file has it.
-    pub fn type_id(&self) -> u32 {
-        self.packed.unwrap_or(self.ty).id()
     }
 
     pub fn row_bytes(&self) -> u64 {
@@ -50,26 +45,25 @@ impl Tensor {
 
 /// The weights that every token needs, in the order of the original; then the
 /// experts, layer by layer, the matrices of each together and apart from those
-/// of others.
+/// of others. The engine must have loaded the model.
 pub fn tensors(header: &Header) -> Vec<Tensor> {
     let mut infos: Vec<_> = header.tensors.values().collect();
     infos.sort_by_key(|info| (info.file, info.offset));
     // Gate, up and down of an expert keep this order.
-    infos.sort_by_key(|info| matrix_of_experts(&info.name).map(|m| (m.layer, m.projection)));
+    infos.sort_by_key(|info| matrix_of_experts(info).map(|m| (m.layer, m.projection)));
     let mut tensors = Vec::new();
     for info in infos {
-        let Some(matrix) = matrix_of_experts(&info.name) else {
+        let Some(matrix) = matrix_of_experts(info) else {
             tensors.push(Tensor::new(info.name.clone(), info, &info.dims));
             continue;
         };
         let n = if matrix.expert.is_none() { info.dims[2] } else { 1 };
         for i in 0..n {
-            let expert = matrix.expert.unwrap_or(i);
-            let ExpertMatrix { layer, projection, .. } = matrix;
-            let name = format!("blk.{layer}.ffn_{}.{expert}.weight", PROJECTIONS[projection]);
-            let mut tensor = Tensor::new(name, info, &info.dims[..2]);
+            let expert = matrix.expert.unwrap_or(i as u32);
+            let name = ExpertName { expert: Some(expert), ..matrix };
+            let mut tensor = Tensor::new(name.to_string(), info, &info.dims[..2]);
             tensor.offset += i * tensor.size;
-            tensor.expert = Some((layer, expert));
+            tensor.expert = Some((matrix.layer, expert));
             tensors.push(tensor);
         }
     }
@@ -77,27 +71,9 @@ pub fn tensors(header: &Header) -> Vec<Tensor> {
     tensors
 }
 
-const PROJECTIONS: [&str; 3] = ["gate", "up", "down"];
-
-/// One of the three matrices of an expert, or of all experts of a layer.
-struct ExpertMatrix {
-    layer: u32,
-    /// An index of [`PROJECTIONS`].
-    projection: usize,
-    /// Absent if the tensor holds all experts.
-    expert: Option<u64>,
-}
-
-/// What a tensor holds of which experts, by its name: `blk.0.ffn_up_exps.weight`
-/// has all, and in files from early 2024, `blk.0.ffn_up.7.weight` one.
-fn matrix_of_experts(name: &str) -> Option<ExpertMatrix> {
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let rest = rest.strip_prefix("ffn_")?.strip_suffix(".weight")?;
-    let (projection, expert) = match rest.strip_suffix("_exps") {
-        Some(projection) => (projection, None),
-        None => rest.split_once('.').map(|(projection, n)| (projection, Some(n)))?,
-    };
-    let projection = PROJECTIONS.iter().position(|p| *p == projection)?;
-    let expert = expert.map(str::parse).transpose().ok()?;
-    Some(ExpertMatrix { layer: layer.parse().ok()?, projection, expert })
+/// What the tensor holds of which experts, if it is one of the three matrices that
+/// are read together.
+fn matrix_of_experts(info: &TensorInfo) -> Option<ExpertName> {
+    ExpertName::parse(&info.name)
+        .filter(|name| name.part == Part::Weight && name.projection != Projection::GateUp)
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
-use moewe_engine::gguf::Gguf;
 use moewe_engine::native::Folder;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Context, Model};
+use moewe_gguf::Gguf;
 use moewe_models::generate::{Family, Quantization, Shape, generate, generate_small};
 use moewe_models::{Error, Progress, Step};
 use sha2::{Digest, Sha256};
@@ -177,8 +177,7 @@ fn the_engine_computes_sane_numbers_with_it() {
 fn its_tokenizer_writes_every_text() {
     let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     generate(file.path(), &TINY, 1, &mut Heard::default()).unwrap();
-    let (folder, name) = Folder::of(file.path()).unwrap();
-    let gguf = Gguf::open(&folder, &name).unwrap();
+    let gguf = Gguf::read(file.path()).unwrap();
     let tokenizer = Tokenizer::from_metadata(&gguf.header.metadata).unwrap().unwrap();
     assert_eq!(tokenizer.n_vocab(), TINY.n_vocab);
     for text in ["Once upon a time", "\u{1f98a} naïve\n\t0"] {

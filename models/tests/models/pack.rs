@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
 
-use moewe_engine::gguf::{Gguf, Header};
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::{Context, Model};
 use moewe_fixtures::model;
+use moewe_gguf::{Gguf, Header};
 use moewe_models::generate::{Shape, generate};
 use moewe_models::pack::{Error, check, check_source, copy_path, pack};
 use moewe_models::{Progress, Step};
@@ -75,8 +75,7 @@ fn packed() -> (TempDir, PathBuf) {
 }
 
 fn header(path: &Path) -> Header {
-    let (folder, name) = Folder::of(path).unwrap();
-    Gguf::open(&folder, &name).unwrap().header
+    Gguf::read(path).unwrap().header
 }
 
 /// Changes one byte of a file.

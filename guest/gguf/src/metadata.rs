@@ -5,6 +5,76 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
+/// The types of values, as files number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// An unsigned byte.
+    U8,
+    /// A signed byte.
+    I8,
+    /// An unsigned number of 16 bits.
+    U16,
+    /// A signed number of 16 bits.
+    I16,
+    /// An unsigned number of 32 bits.
+    U32,
+    /// A signed number of 32 bits.
+    I32,
+    /// A float of 32 bits.
+    F32,
+    /// A truth value, one byte.
+    Bool,
+    /// A text: its length in bytes, and the bytes.
+    String,
+    /// The type of the entries, their number, and the entries.
+    Array,
+    /// An unsigned number of 64 bits.
+    U64,
+    /// A signed number of 64 bits.
+    I64,
+    /// A float of 64 bits.
+    F64,
+}
+
+impl ValueType {
+    const ALL: [Self; 13] = [
+        Self::U8,
+        Self::I8,
+        Self::U16,
+        Self::I16,
+        Self::U32,
+        Self::I32,
+        Self::F32,
+        Self::Bool,
+        Self::String,
+        Self::Array,
+        Self::U64,
+        Self::I64,
+        Self::F64,
+    ];
+
+    /// The type with this number in a file.
+    pub fn from_id(id: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(id).ok()?).copied()
+    }
+
+    /// The number in a file.
+    pub fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// The least bytes that a value takes in a file.
+    pub const fn width(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 | Self::Bool => 1,
+            Self::U16 | Self::I16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::String | Self::U64 | Self::I64 | Self::F64 => 8,
+            Self::Array => 12,
+        }
+    }
+}
+
 /// A value of the metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -37,14 +107,14 @@ pub struct Strings {
 
 impl Strings {
     /// An empty list with room for `n` texts; `None` if there is no memory.
-    pub(crate) fn with_capacity(n: usize) -> Option<Self> {
+    pub fn with_capacity(n: usize) -> Option<Self> {
         let mut ends = Vec::new();
         ends.try_reserve_exact(n).ok()?;
         Some(Self { text: String::new(), ends })
     }
 
     /// Appends a text; `None` if there is no memory for it.
-    pub(crate) fn push(&mut self, text: &str) -> Option<()> {
+    pub fn push(&mut self, text: &str) -> Option<()> {
         self.text.try_reserve(text.len()).ok()?;
         self.text.push_str(text);
         self.ends.push(u32::try_from(self.text.len()).ok()?);
@@ -69,7 +139,7 @@ impl Strings {
     }
 
     /// All texts in order.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
         (0..self.len()).map(|i| self.get(i).expect("index below len"))
     }
 }
@@ -88,7 +158,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Adds a pair; answers whether the key is new.
-    pub(crate) fn insert(&mut self, key: String, value: Value) -> bool {
+    pub fn insert(&mut self, key: String, value: Value) -> bool {
         self.entries.insert(key, value).is_none()
     }
 

@@ -1,7 +1,7 @@
 //! A buffered little-endian reader over a source.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::weights::Source;
+use crate::source::Source;
 
 /// Bytes asked for at a time: a header of a few megabytes should take few
 /// requests, and reading should stop soon behind the header.
@@ -13,8 +13,9 @@ const STRING_BYTES_MAX: u64 = 16 << 20;
 const HEADER_BYTES_MAX: u64 = 128 << 20;
 
 /// Reads the source from its start, never past its end.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     source: &'a dyn Source,
+    size: u64,
     buffer: Vec<u8>,
     /// Offset in the source of the first byte in the buffer.
     start: u64,
@@ -24,11 +25,11 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(source: &'a dyn Source) -> Self {
-        Self { source, buffer: Vec::new(), start: 0, at: 0 }
+        Self { source, size: source.size(), buffer: Vec::new(), start: 0, at: 0 }
     }
 
     pub fn size(&self) -> u64 {
-        self.source.size()
+        self.size
     }
 
     pub fn position(&self) -> u64 {
@@ -122,7 +123,7 @@ fn too_short() -> Error {
 }
 
 /// The error if a header does not fit into memory.
-pub(super) fn no_memory() -> Error {
+pub(crate) fn no_memory() -> Error {
     Error::new(
         ErrorKind::OutOfMemory,
         "no memory for the file's metadata; raise the memory limit, if the file is not damaged",
@@ -132,7 +133,6 @@ pub(super) fn no_memory() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::Window;
 
     /// A sparse file of a petabyte.
     struct Zeros;
@@ -146,12 +146,6 @@ mod tests {
             out.fill(0);
             Ok(())
         }
-
-        fn window(&self, _offset: u64, _length: usize) -> Result<Box<dyn Window>> {
-            Err(Error::unsupported("no windows"))
-        }
-
-        fn prefetch(&self, _offset: u64, _length: u64) {}
     }
 
     #[test]
@@ -163,7 +157,7 @@ mod tests {
         while reader.position() < HEADER_BYTES_MAX {
             reader.bytes::<4096>().unwrap();
         }
-        assert_eq!(reader.bytes::<1>().unwrap_err().kind(), ErrorKind::InvalidModel);
+        assert_eq!(reader.bytes::<1>().unwrap_err().kind(), ErrorKind::Invalid);
         assert!(reader.check_count(1, 1, "x").is_err());
     }
 }
