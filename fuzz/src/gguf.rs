@@ -46,6 +46,9 @@ const TYPES: [TensorType; 7] = [
     TensorType::BF16,
 ];
 
+/// What is added to a type's number for rows that are interleaved.
+const PACKED: u32 = TensorType::Q4_0X4.id() - TensorType::Q4_0.id();
+
 /// The most zeros behind the bytes of a file.
 const PADDING_MAX: u64 = 1 << 20;
 
@@ -301,7 +304,7 @@ fn tensor(u: &mut Unstructured<'_>, header: &mut RawHeader, i: u32, next: u64) -
         false => format!("blk.{i}.weight").into_bytes(),
     };
     let id = if is_odd(u)? { number(u)? as u32 } else { u.choose(&TYPES)?.id() };
-    let packed = if is_odd(u)? { 0x6d6f_0000 } else { 0 };
+    let packed = if is_odd(u)? { PACKED } else { 0 };
     let ty = TensorType::from_id(id | packed);
     let (len, bytes) = ty.map_or((1, 1), |ty| (ty.block_len(), ty.block_bytes()));
     let n_dims = if is_odd(u)? { u.int_in_range(0..=6)? } else { u.int_in_range(1..=4)? };

@@ -19,7 +19,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 const FAMILIES: [&str; 4] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe"];
 /// What is added to the number of a tensor type for rows that are interleaved.
-const PACKED: u32 = 0x6d6f_0000;
+const PACKED: u32 = TensorType::Q4_0X4.id() - TensorType::Q4_0.id();
 /// Mutations of each model.
 const N_MUTATIONS: u64 = 250;
 /// The largest single allocation that a file of 2 to 4 MiB may cause.

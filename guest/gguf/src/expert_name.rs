@@ -34,13 +34,27 @@ pub enum Projection {
     GateUp,
 }
 
-/// What a tensor holds of a matrix.
+/// What a tensor holds of a matrix, or of one for each expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The matrix itself.
     Weight,
     /// What is added to its product.
     Bias,
+    /// What its product is multiplied by.
+    Scale,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Weight, Self::Bias, Self::Scale];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+            Self::Scale => "scale",
+        }
+    }
 }
 
 impl Projection {
@@ -66,11 +80,7 @@ impl ExpertName {
             None => (matrix.strip_suffix("_exps")?, None),
         };
         let projection = Projection::ALL.into_iter().find(|p| p.name() == matrix)?;
-        let part = match part {
-            "weight" => Part::Weight,
-            "bias" => Part::Bias,
-            _ => return None,
-        };
+        let part = Part::ALL.into_iter().find(|p| p.name() == part)?;
         Some(Self { layer: number(layer)?, projection, expert, part })
     }
 }
@@ -78,15 +88,11 @@ impl ExpertName {
 impl fmt::Display for ExpertName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { layer, projection, expert, part } = self;
-        write!(f, "blk.{layer}.{}", projection.name())?;
+        let (matrix, part) = (projection.name(), part.name());
         match expert {
-            Some(expert) => write!(f, ".{expert}")?,
-            None => f.write_str("_exps")?,
+            Some(expert) => write!(f, "blk.{layer}.{matrix}.{expert}.{part}"),
+            None => write!(f, "blk.{layer}.{matrix}_exps.{part}"),
         }
-        f.write_str(match part {
-            Part::Weight => ".weight",
-            Part::Bias => ".bias",
-        })
     }
 }
 
@@ -111,6 +117,7 @@ mod tests {
             // Of experts as well, whatever the matrix is and what of it.
             ("blk.0.ffn_up_exps.bias", 0, Up, None, Bias),
             ("blk.0.ffn_up.7.bias", 0, Up, Some(7), Bias),
+            ("blk.0.ffn_down_exps.scale", 0, Down, None, Scale),
             ("blk.3.ffn_gate_up_exps.weight", 3, GateUp, None, Weight),
         ] {
             let expected = ExpertName { layer, projection, expert, part };

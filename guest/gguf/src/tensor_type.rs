@@ -97,7 +97,7 @@ impl TensorType {
     }
 
     /// The number in a GGUF file.
-    pub fn id(self) -> u32 {
+    pub const fn id(self) -> u32 {
         self.id
     }
 
