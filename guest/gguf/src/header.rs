@@ -9,8 +9,13 @@ use crate::metadata::{Metadata, Strings, Value, ValueType};
 use crate::reader::{Reader, no_memory};
 use crate::source::Source;
 use crate::tensor_type::TensorType;
-use crate::{ALIGNMENT, ALIGNMENT_KEY, MAGIC};
 
+/// What a file begins with.
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+/// The key of the multiples at which tensors begin.
+pub const ALIGNMENT_KEY: &str = "general.alignment";
+/// Tensors begin at multiples of this, if a file says nothing else.
+pub const ALIGNMENT: u64 = 32;
 /// The most key-value pairs in a header.
 pub const N_PAIRS_MAX: u64 = 1 << 16;
 /// The most tensors in a file.

@@ -41,17 +41,10 @@ mod writer;
 
 pub use error::{Error, ErrorKind, Result, one_line};
 pub use expert_name::{ExpertName, Part, Projection};
-pub use header::{Header, N_PAIRS_MAX, N_TENSORS_MAX, TensorInfo};
+pub use header::{ALIGNMENT, ALIGNMENT_KEY, Header, N_PAIRS_MAX, N_TENSORS_MAX, TensorInfo};
 pub use metadata::{Metadata, Strings, Value, ValueType};
 pub use model::Gguf;
 pub use source::{File, Source};
 pub use split_names::{N_SPLIT_MAX, SplitNames};
 pub use tensor_type::TensorType;
 pub use writer::{PAIRS_AT, RawHeader, Writer, key_bytes, put_text};
-
-/// What a file begins with.
-const MAGIC: &[u8; 4] = b"GGUF";
-/// The key of the multiples at which tensors begin.
-pub const ALIGNMENT_KEY: &str = "general.alignment";
-/// Tensors begin at multiples of this, if a file says nothing else.
-pub const ALIGNMENT: u64 = 32;

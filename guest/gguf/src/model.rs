@@ -102,3 +102,52 @@ impl<S: Source> Gguf<S> {
         Ok(Self { header: Header { metadata, tensors, pairs, header_bytes }, sources, names })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{TensorType, Writer};
+
+    const NAMES: SplitNames<'_> = SplitNames { stem: "m", n_files: 2 };
+
+    /// File number `no` of a model in so many files, with a tensor of this name.
+    fn file(no: u16, count: u16, tensor: &str) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.u16("split.no", no);
+        writer.u16("split.count", count);
+        let size = writer.tensor(tensor, &[8], TensorType::F32);
+        let mut file = writer.padded();
+        file.resize(file.len() + size as usize, 0);
+        file
+    }
+
+    /// The tensors of a model in two files, and which file has each.
+    fn open(name: &str, files: [&[u8]; 2]) -> Result<Vec<(String, usize)>> {
+        let gguf = Gguf::open(name, |name| match name == NAMES.name(1) {
+            true => Ok::<_, Error>(files[1]),
+            false => Ok(files[0]),
+        })?;
+        assert_eq!(gguf.sources, files);
+        let tensors = gguf.header.tensors.into_values();
+        Ok(tensors.map(|tensor| (tensor.name, tensor.file)).collect())
+    }
+
+    #[test]
+    fn a_split_model_is_read_as_one() {
+        let (first, second) = (file(0, 2, "a"), file(1, 2, "b"));
+        let tensors = open(&NAMES.name(0), [&first, &second]).unwrap();
+        assert_eq!(tensors, [("a".to_owned(), 0), ("b".to_owned(), 1)]);
+        let refused = |name: &str, files: [&[u8]; 2], words: &str| {
+            let error = open(name, files).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        let name = NAMES.name(0);
+        refused("m.gguf", [&first, &second], "its name must end in -00001-of-00002.gguf;");
+        refused(&name, [&second, &first], "is not the first file of a split model");
+        refused(&name, [&file(0, 3, "a"), &second], "its name must end in -00001-of-00003.gguf;");
+        refused(&name, [&file(0, 1025, "a"), &second], "into 1025 files, at most 1024");
+        refused(&name, [&first, &first], "m-00002-of-00002.gguf: does not belong to m-00001");
+        refused(&name, [&first, &file(1, 2, "a")], "m-00002-of-00002.gguf: tensor a is in two");
+    }
+}

@@ -77,3 +77,35 @@ impl Source for File {
         read.map_err(|e| Error::new(ErrorKind::Source, e.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_none_are_named() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let error = |path: &Path| File::open(path).unwrap_err();
+        assert!(error(folder).to_string().ends_with("gguf: is a folder; give a .gguf file"));
+        let missing = error(&folder.join("missing.gguf"));
+        assert_eq!(missing.kind(), ErrorKind::Source);
+        assert!(missing.to_string().contains("missing.gguf: "), "{missing}");
+    }
+
+    #[test]
+    fn nothing_is_read_past_the_end() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let bytes = std::fs::read(&path).unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.size(), bytes.len() as u64);
+        let sources: [&dyn Source; 2] = [&file, &&bytes[..]];
+        for source in sources {
+            let mut out = [0; 10];
+            source.read(source.size() - 10, &mut out).unwrap();
+            assert_eq!(out[..], bytes[bytes.len() - 10..]);
+            for offset in [source.size() - 9, source.size(), u64::MAX >> 1] {
+                assert_eq!(source.read(offset, &mut out).unwrap_err().kind(), ErrorKind::Source);
+            }
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Writing headers, version 3.
 
+use crate::header::{ALIGNMENT, ALIGNMENT_KEY, MAGIC};
 use crate::metadata::{Value, ValueType};
 use crate::tensor_type::TensorType;
-use crate::{ALIGNMENT, ALIGNMENT_KEY, MAGIC};
 
 /// Where the first pair of a header begins.
 pub const PAIRS_AT: usize = 24;
@@ -221,4 +221,61 @@ impl RawHeader {
 pub fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend((text.len() as u64).to_le_bytes());
     out.extend(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, Gguf};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut writer = Writer::default();
+        writer.u16("u16", 1);
+        writer.u32("u32", 2);
+        writer.u64("u64", 1 << 40);
+        writer.f32("f32", 0.5);
+        writer.bool("bool", true);
+        writer.string("string", "caf\u{e9}");
+        writer.strings("strings", ["", "a"]);
+        writer.i32s("i32s", &[-1]);
+        writer.u64s("u64s", &[3, 4]);
+        writer.f32s("f32s", &[-0.5]);
+        writer.value("int", &Value::Int(-5));
+        writer.value("float", &Value::Float(0.1));
+        writer.value("bools", &Value::Bools(vec![false, true]));
+        writer.align(64);
+        assert_eq!(writer.tensor("a", &[32, 2], TensorType::Q4_0), 64);
+        assert_eq!(writer.tensor("b", &[1], TensorType::F32), 64);
+        let mut file = writer.padded();
+        let data = file.len() as u64;
+        assert!(data.is_multiple_of(64));
+        file.resize(file.len() + 128, 0);
+        let open = |_: &str| Ok::<_, Error>(&file[..]);
+        let header = Gguf::open("m.gguf", open).unwrap().header;
+        let tensors = header.tensors.values().map(|t| (t.name.as_str(), t.offset, t.size));
+        assert!(tensors.eq([("a", data, 36), ("b", data + 64, 4)]));
+        let values = [
+            ("bool", "Bool(true)"),
+            ("bools", "Bools([false, true])"),
+            ("f32", "Float(0.5)"),
+            ("f32s", "Floats([-0.5])"),
+            ("float", "Float(0.1)"),
+            ("general.alignment", "Uint(64)"),
+            ("i32s", "Ints([-1])"),
+            ("int", "Int(-5)"),
+            ("string", "String(\"caf\u{e9}\")"),
+            ("strings", "Strings([\"\", \"a\"])"),
+            ("u16", "Uint(1)"),
+            ("u32", "Uint(2)"),
+            ("u64", "Uint(1099511627776)"),
+            ("u64s", "Ints([3, 4])"),
+        ];
+        let read: Vec<_> = header.metadata.iter().map(|(k, v)| (k, format!("{v:?}"))).collect();
+        assert!(read.iter().map(|(k, v)| (*k, v.as_str())).eq(values), "{read:?}");
+        // Where a pair's value begins.
+        let at = &header.pairs[1].1;
+        assert_eq!(header.pairs[0].1.start, PAIRS_AT as u64);
+        assert_eq!((at.end - at.start) as usize, key_bytes("u32") + ValueType::U32.width());
+    }
 }
