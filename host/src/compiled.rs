@@ -56,7 +56,7 @@ fn load_in(
         None => unsafe { Component::deserialize(engine, &compiled) },
     };
     drop(compiled);
-    give_memory_back();
+    moewe_memory::give_back(compile as fn(Config, &[u8]) -> _ as *const ());
     component
 }
 
@@ -91,7 +91,7 @@ fn checksum(file: &mut impl Read) -> io::Result<u64> {
 /// to compile next. One function after another: each takes memory, and a budget of
 /// memory counts at this moment, too.
 fn compile(mut config: Config, guest: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    map_large_blocks();
+    moewe_memory::map_large_blocks();
     config.parallel_compilation(false);
     Engine::new(&config)?.precompile_component(guest)
 }
@@ -120,7 +120,9 @@ fn find(folder: &Path, key: &str, engine: &Engine) -> Option<Component> {
             // SAFETY: as above.
             .or_else(|_| unsafe { Component::deserialize(engine, fs::read(&path)?) })
             .ok()?;
-        make_present(&component);
+        // What the process has when a model is opened counts in its budget, and this comes
+        // anyway.
+        moewe_memory::make_present(component.image_range());
         Some(component)
     })
 }
@@ -183,67 +185,6 @@ fn is_private(metadata: &Metadata) -> bool {
 fn is_private(_: &Metadata) -> bool {
     true
 }
-
-/// Has the code mapped now, as far as it is in the page cache: what the process has
-/// when a model is opened counts in its budget, and this comes anyway.
-#[cfg(target_os = "linux")]
-fn make_present(component: &Component) {
-    let code = component.image_range();
-    let length = code.end.addr() - code.start.addr();
-    // SAFETY: the range is mapped as long as the component lives, and this advice
-    // changes no byte. A kernel that does not know it does no harm.
-    let _ = unsafe {
-        let advice = rustix::mm::Advice::LinuxPopulateRead;
-        rustix::mm::madvise(code.start.cast_mut().cast(), length, advice)
-    };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn make_present(_: &Component) {}
-
-/// Has this process take large blocks of memory from the system one by one, and give
-/// each back when it is free. Otherwise the allocator learns from their sizes to keep
-/// up to twice as much as the largest, for good where a thread has a heap of its own.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn map_large_blocks() {
-    // SAFETY: this setting concerns blocks that are allocated from now on. It is the one
-    // that the allocator begins with.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn map_large_blocks() {}
-
-/// Gives back to the system what compiling has taken: what was freed, and the code of
-/// the compiler, some megabytes.
-#[cfg(target_os = "linux")]
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it looks at free memory alone.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-    let compiler = (compile as fn(Config, &[u8]) -> _ as *const ()).addr();
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let code = maps.lines().filter(|line| line.contains(" r-xp ")).find_map(|line| {
-        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-        let address = |text| usize::from_str_radix(text, 16).ok();
-        Some(address(start)?..address(end)?).filter(|code| code.contains(&compiler))
-    });
-    if let Some(code) = code {
-        // SAFETY: the range is a private mapping of a program's or a library's code,
-        // which nobody writes to; it is read from the file again when it runs next.
-        let _ = unsafe {
-            let start = std::ptr::with_exposed_provenance_mut(code.start);
-            rustix::mm::madvise(start, code.len(), rustix::mm::Advice::LinuxDontNeed)
-        };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn give_memory_back() {}
 
 /// Where compiled guests are kept; `None` if there is no place for them.
 fn folder() -> Option<PathBuf> {

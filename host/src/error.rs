@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::bindings::exports::moewe::inference::inference as wit;
-
 /// What kind of error it is, for a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -73,20 +71,3 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl From<wit::Error> for Error {
-    fn from(error: wit::Error) -> Self {
-        let kind = match error.code {
-            wit::ErrorCode::Weights => ErrorKind::Weights,
-            wit::ErrorCode::InvalidModel => ErrorKind::InvalidModel,
-            wit::ErrorCode::Unsupported => ErrorKind::Unsupported,
-            wit::ErrorCode::InvalidInput => ErrorKind::InvalidInput,
-            wit::ErrorCode::ContextFull => ErrorKind::ContextFull,
-            wit::ErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
-            wit::ErrorCode::Team => ErrorKind::Team,
-            wit::ErrorCode::Stopped => ErrorKind::Stopped,
-        };
-        // A guest that means harm gains nothing by characters that it breaks here.
-        Self::new(kind, String::from_utf8_lossy(&error.message))
-    }
-}

@@ -15,8 +15,31 @@ use crate::session::{Session, Step, StopReason};
 /// Steps that a stream computes ahead of its reader.
 const STREAM_LEN: usize = 32;
 
+impl Session {
+    /// Feeds a prompt, then generates until a stop or `max_tokens` tokens.
+    ///
+    /// The prompt is fed in parts when the first step is asked for. If the
+    /// session is stopped meanwhile, what was fed stays in the context.
+    pub fn generate(&mut self, prompt: &[u32], max_tokens: Option<u64>) -> Generation<'_> {
+        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
+        Generation::new(self, progress)
+    }
+
+    /// The same as [`generate`](Self::generate) for async programs, whatever
+    /// their runtime: the session works on a thread of its own, and
+    /// [`TokenStream::finish`] gives it back.
+    ///
+    /// # Errors
+    ///
+    /// `Internal` if no thread can be started.
+    pub fn generate_stream(self, prompt: &[u32], max_tokens: Option<u64>) -> Result<TokenStream> {
+        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
+        TokenStream::spawn(self, progress)
+    }
+}
+
 /// Where a generation is.
-pub(crate) struct Progress {
+struct Progress {
     prompt: VecDeque<u32>,
     n_left: Option<u64>,
     /// Whether the prompt is known to fit.
@@ -26,7 +49,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(prompt: &[u32], max_tokens: Option<u64>, cancel: CancelHandle) -> Self {
+    fn new(prompt: &[u32], max_tokens: Option<u64>, cancel: CancelHandle) -> Self {
         Self {
             prompt: prompt.iter().copied().collect(),
             n_left: max_tokens,
@@ -103,7 +126,7 @@ pub struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    pub(crate) fn new(session: &'a mut Session, progress: Progress) -> Self {
+    fn new(session: &'a mut Session, progress: Progress) -> Self {
         Self { session, progress }
     }
 }
@@ -136,7 +159,7 @@ pub struct TokenStream {
 }
 
 impl TokenStream {
-    pub(crate) fn spawn(session: Session, progress: Progress) -> Result<Self> {
+    fn spawn(session: Session, progress: Progress) -> Result<Self> {
         let cancel = progress.cancel.clone();
         let (steps_sender, steps) = async_channel::bounded(STREAM_LEN);
         let (session_sender, session_receiver) = async_channel::bounded(1);

@@ -35,28 +35,29 @@
 //! what Rust gives the threads that it starts is enough. The thread of a stream,
 //! and those of a session with several, are this crate's own.
 
-mod bindings;
 mod compiled;
 mod engine;
 mod error;
+mod files;
 mod generate;
-mod memory;
+mod info;
 mod model;
+#[cfg(target_os = "linux")]
+mod residency;
+#[cfg(not(target_os = "linux"))]
+#[path = "residency/portable.rs"]
+mod residency;
 mod sandbox;
 mod session;
-#[cfg(target_os = "linux")]
-mod store;
-#[cfg(not(target_os = "linux"))]
-#[path = "store/portable.rs"]
-mod store;
 mod weights;
 
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, TokenStream};
-pub use model::{Model, ModelInfo, ModelOptions};
+pub use info::ModelInfo;
+pub use model::{Model, ModelOptions};
 pub use moewe_residency::{Key as ExpertKey, PolicyKind};
+pub use residency::{ExpertStats, MemoryNeeds, MemoryOptions, Prefetch};
 pub use sandbox::CancelHandle;
 pub use session::{Message, Sampling, Session, SessionOptions, Step, StopReason, Usage};
-pub use store::{ExpertStats, MemoryNeeds, MemoryOptions, Prefetch};
 pub use weights::{WeightStats, WeightsMode};

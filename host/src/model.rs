@@ -1,4 +1,4 @@
-//! A model, and what it is.
+//! A model, and its sessions.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use moewe_packed::{Stamp, read_header};
 
-use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandbox::{self, Limits, Sandbox};
+use crate::info::ModelInfo;
+use crate::residency::{ExpertStats, ExpertStore, MemoryNeeds, MemoryOptions};
+use crate::sandbox::{Limits, Sandbox};
 use crate::session::{Session, SessionOptions};
-use crate::store::{ExpertStats, MemoryNeeds, MemoryOptions, ModelStore};
-use crate::weights::{WeightStats, WeightStore, WeightsMode};
+use crate::weights::{WeightStats, Weights, WeightsMode};
 
 /// How a model is opened.
 #[derive(Debug, Clone)]
@@ -72,68 +72,10 @@ impl Default for ModelOptions {
     }
 }
 
-/// What a model is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ModelInfo {
-    /// The architecture as the file names it: `llama`, `qwen3moe`.
-    pub architecture: String,
-    /// The model's name, if the file has one.
-    pub name: Option<String>,
-    /// The quantisation that most of the weights have: `Q4_K`.
-    pub quantization: String,
-    /// How many parameters the model has.
-    pub n_params: u64,
-    /// Bytes of all tensors together.
-    pub weight_bytes: u64,
-    /// Bytes of KV cache that one token of context costs.
-    pub kv_bytes_per_token: u64,
-    /// How many layers.
-    pub n_layer: u32,
-    /// Width of the hidden state.
-    pub n_embd: u32,
-    /// Size of the vocabulary, and so of the logits.
-    pub n_vocab: u32,
-    /// The context the model was trained for, in tokens.
-    pub n_ctx_train: u32,
-    /// The most bytes of a text that become one token; 0 if the file brings no
-    /// tokenizer.
-    pub token_bytes_max: u32,
-    /// Experts in a layer; 0 for a dense model.
-    pub n_expert: u32,
-    /// Experts that the router picks for a token.
-    pub n_expert_used: u32,
-    /// Whether the file brings a chat template.
-    pub has_chat_template: bool,
-}
-
-impl TryFrom<wit::ModelInfo> for ModelInfo {
-    type Error = wasmtime::Error;
-
-    fn try_from(info: wit::ModelInfo) -> wasmtime::Result<Self> {
-        Ok(Self {
-            architecture: sandbox::checked_text(info.architecture)?,
-            name: info.name.map(sandbox::checked_text).transpose()?,
-            quantization: sandbox::checked_text(info.quantization)?,
-            n_params: info.n_params,
-            weight_bytes: info.weight_bytes,
-            kv_bytes_per_token: info.kv_bytes_per_token,
-            n_layer: info.n_layer,
-            n_embd: info.n_embd,
-            n_vocab: info.n_vocab,
-            n_ctx_train: info.n_ctx_train,
-            token_bytes_max: info.token_bytes_max,
-            n_expert: info.n_expert,
-            n_expert_used: info.n_expert_used,
-            has_chat_template: info.has_chat_template,
-        })
-    }
-}
-
 /// A model whose files are open. Its sessions can run on different threads.
 pub struct Model {
     engine: Engine,
-    weights: Arc<WeightStore>,
+    weights: Arc<Weights>,
     limits: Limits,
     n_threads: usize,
     path: PathBuf,
@@ -158,7 +100,7 @@ impl Model {
     pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
         let n_threads = options.n_threads()?;
         let path = file_to_open(path.as_ref())?;
-        let weights = WeightStore::open(&path, options.weights, options.memory)?;
+        let weights = Weights::open(&path, options.weights, options.memory)?;
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         Self::load(engine, path, weights, limits, n_threads)
     }
@@ -176,8 +118,8 @@ impl Model {
     ) -> Result<MemoryNeeds> {
         let n_threads = options.n_threads()?;
         let path = file_to_open(path.as_ref())?;
-        let mut weights = WeightStore::open(&path, WeightsMode::Attach, None)?;
-        let store = Arc::new(ModelStore::asking(weights.name())?);
+        let mut weights = Weights::open(&path, WeightsMode::Attach, None)?;
+        let store = Arc::new(ExpertStore::asking(weights.files.name())?);
         weights.store = Some(store.clone());
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let loaded = Self::load(engine, path, weights, limits, n_threads);
@@ -191,12 +133,12 @@ impl Model {
     pub(crate) fn load(
         engine: &Engine,
         path: PathBuf,
-        weights: WeightStore,
+        weights: Weights,
         limits: Limits,
         n_threads: usize,
     ) -> Result<Self> {
         let weights = Arc::new(weights);
-        let sandbox = Sandbox::load(engine, &weights, limits, n_threads)?;
+        let sandbox = Sandbox::load(engine.program(), &weights, limits, n_threads)?;
         Ok(Self {
             engine: engine.clone(),
             weights,
@@ -231,7 +173,9 @@ impl Model {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut sandbox = match spare {
             Some(sandbox) => sandbox,
-            None => Sandbox::load(&self.engine, &self.weights, self.limits, self.n_threads)?,
+            None => {
+                Sandbox::load(self.engine.program(), &self.weights, self.limits, self.n_threads)?
+            }
         };
         match Session::start(&mut sandbox, &options) {
             Ok(()) => Ok(Session::new(sandbox, self.info.clone(), options.n_ctx)),
@@ -246,7 +190,7 @@ impl Model {
     }
 
     #[cfg(test)]
-    pub(crate) fn store(&self) -> &crate::store::ModelStore {
+    pub(crate) fn store(&self) -> &crate::residency::ExpertStore {
         self.weights.store.as_ref().expect("the model has a store")
     }
 

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::bindings::exports::moewe::inference::inference as wit;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generate::{Generation, Progress, TokenStream};
-use crate::model::ModelInfo;
+use crate::info::ModelInfo;
+use crate::sandbox::bindings::exports::moewe::inference::inference as wit;
 use crate::sandbox::{self, CancelHandle, Sandbox};
 use crate::weights::WeightStats;
 
@@ -409,27 +408,6 @@ impl Session {
     /// What this session asked of the weights so far.
     pub fn stats(&self) -> WeightStats {
         self.sandbox.stats()
-    }
-
-    /// Feeds a prompt, then generates until a stop or `max_tokens` tokens.
-    ///
-    /// The prompt is fed in parts when the first step is asked for. If the
-    /// session is stopped meanwhile, what was fed stays in the context.
-    pub fn generate(&mut self, prompt: &[u32], max_tokens: Option<u64>) -> Generation<'_> {
-        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
-        Generation::new(self, progress)
-    }
-
-    /// The same as [`generate`](Self::generate) for async programs, whatever
-    /// their runtime: the session works on a thread of its own, and
-    /// [`TokenStream::finish`] gives it back.
-    ///
-    /// # Errors
-    ///
-    /// `Internal` if no thread can be started.
-    pub fn generate_stream(self, prompt: &[u32], max_tokens: Option<u64>) -> Result<TokenStream> {
-        let progress = Progress::new(prompt, max_tokens, self.cancel_handle());
-        TokenStream::spawn(self, progress)
     }
 
     /// A handle that ends what the session does.

@@ -35,7 +35,7 @@
 mod disk;
 mod file;
 mod job;
-mod mapping;
+mod options;
 mod progress;
 mod queue;
 mod read;
@@ -46,9 +46,9 @@ mod storage;
 mod threads;
 mod ticket;
 
-pub use disk::{Backend, Disk, DiskOptions};
+pub use disk::Disk;
 pub use file::DirectFile;
-pub use mapping::Mapping;
+pub use options::{Backend, DiskOptions};
 pub use read::{ALIGNMENT, Piece, Priority, Read, ReadError};
 pub use speed::measure;
 pub use stats::DiskStats;

@@ -3,7 +3,9 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::{ALIGNMENT, Disk, Mapping, Piece, Priority, Read, ReadError, Storage};
+use moewe_memory::Mapping;
+
+use crate::{ALIGNMENT, Disk, Piece, Priority, Read, ReadError, Storage};
 
 /// Measures for about `time` how many bytes a second come when `n_at_once` pieces
 /// of `length` bytes, a multiple of [`ALIGNMENT`], are read together from places

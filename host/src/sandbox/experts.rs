@@ -4,38 +4,76 @@ use std::mem;
 
 use wasmtime::component::Resource;
 
-use super::State;
-use super::imports::map_code;
-use super::text;
-use crate::bindings::moewe::inference::experts::{
+use super::bindings::moewe::inference::experts::{
     Capacity, Choice, Host, HostStore, Piece, Place, Shape, Utf8,
 };
-use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::store::Table;
-use crate::weights::error;
+use super::bindings::moewe::inference::weights::Error;
+use super::errors::map_kind;
+use super::handles::StoreHandle;
+use super::state::State;
+use super::text::checked_text;
+use crate::files::{WeightError, WeightErrorKind};
+use crate::residency::{self, Table};
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
-/// A guest's handle of the store.
-pub struct StoreHandle {
-    /// What the guest has said of its model, until all is said.
-    described: Option<Table>,
-    /// Demands that it has made.
-    n_demands: u64,
-    /// Whether it has not released the last one.
-    holds: bool,
+fn refused<T>(message: &str) -> Answer<T> {
+    let message = format!("the store of experts: {message}");
+    Ok(Err(WeightError::new(WeightErrorKind::InvalidRange, message).into()))
 }
 
-fn refused<T>(message: &str) -> Answer<T> {
-    Ok(Err(error(ErrorCode::InvalidRange, format!("the store of experts: {message}"))))
+/// What a guest is told.
+fn told<T, U: From<T>>(answer: Result<T, WeightError>) -> Answer<U> {
+    Ok(answer.map(U::from).map_err(Error::from))
+}
+
+impl From<Shape> for residency::Shape {
+    fn from(shape: Shape) -> Self {
+        Self {
+            n_layer: shape.n_layer,
+            n_expert: shape.n_expert,
+            n_expert_used: shape.n_expert_used,
+            dense_bytes: shape.dense_bytes,
+            kv_bytes_per_token: shape.kv_bytes_per_token,
+            kv_chunk: shape.kv_chunk,
+            session_bytes: shape.session_bytes,
+        }
+    }
+}
+
+impl From<Piece> for residency::FilePiece {
+    fn from(Piece { file, offset, length }: Piece) -> Self {
+        Self { file, offset, length }
+    }
+}
+
+impl From<Choice> for residency::Choice {
+    fn from(Choice { expert, token }: Choice) -> Self {
+        Self { expert, token }
+    }
+}
+
+impl From<residency::Place> for Place {
+    fn from(residency::Place { slot, loaded }: residency::Place) -> Self {
+        Self { slot, loaded }
+    }
+}
+
+impl From<residency::Capacity> for Capacity {
+    fn from(capacity: residency::Capacity) -> Self {
+        Self {
+            slot_bytes: capacity.slot_bytes,
+            n_demand_max: capacity.n_demand_max,
+            member_bytes_max: capacity.member_bytes_max,
+        }
+    }
 }
 
 impl Host for State {}
 
 impl HostStore for State {
     fn open(&mut self, files: Vec<Utf8>, shape: Shape) -> Answer<Option<Resource<StoreHandle>>> {
-        let files =
-            files.into_iter().map(text::checked_text).collect::<wasmtime::Result<Vec<_>>>()?;
+        let files = files.into_iter().map(checked_text).collect::<wasmtime::Result<Vec<_>>>()?;
         let page_size = self.page_size();
         if self.team.store().is_none() || self.region.is_none() {
             return Ok(Ok(None));
@@ -43,9 +81,9 @@ impl HostStore for State {
         if self.has_store {
             return refused("it is open already");
         }
-        let files = files.iter().map(|name| self.weights.file(name));
-        let files: Result<Vec<_>, Error> = files.collect();
-        match files.and_then(|files| Table::new(files, shape, page_size)) {
+        let files = files.iter().map(|name| self.weights.files.get(name));
+        let files: Result<Vec<_>, WeightError> = files.collect();
+        match files.and_then(|files| Table::new(files, shape.into(), page_size)) {
             Ok(table) => {
                 let described = Some(table);
                 let handle = StoreHandle { described, n_demands: 0, holds: false };
@@ -53,7 +91,7 @@ impl HostStore for State {
                 self.has_store = true;
                 Ok(Ok(Some(handle)))
             }
-            Err(e) => Ok(Err(e)),
+            Err(e) => Ok(Err(e.into())),
         }
     }
 
@@ -64,7 +102,9 @@ impl HostStore for State {
         pieces: Vec<Piece>,
     ) -> Answer<()> {
         match &mut self.sources.get_mut(&handle)?.described {
-            Some(table) => Ok(table.add_layer(layer, pieces)),
+            Some(table) => {
+                told(table.add_layer(layer, pieces.into_iter().map(Into::into).collect()))
+            }
             None => refused("all was said already"),
         }
     }
@@ -73,7 +113,7 @@ impl HostStore for State {
         let described = self.sources.get_mut(&handle)?.described.take();
         match (described, self.team.store()) {
             (Some(table), Some((store, team))) => {
-                Ok(store.describe(team, table, self.team.memory_expected(self.rank)))
+                told(store.describe(team, table, self.team.memory_expected(self.rank)))
             }
             _ => refused("all was said already"),
         }
@@ -89,18 +129,20 @@ impl HostStore for State {
         let Some((store, team)) = self.team.store().filter(|_| !holds) else {
             return refused("what was demanded before was not released");
         };
+        let choices: Vec<_> = choices.into_iter().map(Into::into).collect();
         let places = store.demand(team, n_demands, layer, &choices, || self.interrupt())?;
         if places.is_ok() {
             let handle = self.sources.get_mut(&handle)?;
             handle.n_demands += 1;
             handle.holds = true;
         }
-        Ok(places)
+        let places = places.map(|places| places.into_iter().map(Place::from).collect());
+        Ok(places.map_err(Error::from))
     }
 
     fn wait(&mut self, _handle: Resource<StoreHandle>, slot: u32) -> Answer<()> {
         let Some((store, team)) = self.team.store() else { return refused("there is none") };
-        Ok(store.wait(team, slot, self.rank == 0, || self.interrupt())?)
+        told(store.wait(team, slot, self.rank == 0, || self.interrupt())?)
     }
 
     fn attach(
@@ -117,19 +159,19 @@ impl HostStore for State {
         let attached = store.with_slot(team, slot, offset, length, |memory, offset| {
             region
                 .attach_part(memory.file(), offset, length, address)
-                .map_err(|e| error(map_code(&e), format!("slot {slot}: {e}")))
+                .map_err(|e| WeightError::new(map_kind(&e), format!("slot {slot}: {e}")))
         });
         let attached = attached.flatten();
         if attached.is_ok() {
             self.account_windows();
         }
-        Ok(attached.map(drop))
+        told(attached.map(drop))
     }
 
     fn release(&mut self, handle: Resource<StoreHandle>) -> Answer<()> {
         let holds = mem::take(&mut self.sources.get_mut(&handle)?.holds);
         match self.team.store().filter(|_| holds) {
-            Some((store, team)) => Ok(store.release(team)),
+            Some((store, team)) => told(store.release(team)),
             None => refused("nothing was demanded"),
         }
     }

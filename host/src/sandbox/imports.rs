@@ -2,15 +2,18 @@
 
 use std::fs::File;
 
+use moewe_memory::page_size;
 use wasmtime::component::{Resource, ResourceTableError};
 
-use super::State;
-use super::member::N_SOURCES_MAX;
+use super::bindings::moewe::inference::{team, weights};
+use super::checked_text;
+use super::errors::{map_kind, team_code};
+use super::handles::WeightFileHandle;
+use super::limits::Refused;
+use super::state::{N_SOURCES_MAX, State};
 use super::team::{Broken, NotShared};
-use super::text;
-use crate::bindings::moewe::inference::{team, weights};
-use crate::memory::{self, MapError};
-use crate::weights::{WeightFileHandle, WeightStats, WeightsMode};
+use crate::files::{WeightError, WeightErrorKind};
+use crate::weights::{WeightStats, WeightsMode};
 
 impl State {
     fn count(&mut self, add: impl Fn(&mut WeightStats)) {
@@ -20,15 +23,6 @@ impl State {
 
     fn attaches(&self) -> bool {
         self.region.is_some() && self.weights.mode == WeightsMode::Attach
-    }
-}
-
-pub(super) fn map_code(error: &MapError) -> weights::ErrorCode {
-    match error {
-        MapError::Range { .. } | MapError::NotAttached { .. } => weights::ErrorCode::InvalidRange,
-        // The file system knows no mappings, or all of them are in use: the
-        // bytes can still be copied.
-        MapError::Map(_) | MapError::TooMany => weights::ErrorCode::Unsupported,
     }
 }
 
@@ -44,17 +38,15 @@ impl weights::Host for State {
         length: u64,
     ) -> wasmtime::Result<Result<(), weights::Error>> {
         let Some(region) = &self.region else {
-            let (code, message) = (weights::ErrorCode::InvalidRange, "nothing is attached".into());
-            return Ok(Err(weights::Error { code, message }));
+            let kind = WeightErrorKind::InvalidRange;
+            return Ok(Err(WeightError::new(kind, "nothing is attached").into()));
         };
-        let detached = region
-            .detach(address, length)
-            .map_err(|e| weights::Error { code: map_code(&e), message: e.to_string() });
+        let detached = region.detach(address, length);
         if detached.is_ok() {
             self.account_windows();
             self.count(|s| s.n_detach += 1);
         }
-        Ok(detached)
+        Ok(detached.map_err(|e| WeightError::new(map_kind(&e), e.to_string()).into()))
     }
 }
 
@@ -63,12 +55,12 @@ impl weights::HostSource for State {
         &mut self,
         name: weights::Utf8,
     ) -> wasmtime::Result<Result<Resource<WeightFileHandle>, weights::Error>> {
-        let name = text::checked_text(name)?;
-        let file = match self.weights.file(&name) {
+        let name = checked_text(name)?;
+        let file = match self.weights.files.get(&name) {
             Ok(file) => file,
-            Err(e) => return Ok(Err(e)),
+            Err(e) => return Ok(Err(e.into())),
         };
-        let size = file.size().next_multiple_of(memory::page_size());
+        let size = file.size().next_multiple_of(page_size());
         match self.sources.push(file) {
             Ok(source) => {
                 self.opened.insert(name, size);
@@ -76,10 +68,10 @@ impl weights::HostSource for State {
                 self.team.account(self.rank, |account| account.files = files);
                 Ok(Ok(source))
             }
-            Err(ResourceTableError::Full) => Ok(Err(weights::Error {
-                code: weights::ErrorCode::Io,
-                message: format!("{name}: at most {N_SOURCES_MAX} files can be open"),
-            })),
+            Err(ResourceTableError::Full) => {
+                let message = format!("{name}: at most {N_SOURCES_MAX} files can be open");
+                Ok(Err(WeightError::new(WeightErrorKind::Io, message).into()))
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -102,7 +94,7 @@ impl weights::HostSource for State {
                 s.bytes_read += n;
             });
         }
-        Ok(read)
+        Ok(read.map_err(weights::Error::from))
     }
 
     fn attach(
@@ -114,15 +106,15 @@ impl weights::HostSource for State {
     ) -> wasmtime::Result<Result<u64, weights::Error>> {
         let file = self.sources.get(&source)?.clone();
         let Some(region) = self.region.as_ref().filter(|_| self.attaches()) else {
-            let code = weights::ErrorCode::Unsupported;
-            return Ok(Err(file.error(code, "this host copies weights, it does not attach them")));
+            let what = "this host copies weights, it does not attach them";
+            return Ok(Err(file.error(WeightErrorKind::Unsupported, what).into()));
         };
         let attached = file.check_range(offset, length).and_then(|()| file.check_unchanged());
         let skew = offset % self.page_size();
         let attach = |from: &File| {
             let pages = length.saturating_add(skew);
             let first = region.attach(from, offset - skew, pages, address);
-            first.map(|first| first + skew).map_err(|e| file.error(map_code(&e), e))
+            first.map(|first| first + skew).map_err(|e| file.error(map_kind(&e), e))
         };
         let attached = match (attached, self.team.store()) {
             (Err(e), _) => Err(e),
@@ -140,7 +132,7 @@ impl weights::HostSource for State {
                 s.bytes_attached += length;
             });
         }
-        Ok(attached)
+        Ok(attached.map_err(weights::Error::from))
     }
 
     fn prefetch(
@@ -196,24 +188,17 @@ impl team::Host for State {
         if let Err(e) = region.check(address, length) {
             return Ok(Err(team_code(&e)));
         }
-        let file = match self.team.share(self.rank, length, self.limits.memory_max) {
+        let file = match self.team.share(self.rank, length, self.limiter.memory_max) {
             Ok(file) => file,
             Err(NotShared::Length) => return Ok(Err(team::ErrorCode::InvalidRange)),
             Err(NotShared::Unsupported) => return Ok(Err(team::ErrorCode::Unsupported)),
             Err(NotShared::TooLarge) => {
-                self.memory_refused = true;
+                self.limiter.refused = Some(Refused::NoRoom);
                 return Ok(Err(team::ErrorCode::OutOfMemory));
             }
         };
         let shared = region.share(&file, length, address).map_err(|e| team_code(&e));
         self.account_windows();
         Ok(shared)
-    }
-}
-
-fn team_code(error: &MapError) -> team::ErrorCode {
-    match error {
-        MapError::Range { .. } | MapError::NotAttached { .. } => team::ErrorCode::InvalidRange,
-        MapError::Map(_) | MapError::TooMany => team::ErrorCode::Unsupported,
     }
 }

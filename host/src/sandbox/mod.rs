@@ -1,12 +1,19 @@
 //! A team of guests with a model, and the calls into it. What a guest imports,
 //! and what limits it, are modules of their own; so are the threads.
 
+pub(crate) mod bindings;
+mod call;
 mod crew;
+mod errors;
 mod experts;
+mod handles;
 mod imports;
 mod limits;
 mod member;
+mod memory;
+mod program;
 mod render;
+mod state;
 mod team;
 mod text;
 mod wait;
@@ -16,24 +23,19 @@ use std::sync::Arc;
 use wasmtime::Store;
 use wasmtime::component::ResourceAny;
 
+use self::bindings::exports::moewe::inference::inference::{self as wit, Guest};
 use self::crew::Crew;
-use self::member::Member;
+use self::member::{Answer, Member};
+use self::state::State;
 use self::team::Team;
-use crate::bindings::exports::moewe::inference::inference::{self as wit, Guest};
-use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::ModelInfo;
-use crate::weights::{WeightStats, WeightStore};
+use crate::info::ModelInfo;
+use crate::weights::{WeightStats, Weights};
 
-pub use self::experts::StoreHandle;
 pub use self::limits::CancelHandle;
 pub(crate) use self::limits::Limits;
-pub(crate) use self::member::State;
-pub(crate) use self::render::{Rendering, prepare as prepare_renderer};
+pub(crate) use self::program::Program;
 pub(crate) use self::text::{checked_answer, checked_text};
-
-/// What a member answered, unless its sandbox broke.
-type Answer<T> = Result<Result<T>>;
 
 /// Guests with a model loaded, which compute together: a team.
 ///
@@ -42,9 +44,9 @@ type Answer<T> = Result<Result<T>>;
 pub(crate) struct Sandbox {
     crew: Crew<Member>,
     team: Arc<Team>,
-    weights: Arc<WeightStore>,
+    weights: Arc<Weights>,
     /// Its clock drives the limits: it must not stop before the sandbox.
-    engine: Engine,
+    program: Arc<Program>,
     limits: Limits,
     info: ModelInfo,
     /// The error that ended the sandbox.
@@ -55,8 +57,8 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// Makes a sandbox of `n_threads` members and loads the model in it.
     pub(crate) fn load(
-        engine: &Engine,
-        weights: &Arc<WeightStore>,
+        program: &Arc<Program>,
+        weights: &Arc<Weights>,
         limits: Limits,
         n_threads: usize,
     ) -> Result<Self> {
@@ -68,10 +70,10 @@ impl Sandbox {
             Error::new(ErrorKind::Internal, message)
         })?;
         let answers = {
-            let (engine, weights, team) = (engine.clone(), weights.clone(), team.clone());
+            let (program, weights, team) = (program.clone(), weights.clone(), team.clone());
             crew.all(move |rank, member| {
                 let state = State::new(weights.clone(), limits, team.clone(), rank);
-                let (loaded, info) = match Member::load(&engine, state)? {
+                let (loaded, info) = match Member::load(&program.guest, state)? {
                     Ok(loaded) => loaded,
                     Err(error) => return Ok(Err(error)),
                 };
@@ -81,8 +83,8 @@ impl Sandbox {
         };
         let info = agree(&team, answers)??.swap_remove(0);
         weights.check_unchanged()?;
-        let (weights, engine) = (weights.clone(), engine.clone());
-        Ok(Self { crew, team, weights, engine, limits, info, ended: None, cancel })
+        let (weights, program) = (weights.clone(), program.clone());
+        Ok(Self { crew, team, weights, program, limits, info, ended: None, cancel })
     }
 
     /// Starts the session of this sandbox, in place of an earlier one.
@@ -116,7 +118,7 @@ impl Sandbox {
     /// Renders a conversation, apart from the members: it cannot end the sandbox.
     pub(crate) fn render(&self, conversation: &wit::Conversation) -> Result<Vec<u8>> {
         self.check_alive()?;
-        render::render(&self.engine, &self.team, self.limits, conversation)
+        render::render(&self.program.renderer, &self.team, self.limits, conversation)
     }
 
     /// Has all members call a function of the session, which was started, and

@@ -6,21 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{ResourceLimiter, Store, StoreContextMut, Trap, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
-use super::limits::{Interrupt, Limits, N_PARTS_MAX, TABLE_LEN_MAX};
+use super::bindings::EnginePre;
+use super::bindings::exports::moewe::inference::inference as wit;
+use super::limits::{Interrupt, Limiter, Limits, Refused};
 use super::team::Team;
-use crate::bindings::EnginePre;
-use crate::bindings::exports::moewe::inference::inference as wit;
-use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest time for a conversation.
 const TIME_MAX: Duration = Duration::from_secs(2);
 /// The most memory for it.
-const MEMORY_BYTES_MAX: u64 = 64 << 20;
+const RENDERING_BYTES_MAX: u64 = 64 << 20;
 /// The most bytes of text that cross to the guest or back.
-const CALL_BYTES_MAX: usize = 64 << 20;
+const CONVERSATION_BYTES_MAX: usize = 64 << 20;
 
 /// What to do instead of using the template.
 const WAY_OUT: &str = "write the prompt in the model's format yourself, and tokenize it with \
@@ -28,15 +27,12 @@ const WAY_OUT: &str = "write the prompt in the model's format yourself, and toke
 
 /// The data of a renderer's store.
 pub(crate) struct Rendering {
-    team: Arc<Team>,
-    limits: Limits,
+    limiter: Limiter,
     deadline: Instant,
-    /// That it was refused memory, and why.
-    refused: Option<String>,
 }
 
 /// The guest with imports that end it.
-pub(crate) fn prepare(
+pub(super) fn prepare(
     wasmtime: &wasmtime::Engine,
     component: &Component,
 ) -> wasmtime::Result<EnginePre<Rendering>> {
@@ -47,26 +43,28 @@ pub(crate) fn prepare(
 
 /// Renders a conversation on behalf of a team, none of whose members is in a call.
 pub(super) fn render(
-    engine: &Engine,
+    renderer: &EnginePre<Rendering>,
     team: &Arc<Team>,
     limits: Limits,
     conversation: &wit::Conversation,
 ) -> Result<Vec<u8>> {
     let _given_back = GivenBack(team);
     let time_max = limits.time_max.map_or(TIME_MAX, |time| time.min(TIME_MAX));
-    let state = Rendering {
+    let limiter = Limiter {
         team: team.clone(),
-        limits,
-        deadline: Instant::now() + time_max,
+        rank: None,
+        bytes_max: RENDERING_BYTES_MAX,
+        memory_max: limits.memory_max,
         refused: None,
     };
-    let mut store = Store::new(engine.wasmtime(), state);
-    store.limiter(|state| state);
-    store.set_hostcall_fuel(CALL_BYTES_MAX);
+    let state = Rendering { limiter, deadline: Instant::now() + time_max };
+    let mut store = Store::new(renderer.engine(), state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(CONVERSATION_BYTES_MAX);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store: StoreContextMut<'_, Rendering>| {
         let state = store.data();
-        if state.team.cancelled.load(Ordering::Relaxed) {
+        if state.limiter.team.cancelled.load(Ordering::Relaxed) {
             Err(Interrupt::Cancelled.into())
         } else if Instant::now() >= state.deadline {
             Err(Interrupt::TimeLimit.into())
@@ -74,13 +72,12 @@ pub(super) fn render(
             Ok(UpdateDeadline::Continue(1))
         }
     });
-    let rendered = engine
-        .renderer()
+    let rendered = renderer
         .instantiate(&mut store)
         .and_then(|guest| guest.moewe_inference_inference().call_render(&mut store, conversation));
     match rendered {
         Ok(text) => Ok(text?),
-        Err(error) => Err(explain(&error, store.data().refused.as_deref(), time_max)),
+        Err(error) => Err(explain(&error, store.data().limiter.refused.as_ref(), time_max)),
     }
 }
 
@@ -93,64 +90,23 @@ impl Drop for GivenBack<'_> {
     }
 }
 
-fn explain(error: &wasmtime::Error, refused: Option<&str>, time_max: Duration) -> Error {
+fn explain(error: &wasmtime::Error, refused: Option<&Refused>, time_max: Duration) -> Error {
     let what = match (error.downcast_ref::<Interrupt>(), error.downcast_ref::<Trap>(), refused) {
         (Some(Interrupt::Cancelled), ..) => return Error::new(ErrorKind::Cancelled, "cancelled"),
         (Some(Interrupt::TimeLimit), ..) => {
             format!("takes longer than {} s", time_max.as_secs_f64())
         }
         (_, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds), _) => "nests too deep".to_owned(),
-        (.., Some(refused)) => refused.to_owned(),
+        (.., Some(Refused::TooLarge)) => {
+            format!("takes more memory than it may, {} MiB at most", RENDERING_BYTES_MAX >> 20)
+        }
+        (.., Some(Refused::NoRoom)) => {
+            "takes more memory than is left of what may be used; allow more".to_owned()
+        }
+        (.., Some(Refused::System(error))) => format!("finds no memory ({error})"),
         // A size that no memory has.
         (_, Some(Trap::UnreachableCodeReached), None) => "asks for too much".to_owned(),
         _ => format!("cannot be rendered ({})", error.root_cause()),
     };
     Error::new(ErrorKind::Unsupported, format!("the model's chat template {what}; {WAY_OUT}"))
-}
-
-impl ResourceLimiter for Rendering {
-    fn memory_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let desired_bytes = desired as u64;
-        if desired_bytes > MEMORY_BYTES_MAX || maximum.is_some_and(|maximum| desired > maximum) {
-            let mib = MEMORY_BYTES_MAX >> 20;
-            self.refused = Some(format!("takes more memory than it may, {mib} MiB at most"));
-        } else if !self.team.render(desired_bytes, self.limits.memory_max) {
-            self.refused =
-                Some("takes more memory than is left of what may be used; allow more".to_owned());
-        } else {
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(format!("finds no memory ({error})"));
-        Ok(())
-    }
-
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_LEN_MAX)
-    }
-
-    fn instances(&self) -> usize {
-        N_PARTS_MAX
-    }
-
-    fn tables(&self) -> usize {
-        N_PARTS_MAX
-    }
-
-    fn memories(&self) -> usize {
-        1
-    }
 }

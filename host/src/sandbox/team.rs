@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::wait::Wait;
-use crate::memory;
-use crate::store::ModelStore;
+use crate::residency::ExpertStore;
 use crate::weights::WeightStats;
 
 /// How often a member that waits looks whether it shall stop.
@@ -27,7 +26,7 @@ pub(crate) struct Team {
     size: usize,
     /// What counts the memory of all teams with the model, and this team's
     /// number there.
-    store: Option<(Arc<ModelStore>, u64)>,
+    store: Option<(Arc<ExpertStore>, u64)>,
     /// Members at the barrier.
     n_waiting: AtomicUsize,
     /// How often all have met there.
@@ -83,7 +82,7 @@ pub(super) enum NotShared {
 }
 
 impl Team {
-    pub fn new(size: usize, store: Option<Arc<ModelStore>>) -> Self {
+    pub fn new(size: usize, store: Option<Arc<ExpertStore>>) -> Self {
         let store = store.map(|store| {
             let team = store.add_team(size);
             (store, team)
@@ -225,7 +224,7 @@ impl Team {
     }
 
     /// The store of experts, if there is one, and the team's number there.
-    pub fn store(&self) -> Option<(&Arc<ModelStore>, u64)> {
+    pub fn store(&self) -> Option<(&Arc<ExpertStore>, u64)> {
         self.store.as_ref().map(|(store, team)| (store, *team))
     }
 
@@ -261,7 +260,8 @@ impl Team {
             if all > inner.memory_bytes_left(rank, memory_max) {
                 return Err(NotShared::TooLarge);
             }
-            let file = memory::shared_memory(length).map_err(|_| NotShared::Unsupported)?;
+            let file = moewe_memory::shared_memory("moewe-team", length)
+                .map_err(|_| NotShared::Unsupported)?;
             inner.shared = Some((Arc::new(file), length));
             if !self.charge(&inner) {
                 inner.shared = None;
@@ -313,7 +313,7 @@ impl Inner {
         let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
         (memory_max.saturating_sub(shared))
             .saturating_add(files.max(attached))
-            .saturating_add(2 * n_windows * memory::page_size())
+            .saturating_add(2 * n_windows * moewe_memory::page_size())
     }
 
     /// How much of that one member may have, as the others have the rest.

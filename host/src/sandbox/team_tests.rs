@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use wasmtime::{Caller, Linker, Module};
 
-use super::limits::{call, new_store};
+use super::bindings::moewe::inference::team;
+use super::call::{call, new_store};
+use super::program::{config, start_clock};
 use super::team::Broken;
 use super::*;
-use crate::bindings::moewe::inference::team;
-use crate::engine::{config, start_clock};
 use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
@@ -131,7 +131,7 @@ fn run(modules: [&str; 2], limits: Limits, during: impl FnOnce(&Team)) -> Answer
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, "x").unwrap();
-    let weights = Arc::new(WeightStore::open(&path, WeightsMode::Attach, None).unwrap());
+    let weights = Arc::new(Weights::open(&path, WeightsMode::Attach, None).unwrap());
     let engine = wasmtime::Engine::new(&config()).unwrap();
     let _clock = start_clock(&engine).unwrap();
     let mut linker = Linker::<State>::new(&engine);

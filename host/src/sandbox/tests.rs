@@ -9,13 +9,12 @@ use std::time::Duration;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Instance, Module};
 
-use super::limits::{CALL_BYTES_MAX, call, new_store};
-use super::member::N_SOURCES_MAX;
+use super::bindings::moewe::inference::team;
+use super::bindings::moewe::inference::weights::{ErrorCode, Host as _, HostSource as _};
+use super::call::{CALL_BYTES_MAX, call, new_store};
+use super::program::{config, start_clock};
+use super::state::N_SOURCES_MAX;
 use super::*;
-use crate::bindings::moewe::inference::team;
-use crate::bindings::moewe::inference::weights::{ErrorCode, Host as _, HostSource as _};
-use crate::engine::{config, start_clock};
-use crate::memory;
 use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
@@ -30,7 +29,7 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
     State::new(
-        Arc::new(WeightStore::open(path, mode, None).unwrap()),
+        Arc::new(Weights::open(path, mode, None).unwrap()),
         limits,
         Arc::new(Team::new(1, None)),
         0,
@@ -105,7 +104,7 @@ fn weights_do_not_count_as_the_guests_own_memory() {
     let mut state = state(&path, WeightsMode::Attach, NO_LIMIT);
     let team = state.team.clone();
     assert_eq!(team.memory_bytes_max(1 << 20), 1 << 20);
-    let rounded = 100_000_u64.next_multiple_of(memory::page_size());
+    let rounded = 100_000_u64.next_multiple_of(moewe_memory::page_size());
     for _ in 0..3 {
         state.open("model.gguf".into()).unwrap().unwrap();
         assert_eq!(team.memory_bytes_max(1 << 20), (1 << 20) + rounded, "a file counts once");
@@ -233,7 +232,7 @@ fn shared_memory_counts_too() {
         |state: &mut State, address, length| team::Host::share(state, address, length).unwrap();
     assert_eq!(share(state, 0, 3 << 16), Err(team::ErrorCode::OutOfMemory));
     assert_eq!(share(state, 0, 2 << 16), Ok(()));
-    let around = 2 * memory::page_size();
+    let around = 2 * moewe_memory::page_size();
     assert_eq!(state.team.memory_bytes_max(10 << 16), (8 << 16) + around);
     assert_eq!(share(state, 2 << 16, 2 << 16), Ok(()), "the same region again");
 }
@@ -347,7 +346,7 @@ fn open_sources_are_limited() {
 fn a_path_that_is_no_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| {
-        let error = WeightStore::open(path, WeightsMode::Attach, None).err().unwrap();
+        let error = Weights::open(path, WeightsMode::Attach, None).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Weights);
         error.to_string()
     };
@@ -362,7 +361,7 @@ fn a_path_that_is_no_model_is_named() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_store_of_experts_is_opened_once_and_used_in_order() {
-    use crate::bindings::moewe::inference::experts::{Choice, HostStore as Store, Piece, Shape};
+    use super::bindings::moewe::inference::experts::{Choice, HostStore as Store, Piece, Shape};
     use wasmtime::component::Resource;
 
     let wat = r#"(module (memory 8) (func (export "run") (result i32) (i32.const 1)))"#;
@@ -370,7 +369,7 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let engine = wasmtime::Engine::new(&config()).unwrap();
     let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
     let memory = crate::MemoryOptions::new(1 << 40);
-    let weights = Arc::new(WeightStore::open(&path, WeightsMode::Attach, Some(memory)).unwrap());
+    let weights = Arc::new(Weights::open(&path, WeightsMode::Attach, Some(memory)).unwrap());
     let team = Arc::new(Team::new(1, weights.store.clone()));
     let mut store = new_store(&engine, State::new(weights, NO_LIMIT, team, 0));
     let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
@@ -390,7 +389,7 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let open = |state: &mut State, name: &str, shape| {
         Store::open(state, vec![name.into()], shape).unwrap().map(Option::unwrap)
     };
-    let code = |e: crate::bindings::moewe::inference::weights::Error| e.code;
+    let code = |e: bindings::moewe::inference::weights::Error| e.code;
     assert_eq!(open(state, "/etc/passwd", shape).map_err(code).unwrap_err(), ErrorCode::NotFound);
     let giant = Shape { n_expert: u32::MAX, ..shape };
     assert!(open(state, "model.gguf", giant).is_err());
@@ -461,8 +460,7 @@ fn a_call_ends_when_a_part_of_a_file_is_gone() {
     assert!(error.to_string().contains("model.gguf: changed while it was in use"), "{error}");
     // As if a disk had failed: the file is what it was.
     std::fs::write(&path, [7; 100_000]).unwrap();
-    store.data_mut().weights =
-        Arc::new(WeightStore::open(&path, WeightsMode::Attach, None).unwrap());
+    store.data_mut().weights = Arc::new(Weights::open(&path, WeightsMode::Attach, None).unwrap());
     let error = call(&mut store, |store| run.call(store, ())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("model.gguf: a part cannot be read"), "{error}");

@@ -1,6 +1,6 @@
 //! Text that a guest gives to its host.
 
-use crate::bindings::exports::moewe::inference::inference as wit;
+use super::bindings::exports::moewe::inference::inference as wit;
 
 /// The text that these bytes are, which were copied out of a guest's memory.
 ///
@@ -27,7 +27,7 @@ pub(crate) fn checked_answer(
 mod tests {
     use wasmtime::component::types::{ComponentItem, Type};
 
-    use crate::engine::Engine;
+    use crate::sandbox::program::Program;
 
     /// Counts the texts in a type, and fails if one is a `string`.
     fn check(at: &str, ty: &Type, n_texts: &mut usize) {
@@ -56,17 +56,17 @@ mod tests {
     /// All that comes out of the guest: arguments of imports, results of exports.
     #[test]
     fn whatever_text_the_guest_gives_is_checked_in_the_hosts_copy() {
-        let engine = Engine::new().unwrap();
-        let guest = engine.guest().instance_pre().component().component_type();
-        let (imports, exports) =
-            (guest.imports(engine.wasmtime()), guest.exports(engine.wasmtime()));
+        let program = Program::load().unwrap();
+        let engine = program.guest.engine();
+        let guest = program.guest.instance_pre().component().component_type();
+        let (imports, exports) = (guest.imports(engine), guest.exports(engine));
         let interfaces = imports.map(|i| (true, i)).chain(exports.map(|e| (false, e)));
         let (mut n_functions, mut n_texts) = (0, 0);
         for (imported, (interface, item)) in interfaces {
             let ComponentItem::ComponentInstance(instance) = item.ty else {
                 panic!("{interface} is no interface");
             };
-            for (name, item) in instance.exports(engine.wasmtime()) {
+            for (name, item) in instance.exports(engine) {
                 let ComponentItem::ComponentFunc(function) = item.ty else { continue };
                 let at = format!("{interface}.{name}");
                 n_functions += 1;

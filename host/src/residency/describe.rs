@@ -3,24 +3,23 @@
 use std::io::BufWriter;
 use std::sync::Arc;
 
+use moewe_memory::Mapping;
 use moewe_output::Output;
 use moewe_residency::trace::{Header, Recorder};
 use moewe_residency::{Cache, CacheOptions};
 
 use super::budget::Budget;
-use super::demands::TeamState;
-use super::slots::Slots;
+use super::interface::Capacity;
+use super::slots::{Ended, Slots};
 use super::table::{Table, invalid};
-use super::{Described, Inner, MemoryNeeds, MemoryOptions, ModelStore, needs};
-use crate::bindings::moewe::inference::experts as wit;
-use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::error::Error as HostError;
-use crate::memory::Mapping;
-use crate::weights::error;
+use super::teams::TeamState;
+use super::{Described, ExpertStore, Inner, MemoryNeeds, MemoryOptions, needs};
+use crate::error::Result;
+use crate::files::{WeightError, WeightErrorKind};
 
-impl ModelStore {
+impl ExpertStore {
     /// A store that takes no model, but has what it needs told.
-    pub(crate) fn asking(name: &str) -> Result<Self, HostError> {
+    pub(crate) fn asking(name: &str) -> Result<Self> {
         let mut store = Self::new(name, MemoryOptions::new(u64::MAX))?;
         store.only_asks = true;
         Ok(store)
@@ -39,7 +38,7 @@ impl ModelStore {
         team: u64,
         table: Table,
         guests: u64,
-    ) -> Result<wit::Capacity, Error> {
+    ) -> Result<Capacity, WeightError> {
         let inner = &mut *self.shared.lock();
         if let Some(model) = &inner.model {
             if !model.table.is_same(&table) {
@@ -51,14 +50,14 @@ impl ModelStore {
             let guests = others.fold(guests, u64::saturating_add);
             self.make_slots(inner, table, guests)?;
         }
-        Ok(wit::Capacity {
+        Ok(Capacity {
             slot_bytes: inner.budget.slot_bytes,
             n_demand_max: inner.n_demand_max as u32,
             member_bytes_max: inner.member_bytes_max(team),
         })
     }
 
-    fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), Error> {
+    fn make_slots(&self, inner: &mut Inner, table: Table, guests: u64) -> Result<(), WeightError> {
         let shape = table.shape;
         let needs = MemoryNeeds::new(inner.budget, &table, guests);
         inner.needs = Some(needs);
@@ -66,7 +65,8 @@ impl ModelStore {
             return Err(invalid("nobody wants them"));
         }
         let io = |e: std::io::Error| {
-            error(ErrorCode::Io, format!("{}: no memory for experts: {e}", self.name))
+            let message = format!("{}: no memory for experts: {e}", self.name);
+            WeightError::new(WeightErrorKind::Io, message)
         };
         let storages = table.files.iter().map(|file| (self.open)(file));
         let storages = storages.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
@@ -80,8 +80,8 @@ impl ModelStore {
         let n_slots = budget.n_slots();
         let least = needs.least_for_a_token();
         if least > budget.bytes {
-            return Err(error(
-                ErrorCode::OutOfMemory,
+            return Err(WeightError::new(
+                WeightErrorKind::OutOfMemory,
                 format!(
                     "{} bytes of memory do not suffice for a single token: {} are the least, of \
                      which {} for the weights that every token needs and {} for {n_used} experts",
@@ -116,7 +116,8 @@ impl ModelStore {
             let files = table.files.iter().map(|file| file.path());
             let inputs: Vec<_> = files.flat_map(moewe_packed::family).collect();
             let output = Output::create(path, &inputs);
-            let output = output.map_err(|e| error(ErrorCode::Io, e.to_string()))?;
+            let output =
+                output.map_err(|e| WeightError::new(WeightErrorKind::Io, e.to_string()))?;
             let recorder =
                 Recorder::new(BufWriter::new(output), header).and_then(|mut recorder| {
                     recorder.capacity(n_slots as usize)?;
@@ -127,7 +128,14 @@ impl ModelStore {
         let cache = Cache::new(n_layer, n_expert, n_slots as usize, options);
         inner.budget = budget;
         inner.n_demand_max = needs.n_demand_max(budget.bytes);
-        let slots = Slots::new(cache, arena, table.slot_bytes, storages);
+        // The slots are a part of what they tell it to.
+        let shared = Arc::downgrade(&self.shared);
+        let ended: Ended = Arc::new(move |key, slot, result| {
+            if let Some(shared) = shared.upgrade() {
+                shared.read_ended(key, slot, result);
+            }
+        });
+        let slots = Slots::new(cache, arena, table.slot_bytes, storages, ended);
         inner.model = Some(Described { table: Arc::new(table), slots });
         Ok(())
     }

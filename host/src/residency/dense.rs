@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
+use moewe_memory::Mapping;
 use rangemap::RangeSet;
 
-use super::n_readable;
-use crate::memory::Mapping;
+use super::pages::n_readable;
 
 /// How often a thread that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);

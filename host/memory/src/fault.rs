@@ -7,27 +7,66 @@
 //! looks at the mark, which it does as often as for any other interrupt.
 //!
 //! A thread calls one guest at a time, and only that one's memory is touched then. So
-//! the handler needs no list of regions, but the one that this thread is using.
+//! the handler needs no list of memories, but the one that this thread is using.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::Region;
+use rustix::mm::{MapFlags, ProtFlags};
 
 thread_local! {
-    /// The region whose guest is being called. Without a destructor and with a constant
-    /// to begin with, so that a signal handler can look at it.
-    static CALLED: Cell<*const Region> = const { Cell::new(ptr::null()) };
+    /// The memory of the guest that is being called. Without a destructor and with a
+    /// constant to begin with, so that a signal handler can look at it.
+    static CALLED: Cell<*const Accessible> = const { Cell::new(ptr::null()) };
+}
+
+/// What a guest may use of its region: all of a region that a signal handler knows.
+pub(crate) struct Accessible {
+    pub base: *mut u8,
+    /// Bytes from `base` on.
+    pub n_bytes: AtomicUsize,
+    /// Whether the guest has zeros where a file was.
+    pub lost: AtomicBool,
+}
+
+// SAFETY: `base` is an address that stays valid as long as the region lives. The bytes
+// behind it are the guest's and whoever's it calls; the methods here only change
+// mappings, of pages that their thread waits for.
+unsafe impl Send for Accessible {}
+// SAFETY: as above.
+unsafe impl Sync for Accessible {}
+
+impl Accessible {
+    /// Puts zeros in place of a page that this thread has touched and the kernel cannot
+    /// bring; false if it is none of the guest's. A signal handler calls it, so there are
+    /// no locks and nothing is allocated.
+    fn lose(&self, address: usize) -> bool {
+        let offset = address.wrapping_sub(self.base.addr());
+        if offset >= self.n_bytes.load(Ordering::Relaxed) {
+            return false;
+        }
+        let page = rustix::param::page_size();
+        let at = self.base.wrapping_add(offset / page * page).cast();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: the page lies within the region's accessible part, so nothing but the
+        // guest's own bytes is replaced. Nobody has seen a byte of it: it is not there.
+        // Nobody maps meanwhile: that is up to this thread, which waits here.
+        let mapped = unsafe { rustix::mm::mmap_anonymous(at, page, prot, flags) };
+        self.lost.store(true, Ordering::Relaxed);
+        mapped.is_ok()
+    }
 }
 
 /// What handled the signal before.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Takes over `SIGBUS`, if that has not been done.
-pub(super) fn install() {
+pub(crate) fn install() {
     PREVIOUS.get_or_init(|| {
         // SAFETY: zeros are an action: the default one, with an empty mask.
         let (mut previous, mut own): (libc::sigaction, libc::sigaction) =
@@ -44,16 +83,15 @@ pub(super) fn install() {
     });
 }
 
-/// Runs `f`, which calls the guest of a region, if there is one. What it touches there
-/// and is not there any more is zeros; see [`Region::is_lost`].
-pub(crate) fn catch_faults<T>(region: Option<&Region>, f: impl FnOnce() -> T) -> T {
-    struct Restore(*const Region);
+/// Runs `f`, which calls the guest of this memory, if there is one.
+pub(crate) fn catch<T>(called: Option<&Accessible>, f: impl FnOnce() -> T) -> T {
+    struct Restore(*const Accessible);
     impl Drop for Restore {
         fn drop(&mut self) {
             CALLED.set(self.0);
         }
     }
-    let _restore = Restore(CALLED.replace(region.map_or(ptr::null(), ptr::from_ref)));
+    let _restore = Restore(CALLED.replace(called.map_or(ptr::null(), ptr::from_ref)));
     f()
 }
 
@@ -64,12 +102,12 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         let is_fault = (*info).si_code > 0;
         is_fault.then(|| (*info).si_addr().addr())
     };
-    // SAFETY: whoever set it borrows the region until it is set back, on this thread.
+    // SAFETY: whoever set it borrows the memory until it is set back, on this thread.
     let called = unsafe { CALLED.get().as_ref() };
-    let (Some(address), Some(region)) = (address, called) else {
+    let (Some(address), Some(called)) = (address, called) else {
         return pass_on(signal, info, context);
     };
-    if !region.lose(address) {
+    if !called.lose(address) {
         pass_on(signal, info, context);
     }
 }

@@ -1,11 +1,13 @@
-//! Memory to read into, in a file of its own.
+//! Memory that the host reads into and others map, in a file of its own.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::shared_memory;
 
 /// A huge page's bytes on most machines.
 const REGION: usize = 2 << 20;
@@ -49,8 +51,7 @@ impl Mapping {
         let out_of_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
         let bytes = usize::try_from(length).map_err(|_| out_of_memory())?;
         let n_reserved = bytes.checked_add(REGION).ok_or_else(out_of_memory)?;
-        let file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
-        file.set_len(length)?;
+        let file = shared_memory(name, length)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address that the kernel picks touches
         // nothing that exists.

@@ -6,8 +6,8 @@ wasmtime::component::bindgen!({
     path: "../wit",
     world: "moewe:inference/engine",
     with: {
-        "moewe:inference/weights.source": crate::weights::WeightFileHandle,
-        "moewe:inference/experts.store": crate::sandbox::StoreHandle,
+        "moewe:inference/weights.source": crate::sandbox::handles::WeightFileHandle,
+        "moewe:inference/experts.store": crate::sandbox::handles::StoreHandle,
     },
     imports: { default: trappable },
 });

@@ -10,12 +10,15 @@ mod budget;
 mod demands;
 mod dense;
 mod describe;
+mod interface;
 mod needs;
 mod options;
+mod pages;
 mod room;
 mod slots;
 mod stats;
 mod table;
+mod teams;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -24,27 +27,26 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use moewe_disk::{ALIGNMENT, DirectFile, Disk, DiskOptions, ReadError, Storage};
+use moewe_disk::{DirectFile, Disk, DiskOptions, ReadError, Storage};
+use moewe_memory::{Mapping, page_size};
 use moewe_output::Output;
+use moewe_residency::Switch;
 use moewe_residency::trace::Recorder;
-use moewe_residency::{Key, Switch};
 
 use self::budget::{Budget, resident_bytes};
-use self::demands::TeamState;
 use self::dense::{Mirrors, NotRead};
 use self::slots::Slots;
 use self::table::invalid;
-use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::error::{Error as HostError, ErrorKind};
-use crate::memory::{self, Mapping};
-use crate::weights::{WeightFile, error};
+use self::teams::TeamState;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{WeightError, WeightErrorKind, WeightFile};
 
+pub(crate) use self::interface::{Capacity, Choice, FilePiece, Place, Shape};
 pub use self::needs::MemoryNeeds;
 pub use self::options::{MemoryOptions, Prefetch};
 pub use self::stats::ExpertStats;
 pub(crate) use self::table::Table;
 
-const MIB: u64 = 1 << 20;
 /// How long the disk may deliver nothing at all while somebody waits for it.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -52,7 +54,7 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 pub(crate) type Open = Box<dyn Fn(&WeightFile) -> std::io::Result<Arc<dyn Storage>> + Send + Sync>;
 
 /// The weights of one model, within a budget.
-pub(crate) struct ModelStore {
+pub(crate) struct ExpertStore {
     name: String,
     options: MemoryOptions,
     /// Nothing is to be loaded.
@@ -119,25 +121,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn read_ended(&self, key: Key, slot: usize, result: Result<(), ReadError>) {
-        let inner = &mut *self.lock();
-        let is_wanted = inner.is_wanted(slot, key);
-        if let Some(model) = &mut inner.model {
-            model.slots.read_ended(key, slot, result, is_wanted);
-        }
-        self.changed.notify_all();
-    }
 }
 
-impl ModelStore {
+impl ExpertStore {
     /// A store for the model of this name. What the process has by now counts.
-    pub(crate) fn new(name: &str, options: MemoryOptions) -> Result<Self, HostError> {
+    pub(crate) fn new(name: &str, options: MemoryOptions) -> Result<Self> {
         let open = |file: &WeightFile| {
             let file: Arc<dyn Storage> = Arc::new(DirectFile::from_file(file.file())?);
             Ok(file)
         };
-        Self::with_storage(name, options, memory::page_size(), Box::new(open))
+        Self::with_storage(name, options, page_size(), Box::new(open))
     }
 
     /// The same, over other storages, and with other pages.
@@ -146,10 +139,10 @@ impl ModelStore {
         options: MemoryOptions,
         page_size: u64,
         open: Open,
-    ) -> Result<Self, HostError> {
+    ) -> Result<Self> {
         let disk = Disk::new(DiskOptions::default()).map_err(|e| {
             let message = format!("{name}: no threads to read the weights with: {e}");
-            HostError::new(ErrorKind::Internal, message)
+            Error::new(ErrorKind::Internal, message)
         })?;
         let budget = Budget {
             bytes: options.bytes,
@@ -200,7 +193,7 @@ impl ModelStore {
         offset: u64,
         length: u64,
         f: impl FnOnce(&Mapping, u64) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, WeightError> {
         let (arena, bytes) = {
             let inner = self.shared.lock();
             let model = inner.model.as_ref().ok_or_else(|| invalid("there is no model"))?;
@@ -226,10 +219,12 @@ impl ModelStore {
         bytes: Range<u64>,
         interrupted: impl Fn() -> Option<E>,
         f: impl FnOnce(&Mapping) -> T,
-    ) -> Result<Result<T, Error>, E> {
+    ) -> Result<Result<T, WeightError>, E> {
         let mirror = match self.mirrors.get(file.path(), self.page_size, || (self.open)(file)) {
             Ok(mirror) => mirror,
-            Err(e) => return Ok(Err(file.error(ErrorCode::Io, format!("cannot be read: {e}")))),
+            Err(e) => {
+                return Ok(Err(file.error(WeightErrorKind::Io, format!("cannot be read: {e}"))));
+            }
         };
         let reserve = |n| self.reserve_dense(n);
         let failed = match mirror.read(bytes, &self.disk, self.stall_max, reserve, interrupted) {
@@ -241,46 +236,34 @@ impl ModelStore {
             NotRead::Failed(e) => file_error(file, &e),
             NotRead::Stalled => self.stalled(),
             NotRead::NoRoom => file.error(
-                ErrorCode::OutOfMemory,
+                WeightErrorKind::OutOfMemory,
                 "the weights that every token needs do not fit the memory that may be used; allow \
                  more",
             ),
         }))
     }
 
-    fn stalled(&self) -> Error {
+    fn stalled(&self) -> WeightError {
         let message = format!(
             "{}: the disk has delivered nothing for {} s; check it and try again",
             self.name,
             self.stall_max.as_secs_f64()
         );
-        error(ErrorCode::Io, message)
+        WeightError::new(WeightErrorKind::Io, message)
     }
 }
 
-/// How many bytes of these pages the disk can read of a file: pages may be larger than
-/// the disk's unit, and so end behind the last of those.
-fn n_readable(pages: &Range<u64>, file: &dyn Storage, page_size: u64) -> u64 {
-    let promised = file.promised();
-    let end = match pages.end <= promised.next_multiple_of(page_size) {
-        true => pages.end.min(promised.next_multiple_of(ALIGNMENT)),
-        // The file is shorter than it was; the disk says so.
-        false => pages.end,
-    };
-    end.saturating_sub(pages.start)
-}
-
-fn file_error(file: &WeightFile, e: &ReadError) -> Error {
+fn file_error(file: &WeightFile, e: &ReadError) -> WeightError {
     match e {
         ReadError::Truncated { .. } => file.error(
-            ErrorCode::Changed,
+            WeightErrorKind::Changed,
             format!("became shorter while it was in use ({e}); load the model again"),
         ),
         ReadError::Io { source, .. } => {
             let what = format!("{e}: {source}; check the disk, and try again");
-            file.error(ErrorCode::Io, what)
+            file.error(WeightErrorKind::Io, what)
         }
-        ReadError::Cancelled => file.error(ErrorCode::Io, e),
+        ReadError::Cancelled => file.error(WeightErrorKind::Io, e),
     }
 }
 

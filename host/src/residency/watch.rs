@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::slots::Slots;
-use super::{ExpertStats, Inner, ModelStore, Prefetch, Trace};
-use crate::error::{Error as HostError, ErrorKind};
+use super::{ExpertStats, ExpertStore, Inner, Prefetch, Trace};
+use crate::error::{Error, ErrorKind, Result};
 
-impl ModelStore {
+impl ExpertStore {
     /// What was counted so far.
     pub(crate) fn stats(&self) -> ExpertStats {
         let inner = self.shared.lock();
@@ -35,14 +35,14 @@ impl ModelStore {
     }
 
     /// Ends the trace, if one is written, and puts it into its place.
-    pub(crate) fn finish_trace(&self) -> Result<(), HostError> {
+    pub(crate) fn finish_trace(&self) -> Result<()> {
         let trace = self.shared.lock().trace.take();
         let Some(trace) = trace else { return Ok(()) };
         let finish = || trace?.finish()?.into_inner()?.finish();
         finish().map_err(|e| {
             let path = self.options.trace.as_deref().unwrap_or(std::path::Path::new(""));
             let message = format!("{}: the trace cannot be written: {e}", path.display());
-            HostError::new(ErrorKind::Internal, message)
+            Error::new(ErrorKind::Internal, message)
         })
     }
 }

@@ -11,10 +11,10 @@ use moewe_models::{Progress, Step};
 use super::demands::Begun;
 use super::slots::Requests;
 use super::*;
-use crate::bindings::moewe::inference::experts as wit;
+use crate::files::WeightFiles;
 use crate::sandbox::Limits;
-use crate::weights::{WeightStore, WeightsMode};
-use crate::{Engine, Model, Result as HostResult, Session, SessionOptions};
+use crate::weights::{Weights, WeightsMode};
+use crate::{Engine, Model, Session, SessionOptions};
 
 const SHAPE: Shape = Shape {
     n_layer: 3,
@@ -132,16 +132,16 @@ fn faulty(path: &Path, fault: Fault) -> Arc<Faulty> {
 }
 
 /// A store without limits, which reads from `file`.
-fn store(file: &Arc<Faulty>, stall_max: Duration) -> ModelStore {
+fn store(file: &Arc<Faulty>, stall_max: Duration) -> ExpertStore {
     store_of_pages(file, stall_max, PAGE)
 }
 
 /// The same with pages of another size.
-fn store_of_pages(file: &Arc<Faulty>, stall_max: Duration, page_size: u64) -> ModelStore {
+fn store_of_pages(file: &Arc<Faulty>, stall_max: Duration, page_size: u64) -> ExpertStore {
     let file = file.clone();
     let open = Box::new(move |_: &WeightFile| Ok(file.clone() as Arc<dyn Storage>));
     let options = MemoryOptions { prefetch: Prefetch::On, ..MemoryOptions::new(u64::MAX) };
-    let mut store = ModelStore::with_storage("model.gguf", options, page_size, open).unwrap();
+    let mut store = ExpertStore::with_storage("model.gguf", options, page_size, open).unwrap();
     store.stall_max = stall_max;
     store
 }
@@ -153,8 +153,8 @@ fn open(
     threads: usize,
     stall_max: Duration,
     time_max: Option<Duration>,
-) -> HostResult<Model> {
-    let mut weights = WeightStore::open(path, WeightsMode::Attach, None).unwrap();
+) -> Result<Model> {
+    let mut weights = Weights::open(path, WeightsMode::Attach, None).unwrap();
     weights.store = Some(Arc::new(store(file, stall_max)));
     let limits = Limits { memory_max: 1 << 30, time_max };
     Model::load(&Engine::new().unwrap(), path.to_owned(), weights, limits, threads)
@@ -168,7 +168,7 @@ fn pages_of_any_size_show_the_same() {
     for page_size in [PAGE, 16 << 10, 64 << 10] {
         for threads in [1, 2] {
             let file = faulty(&path, Fault::None);
-            let mut weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
+            let mut weights = Weights::open(&path, WeightsMode::Attach, None).unwrap();
             weights.store = Some(Arc::new(store_of_pages(&file, LONG, page_size)));
             let limits = Limits { memory_max: 1 << 30, time_max: None };
             let engine = Engine::new().unwrap();
@@ -188,7 +188,7 @@ fn session(model: &Model) -> Session {
     model.session(SessionOptions::default()).unwrap()
 }
 
-fn bits(session: &mut Session) -> HostResult<Vec<u32>> {
+fn bits(session: &mut Session) -> Result<Vec<u32>> {
     session.feed(&[1, 50, 275, 337, 302])?;
     let first = session.logits()?;
     session.feed(&[7])?;
@@ -323,17 +323,17 @@ fn who_waits_for_a_disk_that_stalls_can_be_interrupted() {
 const PAGE: u64 = 4096;
 
 /// A file of 64 pages, each full of its number, and the weights with it.
-fn pages() -> (tempfile::TempDir, WeightStore, Arc<Faulty>) {
+fn pages() -> (tempfile::TempDir, WeightFiles, Arc<Faulty>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let bytes: Vec<u8> = (0..64 * PAGE).map(|i| (i / PAGE) as u8).collect();
     std::fs::write(&path, &bytes).unwrap();
-    let weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
+    let weights = WeightFiles::open(&path).unwrap();
     (folder, weights, Faulty::new(bytes, Fault::None))
 }
 
-fn shape(n_layer: u32, n_expert: u32) -> wit::Shape {
-    wit::Shape {
+fn shape(n_layer: u32, n_expert: u32) -> Shape {
+    Shape {
         n_layer,
         n_expert,
         n_expert_used: 2,
@@ -344,14 +344,14 @@ fn shape(n_layer: u32, n_expert: u32) -> wit::Shape {
     }
 }
 
-fn piece(file: u32, offset: u64, length: u64) -> wit::Piece {
-    wit::Piece { file, offset, length }
+fn piece(file: u32, offset: u64, length: u64) -> FilePiece {
+    FilePiece { file, offset, length }
 }
 
 /// 3 layers of 8 experts of one page; the first layer has none.
-fn table(weights: &WeightStore) -> Table {
+fn table(weights: &WeightFiles) -> Table {
     let mut table =
-        Table::new(vec![weights.file("model.gguf").unwrap()], shape(3, 8), PAGE).unwrap();
+        Table::new(vec![weights.get("model.gguf").unwrap()], shape(3, 8), PAGE).unwrap();
     for layer in [1, 2] {
         let pieces = (0..8).map(|i| piece(0, (8 * u64::from(layer) + i) * PAGE, PAGE));
         table.add_layer(layer, pieces.collect()).unwrap();
@@ -360,7 +360,7 @@ fn table(weights: &WeightStore) -> Table {
 }
 
 /// A store with few slots, and two teams of one member.
-fn few_slots(file: &Arc<Faulty>, weights: &WeightStore, n_slots: usize) -> (ModelStore, [u64; 2]) {
+fn few_slots(file: &Arc<Faulty>, weights: &WeightFiles, n_slots: usize) -> (ExpertStore, [u64; 2]) {
     let store = store(file, LONG);
     let teams = [(); 2].map(|()| store.add_team(1));
     let capacity = store.describe(teams[0], table(weights), 0).unwrap();
@@ -372,15 +372,15 @@ fn few_slots(file: &Arc<Faulty>, weights: &WeightStore, n_slots: usize) -> (Mode
 
 /// Demands and waits; `None` if it takes too long.
 fn demand(
-    store: &ModelStore,
+    store: &ExpertStore,
     team: u64,
     n_before: u64,
     layer: u32,
     experts: &[u32],
-) -> Option<Result<Vec<wit::Place>, Error>> {
+) -> Option<Result<Vec<Place>, WeightError>> {
     let began = Instant::now();
     let late = || (began.elapsed() > Duration::from_millis(200)).then_some(());
-    let choices: Vec<_> = experts.iter().map(|&expert| wit::Choice { expert, token: 0 }).collect();
+    let choices: Vec<_> = experts.iter().map(|&expert| Choice { expert, token: 0 }).collect();
     let places = store.demand(team, n_before, layer, &choices, late).ok()?;
     if let Ok(places) = &places {
         for (place, expert) in places.iter().zip(experts) {
@@ -398,8 +398,8 @@ fn demand(
     Some(places)
 }
 
-fn is_refused<T>(answer: Result<T, Error>) -> bool {
-    answer.is_err_and(|e| e.code == ErrorCode::InvalidRange)
+fn is_refused<T>(answer: Result<T, WeightError>) -> bool {
+    answer.is_err_and(|e| e.kind == WeightErrorKind::InvalidRange)
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn members_that_demand_different_experts_are_told() {
 #[test]
 fn models_that_cannot_be_are_refused() {
     let (_folder, weights, file) = pages();
-    let model = || weights.file("model.gguf").unwrap();
+    let model = || weights.get("model.gguf").unwrap();
     let new = |n_layer, n_expert| Table::new(vec![model()], shape(n_layer, n_expert), PAGE);
     for (n_layer, n_expert) in
         [(u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX), (1 << 12, 1 << 14)]
@@ -466,7 +466,7 @@ fn models_that_cannot_be_are_refused() {
         assert!(is_refused(new(n_layer, n_expert)));
     }
     assert!(is_refused(Table::new(vec![model(), model()], shape(1, 1), PAGE)), "a file twice");
-    let add = |pieces: Vec<wit::Piece>| new(2, 2).unwrap().add_layer(0, pieces);
+    let add = |pieces: Vec<FilePiece>| new(2, 2).unwrap().add_layer(0, pieces);
     let sound = || vec![piece(0, 0, PAGE), piece(0, PAGE, PAGE)];
     add(sound()).unwrap();
     assert!(is_refused(add(vec![])) && is_refused(add(vec![piece(0, 0, PAGE)])));
@@ -557,7 +557,7 @@ fn a_prefetch_that_is_demanded_and_cancelled() {
         store.shared.lock().model.as_mut().unwrap().slots.set_capacity(5);
         store.prefetch(team, 1, &[3]);
         let mut requests = Requests::default();
-        let begun = store.shared.lock().begin(team, 1, &[3], &store.shared, &mut requests);
+        let begun = store.shared.lock().begin(team, 1, &[3], &mut requests);
         assert!(matches!(begun, Begun::Yes));
         let [id] = requests.promoted[..] else { panic!("it is no prefetch") };
         assert!(store.disk.cancel(id), "it has begun");
@@ -593,12 +593,12 @@ fn nobody_maps_more_than_the_budget_allows() {
     };
     assert!(store.charge(team, room));
     assert!(!store.charge(team, u64::MAX) && !store.charge(team, room + 16 * PAGE));
-    let model = weights.file("model.gguf").unwrap();
+    let model = weights.get("model.gguf").unwrap();
     let map = |range| store.with_dense(&model, range, || None::<()>, |_| ()).unwrap();
     // A few pages are taken for what lies around the weights that were told.
     map(0..PAGE).unwrap();
     store.shared.lock().budget.dense_resident += 16 << 20;
-    assert!(map(PAGE..9 * PAGE).is_err_and(|e| e.code == ErrorCode::OutOfMemory));
+    assert!(map(PAGE..9 * PAGE).is_err_and(|e| e.kind == WeightErrorKind::OutOfMemory));
     assert!(store.charge(team, 0));
     map(PAGE..9 * PAGE).unwrap();
 }
@@ -611,7 +611,7 @@ fn what_nobody_waits_for_any_more_is_read_once() {
     let store = store(&file, SHORT);
     let team = store.add_team(1);
     store.describe(team, table(&weights), 0).unwrap();
-    let model = weights.file("model.gguf").unwrap();
+    let model = weights.get("model.gguf").unwrap();
     let byte = |memory: &Mapping| {
         let at = memory.at(2 * PAGE as usize, PAGE as usize);
         // SAFETY: the page has been read, and nobody writes to it any more.
@@ -655,7 +655,7 @@ fn slots_that_are_free_keep_no_memory_when_there_are_fewer() {
     assert_eq!(resident(), 4);
     // A demand that fails gives its slot back.
     file.set(Fault::Fails(u32::MAX));
-    let choice = [wit::Choice { expert: 7, token: 0 }];
+    let choice = [Choice { expert: 7, token: 0 }];
     let places = store.demand(team, 1, 1, &choice, || None::<()>).unwrap().unwrap();
     assert!(store.wait(team, places[0].slot, true, || None::<()>).unwrap().is_err());
     store.release(team).unwrap();
@@ -667,7 +667,7 @@ fn slots_that_are_free_keep_no_memory_when_there_are_fewer() {
 }
 
 /// Bytes of the arena that take memory.
-fn arena_bytes(store: &ModelStore) -> u64 {
+fn arena_bytes(store: &ExpertStore) -> u64 {
     let inner = store.shared.lock();
     let slots = &inner.model.as_ref().unwrap().slots;
     std::os::unix::fs::MetadataExt::blocks(&slots.arena.file().metadata().unwrap()) * 512
@@ -682,10 +682,10 @@ fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
     let path = folder.path().join("model.gguf");
     let bytes: Vec<u8> = (0..N_EXPERT * LENGTH).map(|i| (i / LENGTH) as u8 + 1).collect();
     std::fs::write(&path, &bytes).unwrap();
-    let weights = WeightStore::open(&path, WeightsMode::Attach, None).unwrap();
+    let weights = WeightFiles::open(&path).unwrap();
     let store = store(&Faulty::new(bytes, Fault::None), LONG);
     let mut table =
-        Table::new(vec![weights.file("model.gguf").unwrap()], shape(1, N_EXPERT as u32), PAGE)
+        Table::new(vec![weights.get("model.gguf").unwrap()], shape(1, N_EXPERT as u32), PAGE)
             .unwrap();
     let pieces = (0..N_EXPERT).map(|i| piece(0, i * LENGTH, LENGTH)).collect();
     table.add_layer(0, pieces).unwrap();
@@ -707,7 +707,7 @@ fn huge_pages_take_no_more_than_the_slots_that_there_may_be() {
         for _ in 0..4 {
             let first = random(N_EXPERT - 2) as u32;
             let experts = [first, first + 1, first + 2];
-            let choices = experts.map(|expert| wit::Choice { expert, token: 0 });
+            let choices = experts.map(|expert| Choice { expert, token: 0 });
             let never = || None::<()>;
             let places = store.demand(team, n_before, 0, &choices, never).unwrap().unwrap();
             n_before += 1;

@@ -1,13 +1,14 @@
 //! Who has how much of the budget.
 
-use super::demands::TeamState;
-use super::{Described, Inner, MIB, ModelStore};
-use crate::error::{Error as HostError, ErrorKind};
+use super::budget::MIB;
+use super::teams::TeamState;
+use super::{Described, ExpertStore, Inner};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What all sandboxes may have before the first of them has described the model.
 const UNTOLD_BYTES_MAX: u64 = 64 * MIB;
 
-impl ModelStore {
+impl ExpertStore {
     /// A team of sandboxes begins.
     pub(crate) fn add_team(&self, size: usize) -> u64 {
         let inner = &mut *self.shared.lock();
@@ -58,7 +59,7 @@ impl ModelStore {
     }
 
     /// Fails if a context of `n_tokens` would not fit the budget, for a team of so many.
-    pub(crate) fn check_context(&self, n_tokens: u64, team_size: usize) -> Result<(), HostError> {
+    pub(crate) fn check_context(&self, n_tokens: u64, team_size: usize) -> Result<()> {
         let inner = self.shared.lock();
         let Some(needs) = &inner.needs else { return Ok(()) };
         let kv = needs.kv_bytes_of(n_tokens, team_size as u64);
@@ -73,7 +74,7 @@ impl ModelStore {
              least, more than the {} that may be used; allow more memory or use a smaller context",
             self.name, inner.budget.bytes
         );
-        Err(HostError::new(ErrorKind::OutOfMemory, message))
+        Err(Error::new(ErrorKind::OutOfMemory, message))
     }
 
     /// Makes room for so many bytes of weights that every token needs.

@@ -1,55 +1,44 @@
-//! Attaching files to the memory of a toy guest.
+//! Attaching files to a memory, whose bytes a test reads and writes in the place of a
+//! guest.
+
+#![cfg(target_os = "linux")]
 
 use std::env;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
-use std::sync::Arc;
 
-use wasmtime::{Engine, Instance, Module, Store, TypedFunc};
+use moewe_memory::{MapError, N_WINDOWS_MAX, Region, catch_faults, page_size, shared_memory};
 
-use super::*;
-use crate::engine::config;
+/// A guest's page, of which its memory has a number.
+const UNIT: usize = 1 << 16;
 
-/// A guest that reads and writes bytes of its memory of two pages.
+/// What reads and writes bytes of a memory of two pages, as a guest does.
 struct Guest {
-    store: Store<()>,
-    region: Arc<Region>,
-    get: TypedFunc<u32, u32>,
-    set: TypedFunc<(u32, u32), ()>,
-    grow: TypedFunc<u32, i32>,
+    region: Region,
 }
 
 impl Guest {
     fn new() -> Self {
-        let engine = Engine::new(&config()).unwrap();
-        let wasm = wat::parse_str(
-            r#"(module
-                (memory (export "memory") 2)
-                (data (i32.const 8) "data")
-                (func (export "get") (param i32) (result i32) (i32.load8_u (local.get 0)))
-                (func (export "set") (param i32 i32) (i32.store8 (local.get 0) (local.get 1)))
-                (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#,
-        )
-        .unwrap();
-        let module = Module::new(&engine, &wasm).unwrap();
-        let mut store = Store::new(&engine, ());
-        store.set_epoch_deadline(1);
-        let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
-        let instance = instance.unwrap();
-        let get = instance.get_typed_func(&mut store, "get").unwrap();
-        let set = instance.get_typed_func(&mut store, "set").unwrap();
-        let grow = instance.get_typed_func(&mut store, "grow").unwrap();
-        Self { store, region: region.expect("one memory was created"), get, set, grow }
+        let region = Region::new(1 << 32, 1 << 25).unwrap();
+        region.grow(2 * UNIT).unwrap();
+        Self { region }
     }
 
-    fn get(&mut self, address: u64) -> u8 {
-        self.get.call(&mut self.store, address as u32).unwrap() as u8
+    fn at(&self, address: u64) -> *mut u8 {
+        assert!(address < self.region.byte_size() as u64);
+        self.region.as_ptr().wrapping_add(address as usize)
     }
 
-    fn set(&mut self, address: u64, byte: u8) {
-        self.set.call(&mut self.store, (address as u32, byte.into())).unwrap();
+    fn get(&self, address: u64) -> u8 {
+        // SAFETY: the byte is accessible, and nobody holds references to any.
+        unsafe { self.at(address).read_volatile() }
+    }
+
+    fn set(&self, address: u64, byte: u8) {
+        // SAFETY: as above.
+        unsafe { self.at(address).write_volatile(byte) }
     }
 }
 
@@ -66,8 +55,9 @@ fn byte(i: usize) -> u8 {
 
 #[test]
 fn attached_bytes_are_the_files() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(3 * page as usize + 100);
+    guest.set(8, 7);
     let at = guest.region.attach(&file, page + 32, page, 2 * page).unwrap();
     assert_eq!(at, 2 * page + 32);
     for i in [0, 1, page - 1] {
@@ -78,12 +68,12 @@ fn attached_bytes_are_the_files() {
     assert_eq!(guest.get(at + 99), byte(3 * page as usize + 99));
     assert_eq!(guest.get(at + 100), 0);
     assert_eq!(guest.region.windows().0, 2);
-    assert_eq!(guest.get(8), b'd', "memory beside the windows keeps its bytes");
+    assert_eq!(guest.get(8), 7, "memory beside the windows keeps its bytes");
 }
 
 #[test]
 fn a_write_stays_private() {
-    let (mut guest, mut other, page) = (Guest::new(), Guest::new(), page_size());
+    let (guest, other, page) = (Guest::new(), Guest::new(), page_size());
     let mut file = file(page as usize);
     let at = guest.region.attach(&file, 0, page, page).unwrap();
     let other_at = other.region.attach(&file, 0, page, page).unwrap();
@@ -98,7 +88,7 @@ fn a_write_stays_private() {
 
 #[test]
 fn detached_bytes_are_zero_and_writable() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(4 * page as usize);
     guest.region.attach(&file, 0, 4 * page, page).unwrap();
     guest.region.detach(2 * page, page).unwrap();
@@ -119,7 +109,7 @@ fn detached_bytes_are_zero_and_writable() {
 
 #[test]
 fn neighbouring_windows_detach_together() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(2 * page as usize);
     guest.region.attach(&file, 0, page, page).unwrap();
     guest.region.attach(&file, page, page, 2 * page).unwrap();
@@ -130,7 +120,7 @@ fn neighbouring_windows_detach_together() {
 
 #[test]
 fn a_window_over_another_replaces_it() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(4 * page as usize);
     guest.region.attach(&file, 0, 3 * page, page).unwrap();
     let at = guest.region.attach(&file, 3 * page, page, 2 * page).unwrap();
@@ -143,8 +133,9 @@ fn a_window_over_another_replaces_it() {
 
 #[test]
 fn ranges_outside_the_memory_are_refused() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let (file, memory) = (file(4 * page as usize), 2 << 16);
+    guest.set(8, 7);
     for (offset, length, address) in [
         (0, page, 1),                       // not the start of a page
         (0, page, memory),                  // behind the memory
@@ -166,28 +157,32 @@ fn ranges_outside_the_memory_are_refused() {
     }
     let error = guest.region.detach(0, page).unwrap_err();
     assert!(matches!(error, MapError::NotAttached { .. }), "{error}");
-    assert_eq!(guest.get(8), b'd');
+    assert_eq!(guest.get(8), 7);
 }
 
 #[test]
 fn a_memory_grows_in_place_and_zeroed() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(page as usize);
     let error = guest.region.attach(&file, 0, page, 3 << 16).unwrap_err();
     assert!(matches!(error, MapError::Range { .. }), "{error}");
     let low = guest.region.attach(&file, 0, page, page).unwrap();
-    assert_eq!(guest.grow.call(&mut guest.store, 30_000).unwrap(), 2);
+    guest.region.grow(30_000 * UNIT).unwrap();
     assert_eq!(guest.get(low + 1), byte(1), "a window outlives growth");
     assert_eq!(guest.get(3 << 16), 0);
     let high = guest.region.attach(&file, 0, page, 1 << 30).unwrap();
     assert_eq!(guest.get(high + 1), byte(1));
-    assert_eq!(guest.grow.call(&mut guest.store, 1 << 16).unwrap(), -1, "4 GiB are the limit");
+    guest.region.grow(UNIT).unwrap();
+    assert_eq!(guest.region.byte_size(), 30_000 * UNIT, "it never shrinks");
+    assert!(guest.region.grow((1 << 32) + 1).is_err(), "more than its capacity");
+    guest.region.grow(1 << 32).unwrap();
+    assert_eq!(guest.get((1 << 32) - 1), 0);
 }
 
 #[test]
 fn a_shared_region_is_seen_by_all() {
-    let (mut guest, mut other, page) = (Guest::new(), Guest::new(), page_size());
-    let memory = shared_memory(2 * page).unwrap();
+    let (guest, other, page) = (Guest::new(), Guest::new(), page_size());
+    let memory = shared_memory("test", 2 * page).unwrap();
     guest.region.share(&memory, 2 * page, page).unwrap();
     other.region.share(&memory, 2 * page, 4 * page).unwrap();
     guest.set(page + 3, 9);
@@ -203,7 +198,7 @@ fn a_shared_region_is_seen_by_all() {
 
 #[test]
 fn a_file_that_cannot_be_mapped_leaves_the_memory_whole() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     guest.set(page, 3);
     let folder = File::open("/").unwrap();
     let error = guest.region.attach(&folder, 0, page, page).unwrap_err();
@@ -216,9 +211,8 @@ fn a_file_that_cannot_be_mapped_leaves_the_memory_whole() {
 
 #[test]
 fn windows_are_limited() {
-    let (mut guest, page) = (Guest::new(), page_size());
-    let n_pages = ((2 * N_WINDOWS_MAX as u64 + 2) * page) >> 16;
-    guest.grow.call(&mut guest.store, n_pages as u32).unwrap();
+    let (guest, page) = (Guest::new(), page_size());
+    guest.region.grow((2 * N_WINDOWS_MAX + 2) * page as usize).unwrap();
     let file = file(page as usize);
     for i in 0..N_WINDOWS_MAX as u64 {
         guest.region.attach(&file, 0, page, 2 * i * page).unwrap();
@@ -238,34 +232,13 @@ fn windows_are_limited() {
 }
 
 #[test]
-fn a_memory_that_is_gone_leaves_nothing_mapped() {
-    let guest = Guest::new();
-    let region = Arc::downgrade(&guest.region);
-    let file = file(page_size() as usize);
-    guest.region.attach(&file, 0, page_size(), 0).unwrap();
-    drop(guest);
-    assert!(region.upgrade().is_none(), "the store and its memory held the region alone");
-}
-
-#[test]
-fn two_memories_are_none_to_attach_to() {
-    let engine = Engine::new(&config()).unwrap();
-    let wasm = wat::parse_str("(module (memory 1) (memory 1))").unwrap();
-    let module = Module::new(&engine, &wasm).unwrap();
-    let mut store = Store::new(&engine, ());
-    store.set_epoch_deadline(1);
-    let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
-    instance.unwrap();
-    assert!(region.is_none());
-}
-
-#[test]
 fn a_page_that_is_gone_becomes_zeros_and_is_noticed() {
-    let (mut guest, page) = (Guest::new(), page_size());
+    let (guest, page) = (Guest::new(), page_size());
     let file = file(4 * page as usize);
     guest.region.attach(&file, 0, 4 * page, page).unwrap();
-    let region = guest.region.clone();
-    catch_faults(Some(&region), || {
+    guest.set(8, 7);
+    let region = &guest.region;
+    catch_faults(Some(region), || {
         assert_eq!(guest.get(4 * page), byte(3 * page as usize));
         file.set_len(page + 1).unwrap();
         assert_eq!(guest.get(page + 5), byte(5));
@@ -276,7 +249,7 @@ fn a_page_that_is_gone_becomes_zeros_and_is_noticed() {
         guest.set(3 * page + 1, 9);
         assert_eq!(guest.get(3 * page + 1), 9);
         assert_eq!(guest.get(page + 5), byte(5), "what is there stays");
-        assert_eq!(guest.get(8), b'd');
+        assert_eq!(guest.get(8), 7);
     });
     guest.region.detach(page, 4 * page).unwrap();
     assert_eq!(guest.get(page + 5), 0);
@@ -313,7 +286,7 @@ fn faults_that_are_no_guests_are_left_to_others() {
         [("default", None, Some(libc::SIGBUS)), ("handler", Some(EXIT_CODE), None)]
     {
         let mut command = Command::new(env::current_exe().unwrap());
-        let name = "memory::tests::faults_that_are_no_guests_are_left_to_others";
+        let name = "faults_that_are_no_guests_are_left_to_others";
         let status = command.args(["--exact", name]).env(FAULT, before).output().unwrap().status;
         assert_eq!((status.code(), status.signal()), (code, signal), "{before}");
     }

@@ -1,5 +1,7 @@
 //! There is no store where memory cannot be mapped.
 
+#[path = "interface.rs"]
+mod interface;
 #[path = "options.rs"]
 mod options;
 #[path = "stats.rs"]
@@ -9,12 +11,12 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::bindings::moewe::inference::experts as wit;
-use crate::bindings::moewe::inference::weights::Error;
-use crate::error::{Error as HostError, ErrorKind};
-use crate::memory::Mapping;
-use crate::weights::WeightFile;
+use moewe_memory::Mapping;
 
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{WeightError, WeightFile};
+
+pub(crate) use self::interface::{Capacity, Choice, FilePiece, Place, Shape};
 pub use self::options::{MemoryOptions, Prefetch};
 pub use self::stats::ExpertStats;
 
@@ -64,26 +66,26 @@ impl MemoryNeeds {
 pub(crate) struct Table(Infallible);
 
 impl Table {
-    pub fn new(_: Vec<Arc<WeightFile>>, _: wit::Shape, _: u64) -> Result<Self, Error> {
+    pub fn new(_: Vec<Arc<WeightFile>>, _: Shape, _: u64) -> Result<Self, WeightError> {
         unreachable!("guests are told that there is no store")
     }
 
-    pub fn add_layer(&mut self, _: u32, _: Vec<wit::Piece>) -> Result<(), Error> {
+    pub fn add_layer(&mut self, _: u32, _: Vec<FilePiece>) -> Result<(), WeightError> {
         match self.0 {}
     }
 }
 
 /// A store, of which there is none.
-pub(crate) enum ModelStore {}
+pub(crate) enum ExpertStore {}
 
-impl ModelStore {
-    pub(crate) fn new(name: &str, _: MemoryOptions) -> Result<Self, HostError> {
+impl ExpertStore {
+    pub(crate) fn new(name: &str, _: MemoryOptions) -> Result<Self> {
         Self::asking(name)
     }
 
-    pub(crate) fn asking(name: &str) -> Result<Self, HostError> {
+    pub(crate) fn asking(name: &str) -> Result<Self> {
         let message = format!("{name}: a budget of memory is possible on Linux only");
-        Err(HostError::new(ErrorKind::Unsupported, message))
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
     pub(crate) fn needs(&self) -> Option<MemoryNeeds> {
@@ -110,7 +112,7 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn check_context(&self, _: u64, _: usize) -> Result<(), HostError> {
+    pub(crate) fn check_context(&self, _: u64, _: usize) -> Result<()> {
         match *self {}
     }
 
@@ -118,7 +120,7 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn describe(&self, _: u64, _: Table, _: u64) -> Result<wit::Capacity, Error> {
+    pub(crate) fn describe(&self, _: u64, _: Table, _: u64) -> Result<Capacity, WeightError> {
         match *self {}
     }
 
@@ -127,9 +129,9 @@ impl ModelStore {
         _: u64,
         _: u64,
         _: u32,
-        _: &[wit::Choice],
+        _: &[Choice],
         _: impl Fn() -> Option<E>,
-    ) -> Result<Result<Vec<wit::Place>, Error>, E> {
+    ) -> Result<Result<Vec<Place>, WeightError>, E> {
         match *self {}
     }
 
@@ -139,11 +141,11 @@ impl ModelStore {
         _: u32,
         _: bool,
         _: impl Fn() -> Option<E>,
-    ) -> Result<Result<(), Error>, E> {
+    ) -> Result<Result<(), WeightError>, E> {
         match *self {}
     }
 
-    pub(crate) fn release(&self, _: u64) -> Result<(), Error> {
+    pub(crate) fn release(&self, _: u64) -> Result<(), WeightError> {
         match *self {}
     }
 
@@ -158,7 +160,7 @@ impl ModelStore {
         _: u64,
         _: u64,
         _: impl FnOnce(&Mapping, u64) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, WeightError> {
         match *self {}
     }
 
@@ -168,7 +170,7 @@ impl ModelStore {
         _: Range<u64>,
         _: impl Fn() -> Option<E>,
         _: impl FnOnce(&Mapping) -> T,
-    ) -> Result<Result<T, Error>, E> {
+    ) -> Result<Result<T, WeightError>, E> {
         match *self {}
     }
 
@@ -176,7 +178,7 @@ impl ModelStore {
         match *self {}
     }
 
-    pub(crate) fn finish_trace(&self) -> Result<(), HostError> {
+    pub(crate) fn finish_trace(&self) -> Result<()> {
         match *self {}
     }
 }

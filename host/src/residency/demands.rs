@@ -1,46 +1,20 @@
 //! What teams demand, wait for and release.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moewe_disk::{Priority, ReadError};
 use moewe_residency::Key;
 
+use super::interface::{Choice, Place};
 use super::slots::{Content, Requests};
 use super::table::{Table, invalid};
-use super::{Described, Inner, ModelStore, Prefetch, Shared, file_error};
-use crate::bindings::moewe::inference::experts as wit;
-use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::weights::error;
+use super::teams::Demand;
+use super::{Described, ExpertStore, Inner, Prefetch, Shared, file_error};
+use crate::files::{WeightError, WeightErrorKind};
 
 /// How often a thread that waits looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
-
-pub(super) struct TeamState {
-    pub size: usize,
-    /// Bytes of the sandboxes' memory without their windows.
-    pub private: u64,
-    /// What each member was told that it may take.
-    pub member_bytes_max: Option<u64>,
-    /// How many demands there were, the last one included.
-    pub n_demands: u64,
-    pub demand: Option<Demand>,
-}
-
-/// Experts that a team has demanded and not given up.
-pub(super) struct Demand {
-    pub layer: u16,
-    pub experts: Vec<u16>,
-    pub slots: Vec<usize>,
-    pub n_released: usize,
-}
-
-impl Demand {
-    pub fn position(&self, slot: usize) -> Option<(usize, Key)> {
-        let i = self.slots.iter().position(|&s| s == slot)?;
-        Some((slot, Key { layer: self.layer, expert: self.experts[i] }))
-    }
-}
 
 /// Whether a demand could begin.
 pub(super) enum Begun {
@@ -49,7 +23,7 @@ pub(super) enum Begun {
     Never,
 }
 
-impl ModelStore {
+impl ExpertStore {
     /// Demands experts, sorted, for a member of a team that has made `n_before`
     /// demands; the members make the same demands. Answers where each expert
     /// is, and whether it is there.
@@ -58,9 +32,9 @@ impl ModelStore {
         team: u64,
         n_before: u64,
         layer: u32,
-        choices: &[wit::Choice],
+        choices: &[Choice],
         interrupted: impl Fn() -> Option<E>,
-    ) -> Result<Result<Vec<wit::Place>, Error>, E> {
+    ) -> Result<Result<Vec<Place>, WeightError>, E> {
         let small = |n: u32| u16::try_from(n).ok();
         let pairs: Option<Vec<_>> =
             choices.iter().map(|c| Some((small(c.expert)?, small(c.token)?))).collect();
@@ -87,7 +61,7 @@ impl ModelStore {
                 return Ok(Err(invalid("a demand out of turn, or for too many experts")));
             }
             if is_free {
-                match state.begin(team, layer, &experts, &self.shared, &mut requests) {
+                match state.begin(team, layer, &experts, &mut requests) {
                     Begun::Yes => {
                         state.record(|trace| trace.demand(layer, &choices));
                         state.pass_token(layer, choices.len());
@@ -126,7 +100,7 @@ impl ModelStore {
         slot: u32,
         counts: bool,
         interrupted: impl Fn() -> Option<E>,
-    ) -> Result<Result<(), Error>, E> {
+    ) -> Result<Result<(), WeightError>, E> {
         let began = Instant::now();
         let mut progress = (self.disk.stats().bytes_read, Instant::now());
         let mut inner = self.shared.lock();
@@ -149,7 +123,7 @@ impl ModelStore {
                 Some(Content::Failed(e)) => return Ok(Err(self.read_error(&model.table, key, e))),
                 Some(Content::Cancelled) => {
                     let Described { table, slots } = model;
-                    let reads = slots.read(key, slot, Priority::Demand, table, &self.shared);
+                    let reads = slots.read(key, slot, Priority::Demand, table);
                     drop(inner);
                     Requests { reads, ..Requests::default() }.send(&self.disk);
                     inner = self.shared.lock();
@@ -171,16 +145,19 @@ impl ModelStore {
         }
     }
 
-    fn read_error(&self, table: &Table, key: Key, e: &ReadError) -> Error {
+    fn read_error(&self, table: &Table, key: Key, e: &ReadError) -> WeightError {
         let pieces = table.expert(key.layer.into(), key.expert.into());
         match pieces.first().and_then(|piece| table.files.get(piece.file)) {
             Some(file) => file_error(file, e),
-            None => error(ErrorCode::Io, format!("{}: cannot be read: {e}", self.name)),
+            None => {
+                let message = format!("{}: cannot be read: {e}", self.name);
+                WeightError::new(WeightErrorKind::Io, message)
+            }
         }
     }
 
     /// A member of a team has no more use for what was demanded.
-    pub(crate) fn release(&self, team: u64) -> Result<(), Error> {
+    pub(crate) fn release(&self, team: u64) -> Result<(), WeightError> {
         let inner = &mut *self.shared.lock();
         let state = inner.teams.get_mut(&team);
         let Some((state, demand)) = state.and_then(|state| {
@@ -239,10 +216,22 @@ impl ModelStore {
                 return;
             };
             for expert in experts {
-                slots.prefetch(Key { layer, expert }, table, &self.shared, &mut requests);
+                slots.prefetch(Key { layer, expert }, table, &mut requests);
             }
         }
         requests.send(&self.disk);
+    }
+}
+
+impl Shared {
+    /// A read of an expert into a slot has ended.
+    pub(super) fn read_ended(&self, key: Key, slot: usize, result: Result<(), ReadError>) {
+        let inner = &mut *self.lock();
+        let is_wanted = inner.is_wanted(slot, key);
+        if let Some(model) = &mut inner.model {
+            model.slots.read_ended(key, slot, result, is_wanted);
+        }
+        self.changed.notify_all();
     }
 }
 
@@ -272,7 +261,6 @@ impl Inner {
         team: u64,
         layer: u16,
         experts: &[u16],
-        shared: &Arc<Shared>,
         requests: &mut Requests,
     ) -> Begun {
         let Some(Described { table, slots }) = &mut self.model else { return Begun::Never };
@@ -282,7 +270,7 @@ impl Inner {
         {
             return Begun::Never;
         }
-        let Some(taken) = slots.demand(layer, experts, table, shared, requests) else {
+        let Some(taken) = slots.demand(layer, experts, table, requests) else {
             // Others have what is missing; reads that did not begin need not.
             slots.cancel_prefetches(requests);
             return Begun::Later;
@@ -296,13 +284,13 @@ impl Inner {
     }
 
     /// Where the experts are that the team has demanded.
-    fn places(&self, team: u64, layer: u16, experts: &[u16]) -> Result<Vec<wit::Place>, Error> {
+    fn places(&self, team: u64, layer: u16, experts: &[u16]) -> Result<Vec<Place>, WeightError> {
         let demand = self.teams.get(&team).and_then(|team| team.demand.as_ref());
         let demand = demand.filter(|demand| demand.layer == layer && demand.experts == experts);
         let (Some(demand), Some(model)) = (demand, &self.model) else {
             return Err(invalid("the threads of the session demand different experts"));
         };
-        let place = |(&slot, &expert): (&usize, &u16)| wit::Place {
+        let place = |(&slot, &expert): (&usize, &u16)| Place {
             slot: slot as u32,
             loaded: model.slots.is_loaded(slot, Key { layer, expert }),
         };

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::bindings::moewe::inference::experts as wit;
-use crate::bindings::moewe::inference::weights::{Error, ErrorCode};
-use crate::weights::{WeightFile, error};
+use super::interface::{FilePiece, Shape};
+use crate::files::{WeightError, WeightErrorKind, WeightFile};
 
 /// Limits on what a guest may describe.
 const N_LAYER_MAX: u32 = 1 << 12;
@@ -17,10 +16,10 @@ const SLOT_BYTES_MAX: u64 = 1 << 30;
 
 /// What a guest has said of its model so far.
 pub(crate) struct Table {
-    pub shape: wit::Shape,
+    pub shape: Shape,
     pub files: Vec<Arc<WeightFile>>,
     /// For each layer, the pieces of all its experts.
-    layers: Vec<Vec<wit::Piece>>,
+    layers: Vec<Vec<FilePiece>>,
     n_pieces: usize,
     /// Bytes of the largest expert, in whole pages.
     pub slot_bytes: u64,
@@ -39,9 +38,9 @@ pub(super) struct SlotPiece {
 impl Table {
     pub fn new(
         files: Vec<Arc<WeightFile>>,
-        shape: wit::Shape,
+        shape: Shape,
         page_size: u64,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, WeightError> {
         if shape.n_layer > N_LAYER_MAX
             || shape.n_expert > N_EXPERT_MAX
             || shape.n_layer * shape.n_expert > N_EXPERTS_MAX
@@ -59,7 +58,7 @@ impl Table {
         Ok(Self { shape, files, layers, n_pieces: 0, slot_bytes: 0, page_size })
     }
 
-    pub fn add_layer(&mut self, layer: u32, pieces: Vec<wit::Piece>) -> Result<(), Error> {
+    pub fn add_layer(&mut self, layer: u32, pieces: Vec<FilePiece>) -> Result<(), WeightError> {
         let n_expert = self.shape.n_expert as usize;
         let all = self.n_pieces.saturating_add(pieces.len());
         if pieces.is_empty()
@@ -95,15 +94,12 @@ impl Table {
 
     /// Whether both describe the same model.
     pub fn is_same(&self, other: &Self) -> bool {
-        let piece = |p: &wit::Piece| (p.file, p.offset, p.length);
         self.shape.n_expert == other.shape.n_expert
             && self.shape.dense_bytes == other.shape.dense_bytes
             && self.page_size == other.page_size
             && self.files.len() == other.files.len()
             && self.files.iter().zip(&other.files).all(|(a, b)| Arc::ptr_eq(a, b))
-            && self.layers.len() == other.layers.len()
-            && (self.layers.iter().zip(&other.layers))
-                .all(|(a, b)| a.iter().map(piece).eq(b.iter().map(piece)))
+            && self.layers == other.layers
     }
 
     /// The unit in which slots are made of pieces.
@@ -132,7 +128,7 @@ impl Table {
 }
 
 /// The pages that hold each piece, one after another.
-fn slot_pieces(pieces: &[wit::Piece], page: u64) -> impl Iterator<Item = SlotPiece> {
+fn slot_pieces(pieces: &[FilePiece], page: u64) -> impl Iterator<Item = SlotPiece> {
     let mut start = 0u64;
     pieces.iter().map(move |piece| {
         let skew = piece.offset % page;
@@ -144,6 +140,7 @@ fn slot_pieces(pieces: &[wit::Piece], page: u64) -> impl Iterator<Item = SlotPie
     })
 }
 
-pub(super) fn invalid(message: impl std::fmt::Display) -> Error {
-    error(ErrorCode::InvalidRange, format!("the experts cannot be kept: {message}"))
+pub(super) fn invalid(message: impl std::fmt::Display) -> WeightError {
+    let message = format!("the experts cannot be kept: {message}");
+    WeightError::new(WeightErrorKind::InvalidRange, message)
 }

@@ -1,6 +1,8 @@
 //! What of a budget of memory is left for experts.
 
-use crate::memory::{self, Mapping};
+use moewe_memory::{Mapping, page_size};
+
+pub(super) const MIB: u64 = 1 << 20;
 
 /// What cannot be counted beforehand: threads, queues, the host's own tables.
 const HEADROOM_BYTES: u64 = 40 << 20;
@@ -102,5 +104,5 @@ impl Budget {
 pub(super) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
-    pages.unwrap_or(0).saturating_mul(memory::page_size())
+    pages.unwrap_or(0).saturating_mul(page_size())
 }

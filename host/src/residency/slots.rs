@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moewe_disk::{Disk, Piece, Priority, Read, ReadError, Storage};
+use moewe_memory::Mapping;
 use moewe_residency::{Cache, Key, Lookup};
 use rangemap::RangeSet;
 
-use super::table::Table;
-use super::{Shared, n_readable};
-use crate::memory::Mapping;
+use super::pages::n_readable;
+use super::table::{SlotPiece, Table};
 
 /// Of so much memory huge pages are made at a time.
 const PREPARED_BYTES: u64 = 32 << 20;
@@ -39,6 +39,9 @@ pub(super) struct Slot {
     pub content: Content,
 }
 
+/// What hears, on a thread of the disk, that a read of an expert into a slot has ended.
+pub(super) type Ended = Arc<dyn Fn(Key, usize, Result<(), ReadError>) + Send + Sync>;
+
 /// The memory for experts, and what is in it.
 pub(super) struct Slots {
     pub cache: Cache,
@@ -50,6 +53,7 @@ pub(super) struct Slots {
     /// Memory that the system has not taken back yet.
     owed: RangeSet<u64>,
     storages: Vec<Arc<dyn Storage>>,
+    ended: Ended,
     /// Prefetches that may not have ended.
     prefetching: Vec<(Key, usize)>,
     next_id: AtomicU64,
@@ -87,6 +91,7 @@ impl Slots {
         arena: Arc<Mapping>,
         slot_bytes: u64,
         storages: Vec<Arc<dyn Storage>>,
+        ended: Ended,
     ) -> Self {
         Self {
             cache,
@@ -96,6 +101,7 @@ impl Slots {
             prepared: RangeSet::new(),
             owed: RangeSet::new(),
             storages,
+            ended,
             prefetching: Vec::new(),
             next_id: AtomicU64::new(0),
         }
@@ -117,7 +123,6 @@ impl Slots {
         layer: u16,
         experts: &[u16],
         table: &Table,
-        shared: &Arc<Shared>,
         requests: &mut Requests,
     ) -> Option<Vec<usize>> {
         // What is known not to be wanted must not stand in the way.
@@ -148,7 +153,7 @@ impl Slots {
                 }
                 Lookup::Miss { slot, .. } => {
                     slots.push(slot);
-                    let reads = self.read(key, slot, Priority::Demand, table, shared);
+                    let reads = self.read(key, slot, Priority::Demand, table);
                     requests.reads.extend(reads);
                 }
             }
@@ -157,16 +162,10 @@ impl Slots {
     }
 
     /// Has an expert read that may be wanted, if there is a slot for it.
-    pub fn prefetch(
-        &mut self,
-        key: Key,
-        table: &Table,
-        shared: &Arc<Shared>,
-        requests: &mut Requests,
-    ) {
+    pub fn prefetch(&mut self, key: Key, table: &Table, requests: &mut Requests) {
         if let Some((slot, _)) = self.cache.prefetch(key) {
             self.prefetching.push((key, slot));
-            requests.reads.extend(self.read(key, slot, Priority::Prefetch, table, shared));
+            requests.reads.extend(self.read(key, slot, Priority::Prefetch, table));
         }
     }
 
@@ -180,23 +179,16 @@ impl Slots {
     }
 
     /// The reads that bring an expert into its slot, one for each file.
-    pub fn read(
-        &mut self,
-        key: Key,
-        slot: usize,
-        priority: Priority,
-        table: &Table,
-        shared: &Arc<Shared>,
-    ) -> Vec<Read> {
+    pub fn read(&mut self, key: Key, slot: usize, priority: Priority, table: &Table) -> Vec<Read> {
         self.owed.remove(self.bytes(slot));
         self.prepare(slot);
         let pieces = table.expert(key.layer.into(), key.expert.into());
         let mut reads = Vec::new();
         for pieces in pieces.chunk_by(|a, b| a.file == b.file) {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            let (arena, shared) = (self.arena.clone(), shared.clone());
+            let (arena, ended) = (self.arena.clone(), self.ended.clone());
             let storage = self.storages[pieces[0].file].clone();
-            let piece = |piece: &super::table::SlotPiece| {
+            let piece = |piece: &SlotPiece| {
                 let pages = piece.offset..piece.offset + piece.length;
                 let length = n_readable(&pages, &*storage, table.page_size()) as usize;
                 let start = self.bytes(slot).start + piece.start;
@@ -215,7 +207,7 @@ impl Slots {
                 priority,
                 done: Box::new(move |result| {
                     arena.forget(first, length);
-                    shared.read_ended(key, slot, result);
+                    ended(key, slot, result);
                 }),
             });
         }

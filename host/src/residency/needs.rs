@@ -1,8 +1,7 @@
 //! What a model takes of a budget: for those who plan, for those who are refused, and
 //! for guests, who are told how much they may take.
 
-use super::MIB;
-use super::budget::{Budget, SLOTS_PER_DEMAND, n_demand_max};
+use super::budget::{Budget, MIB, SLOTS_PER_DEMAND, n_demand_max};
 use super::table::Table;
 
 /// What compiling the guest takes, measured, and some more: nobody is allowed less, as a
