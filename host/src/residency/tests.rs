@@ -332,8 +332,8 @@ fn pages() -> (tempfile::TempDir, WeightFiles, Arc<Faulty>) {
     (folder, weights, Faulty::new(bytes, Fault::None))
 }
 
-fn shape(n_layer: u32, n_expert: u32) -> Shape {
-    Shape {
+fn shape(n_layer: u32, n_expert: u32) -> interface::Shape {
+    interface::Shape {
         n_layer,
         n_expert,
         n_expert_used: 2,

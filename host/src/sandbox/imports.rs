@@ -6,12 +6,12 @@ use moewe_memory::page_size;
 use wasmtime::component::{Resource, ResourceTableError};
 
 use super::bindings::moewe::inference::{team, weights};
-use super::checked_text;
 use super::errors::{map_kind, team_code};
 use super::handles::WeightFileHandle;
 use super::limits::Refused;
 use super::state::{N_SOURCES_MAX, State};
 use super::team::{Broken, NotShared};
+use super::text::checked_text;
 use crate::files::{WeightError, WeightErrorKind};
 use crate::weights::{WeightStats, WeightsMode};
 
