@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 use moewe_tests::{moewe, moewe_ok, program};
 
 const SHAPE: Shape = Shape {
@@ -22,14 +22,6 @@ const SHAPE: Shape = Shape {
     n_vocab: 400,
     n_ctx: 128,
 };
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 /// A model, its packed copy, and tokens, in a folder.
 struct Fixture {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
-use crate::{SourceFile, source_paths};
+use crate::fingerprint::SourceFile;
+use crate::paths::{N_FILES_MAX, source_paths};
 
 /// The version of the layout.
 pub const VERSION: u32 = 3;
@@ -26,8 +27,6 @@ const LENGTH_AT: usize = 24 + (8 + VERSION_KEY.len() + 4 + 4) + (8 + LENGTH_KEY.
 const CHECKSUM_AT: usize = LENGTH_AT + 8 + (8 + CHECKSUM_KEY.len() + 4);
 const NUMBERS_AT: usize = CHECKSUM_AT + 8 + (8 + SOURCE_KEY.len() + 4) + (4 + 8);
 
-/// The most files that a model is split into.
-pub(crate) const N_FILES_MAX: usize = 1 << 10;
 /// Numbers of each of them.
 const N_NUMBERS: usize = 6;
 /// A header that is longer is none.
@@ -128,6 +127,22 @@ impl Stamp {
         file.write_all(&header[..NUMBERS_AT + numbers.len()])?;
         file.sync_all()
     }
+}
+
+/// Whether the file at `path` is a packed one, in the layout of any version.
+///
+/// # Errors
+///
+/// Those of opening and reading the file.
+pub fn is_packed(path: &Path) -> io::Result<bool> {
+    // Asked before the file is opened: opening a pipe would wait.
+    if !path.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LENGTH_AT as u64).read_to_end(&mut bytes)?;
+    Ok(bytes.starts_with(b"GGUF")
+        && bytes.get(24..).is_some_and(|rest| rest.starts_with(&key(VERSION_KEY, TYPE_U32))))
 }
 
 /// The most bytes up to the end of a stamp.

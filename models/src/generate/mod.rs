@@ -21,10 +21,7 @@ use crate::gguf::Header;
 use crate::part::Part;
 use crate::{Error, Progress, Result, Step};
 use numbers::Numbers;
-use tensor::Tensor;
-
-/// Where tensors may begin.
-const ALIGNMENT: u64 = 32;
+use tensor::{ALIGNMENT, Tensor};
 
 /// Progress is reported after so many bytes.
 const REPORT_BYTES: u64 = 4 << 20;

@@ -2,8 +2,10 @@
 
 use std::io;
 
-use super::ALIGNMENT;
 use super::numbers::{Format, Numbers};
+
+/// Where tensors may begin.
+pub const ALIGNMENT: u64 = 32;
 
 /// Numbers of F32 that are made at a time.
 const F32_LEN: usize = 4096;
