@@ -351,3 +351,41 @@ pub(crate) fn part_in(partial: &Path, file: &str) -> PathBuf {
 pub(crate) fn lock_in(partial: &Path, file: &str) -> PathBuf {
     partial.join(format!("{file}.lock"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use super::*;
+    use crate::default_model;
+
+    /// Passes notes on.
+    struct Notes(Sender<String>);
+
+    impl Progress for Notes {
+        fn start(&mut self, _: Step, _: &str, _: u64) {}
+        fn at(&mut self, _: u64) {}
+
+        fn note(&mut self, text: &str) {
+            self.0.send(text.to_owned()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_meanwhile_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = lock_in(folder.path(), "model.gguf");
+        let (notes, heard) = channel();
+        let mut progress = [Notes(notes.clone()), Notes(notes)];
+        let [first, second] = &mut progress;
+        let first = lock(&path, default_model(), first).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| lock(&path, default_model(), second).unwrap());
+            assert!(heard.recv().unwrap().starts_with("waiting for another pull"));
+            fs::remove_file(&path).unwrap();
+            drop(first);
+            assert!(is_at(&second.join().unwrap(), &path));
+        });
+    }
+}
