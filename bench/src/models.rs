@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Bar, Store};
+use moewe_models::{Bar, Library};
 use moewe_packed::PackedCopy;
 
 use crate::llama_cpp::LlamaCpp;
@@ -65,13 +65,13 @@ impl Known {
 
 /// The recipe's file in `folder`, fetched if it is missing.
 fn recipe(folder: &Path) -> Result<PathBuf> {
-    let mut store = Store::new(folder);
+    let mut library = Library::new(folder);
     if let Some(mirror) = env::var("MOEWE_MIRROR").ok().filter(|mirror| !mirror.is_empty()) {
-        store = store.with_mirror(mirror);
+        library = library.with_mirror(mirror);
     }
-    match store.resolve(RECIPE) {
+    match library.resolve(RECIPE) {
         Err(moewe_models::Error::NotPulled { .. }) => {
-            Ok(store.pull(moewe_models::find(RECIPE)?, &mut Bar::new())?)
+            Ok(library.pull(moewe_models::find(RECIPE)?, &mut Bar::new())?)
         }
         found => Ok(found?),
     }

@@ -122,7 +122,7 @@ fn any_source(folder: &Path, u: &mut Unstructured<'_>) -> Result<()> {
     fs::write(&source, &bytes).expect("a file can be written");
     let mut file = File::open(&source).expect("it was just written");
     let stamp =
-        SourceFile::of(&mut file, HEADER_BYTES as u64, &mut |_| {}).expect("it can be read");
+        SourceFile::of(&mut file, HEADER_BYTES as u64, &mut |_| Ok(())).expect("it can be read");
     fs::write(&copy, stamped(&Stamp { files: vec![stamp] })).expect("a file can be written");
     assert_eq!(PackedCopy::of(&source), PackedCopy::Current(copy.clone()));
     assert_eq!(file_to_open(&source), copy);

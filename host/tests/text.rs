@@ -1,8 +1,8 @@
 //! Text into a session and out of it, with a model whose tokens are mostly bytes.
 
 use moewe::{Engine, ErrorKind, Model, ModelOptions, Sampling, Session, SessionOptions};
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 
 /// The least vocabulary: all bytes, three control tokens, a pair of letters.
 const SHAPE: Shape = Shape {
@@ -20,14 +20,6 @@ const SHAPE: Shape = Shape {
 const PROMPT: [u32; 3] = [72, 105, 33];
 /// Bytes of the longest name of a control token.
 const TOKEN_BYTES_MAX: u64 = 13;
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 fn model() -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();

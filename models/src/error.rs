@@ -43,6 +43,18 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// There is nothing of a known model to remove.
+    #[error("there is nothing of {name} to remove; `moewe list` shows what is here")]
+    NothingToRemove {
+        /// The recipe's name.
+        name: String,
+    },
+    /// What shall be removed is no model.
+    #[error("{} is not a GGUF file, and stays: remove it by other means", .0.display())]
+    NotGguf(PathBuf),
+    /// A model cannot be read.
+    #[error(transparent)]
+    Model(#[from] moewe_engine::Error),
     /// A recipe that cannot be used.
     #[error("bad recipe: {0}")]
     BadRecipe(String),
@@ -149,6 +161,12 @@ pub enum Error {
         /// What the system said.
         reason: io::Error,
     },
+}
+
+impl From<moewe_gguf::Error> for Error {
+    fn from(error: moewe_gguf::Error) -> Self {
+        Self::Model(error.into())
+    }
 }
 
 impl Error {

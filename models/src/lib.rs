@@ -2,26 +2,26 @@
 //! [generate] them.
 //!
 //! A [`Recipe`] names a model: its GGUF file with size, SHA-256 and licence,
-//! and the place that it comes from. A [`Store`] is the folder that models live
-//! in: it fetches them, lists them, and finds the file that a user means.
+//! and the place that it comes from. A [`Library`] is the folder that models live
+//! in: it fetches them, lists them, finds the file that a user means, and removes it.
 //!
 //! ```no_run
-//! use moewe_models::{Bar, Error, Store, find};
+//! use moewe_models::{Bar, Error, Library, find};
 //!
 //! fn main() -> Result<(), Error> {
-//!     let store = Store::from_env()?;
+//!     let library = Library::from_env()?;
 //!
 //!     // A path to a file, or the name of a model that was fetched before.
-//!     let path = match store.resolve("smollm2") {
+//!     let path = match library.resolve("smollm2") {
 //!         Ok(path) => path,
 //!         // Fetches 93 MB with a progress bar on stderr, resuming where an
 //!         // earlier try stopped, and checks what came.
-//!         Err(Error::NotPulled { name }) => store.pull(find(&name)?, &mut Bar::new())?,
+//!         Err(Error::NotPulled { name }) => library.pull(find(&name)?, &mut Bar::new())?,
 //!         Err(error) => return Err(error),
 //!     };
 //!     println!("SmolLM2 is at {}", path.display());
 //!
-//!     for model in store.installed()? {
+//!     for model in library.installed()? {
 //!         println!("{:>12} bytes  {}", model.size_bytes, model.path.display());
 //!     }
 //!     Ok(())
@@ -43,15 +43,17 @@ mod error;
 pub mod generate;
 mod http;
 mod index;
+pub mod inspect;
+mod library;
 pub mod pack;
 mod part;
 mod progress;
 mod pull;
 mod recipe;
-mod store;
+mod remove;
 
 pub use error::{Error, Result};
-pub use progress::{Bar, Progress, Step};
+pub use library::{Installed, Library};
+pub use progress::{Bar, Progress, Silent, Step};
 pub use pull::{IndexFile, fetch_from_index, sha256};
 pub use recipe::{Recipe, Source, Wheel, default_model, find, known};
-pub use store::{Installed, Store};

@@ -27,25 +27,13 @@ impl Part {
     /// Begins to write what gets to `place`; `None` if another program does.
     pub fn create(place: &Path) -> io::Result<Option<Self>> {
         let path = Self::path_of(place);
-        loop {
-            let file = open_own(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                // Some file systems have no locks.
-                Err(TryLockError::Error(_)) => {}
-            }
-            // Who held the lock until now has moved the file to its place, or
-            // removed it.
-            if is_at(&file, &path) {
-                file.set_len(0)?;
-                // Who could not read the old one shall not read the new one.
-                if let Ok(old) = fs::metadata(place) {
-                    file.set_permissions(old.permissions())?;
-                }
-                return Ok(Some(Self { file, path, place: place.into(), is_finished: false }));
-            }
+        let Some(file) = open_locked(&path)? else { return Ok(None) };
+        file.set_len(0)?;
+        // Who could not read the old one shall not read the new one.
+        if let Ok(old) = fs::metadata(place) {
+            file.set_permissions(old.permissions())?;
         }
+        Ok(Some(Self { file, path, place: place.into(), is_finished: false }))
     }
 
     /// Moves the file to its place.
@@ -61,6 +49,25 @@ impl Drop for Part {
         if !self.is_finished {
             // An error is on its way already.
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens a file of the program's own, or makes it, and locks it until it is closed;
+/// `None` if another program has locked it.
+pub fn open_locked(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = open_own(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // Some file systems have no locks.
+            Err(TryLockError::Error(_)) => {}
+        }
+        // Who held the lock until now has moved the file to its place, or
+        // removed it.
+        if is_at(&file, path) {
+            return Ok(Some(file));
         }
     }
 }

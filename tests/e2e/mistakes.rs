@@ -130,6 +130,13 @@ fn models_that_are_not_there() {
     let missing = folder.path().join("missing.gguf");
     refused(["run".as_ref(), missing.as_os_str(), "Hello".as_ref()], &["no such file"]);
     refused(["run", "no-such-model", "Hello"], &["no model is called `no-such-model`"]);
+    refused(["rm"], &["MODEL", "see `moewe --help`"]);
+    refused(["rm", "no-such-model"], &["no model is called `no-such-model`"]);
+    refused(["rm".as_ref(), folder.path().as_os_str()], &["folder", ".gguf"]);
+    let notes = folder.path().join("notes.gguf");
+    std::fs::write(&notes, "Dear diary").unwrap();
+    refused(["rm".as_ref(), notes.as_os_str()], &["notes.gguf is not a GGUF file"]);
+    assert!(notes.exists());
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 use moewe_tests::{moewe, moewe_ok, program};
 
 const SHAPE: Shape = Shape {
@@ -22,14 +24,6 @@ const SHAPE: Shape = Shape {
     n_vocab: 400,
     n_ctx: 128,
 };
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 /// A model, its packed copy, and tokens, in a folder.
 struct Fixture {
@@ -210,6 +204,52 @@ fn who_is_interrupted_leaves_the_old_file() {
     let output = moewe(run);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+}
+
+/// Presses Ctrl-C as soon as there are so many files in the folder; `None` if the
+/// command was done before.
+fn interrupt(command: &mut Command, folder: &Path, n_files: usize) -> Option<Output> {
+    let n_found = || folder.read_dir().unwrap().count();
+    let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while n_found() < n_files && process.try_wait().unwrap().is_none() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let process_id = process.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &process_id]).status().unwrap().success());
+    let output = process.wait_with_output().unwrap();
+    (!output.status.success()).then_some(output)
+}
+
+/// Of what Ctrl-C ends nothing is left.
+#[test]
+fn who_is_stopped_leaves_the_old_file_only() {
+    let tokens: Vec<usize> = (0..100).collect();
+    let tokens = format!("{{\"ids\": {tokens:?}}}");
+    for (name, out) in [("pack", "model.packed.gguf"), ("logits", "logits.npy")] {
+        // Larger, until it is not done before the signal comes.
+        let stopped = [32, 128, 256].into_iter().any(|n_expert| {
+            let folder = tempfile::tempdir().unwrap();
+            let [model, out, ids] = ["model.gguf", out, "ids"].map(|name| folder.path().join(name));
+            let shape = Shape { n_layer: 4, n_expert, n_ff_expert: 1024, ..SHAPE };
+            generate(&model, &shape, 1, &mut Silent).unwrap();
+            fs::write(&ids, &tokens).unwrap();
+            fs::write(&out, "old").unwrap();
+            let mut command = Command::new(program("moewe"));
+            command.arg(name).arg(&model).arg("--out").arg(&out);
+            match name {
+                "pack" => command.arg("--force"),
+                _ => command.arg("--tokens").arg(&ids),
+            };
+            let Some(output) = interrupt(&mut command, folder.path(), 4) else { return false };
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(130), "{name}: {stderr}");
+            assert_eq!(stderr.lines().last(), Some("stopping; Ctrl-C again ends it at once"));
+            assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+            assert_eq!(folder.path().read_dir().unwrap().count(), 3, "{name}");
+            true
+        });
+        assert!(stopped, "{name}: whatever it was, it was done before the signal came");
+    }
 }
 
 #[test]

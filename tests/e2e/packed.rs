@@ -1,9 +1,10 @@
 //! `moewe pack`, and models that are opened by way of their packed copies.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use moewe::{Engine, Model, ModelOptions, SessionOptions, WeightsMode};
-use moewe_tests::{moewe, moewe_ok, smollm2};
+use moewe_tests::{moewe, moewe_ok, program, smollm2};
 use tempfile::TempDir;
 
 const TOKENS: [u32; 6] = [1, 504, 275, 337, 302, 273];
@@ -102,4 +103,31 @@ fn a_damaged_packed_file_is_found() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(message.contains("model.packed.gguf: its header is damaged"), "{message}");
+}
+
+#[test]
+fn a_model_is_removed_with_its_copy() {
+    let (folder, path) = copy(&moewe_tests::model("olmoe-q4_k_m"));
+    moewe_ok(["pack".as_ref(), path.as_os_str()]);
+    let size = |path: &Path| path.metadata().unwrap().len();
+    let bytes = size(&path) + size(&folder.path().join("model.packed.gguf"));
+    let printed = moewe_ok(["rm".as_ref(), path.as_os_str()]);
+    let [copy, model, free] = printed.lines().collect::<Vec<_>>()[..] else { panic!("{printed}") };
+    assert!(copy.starts_with("removed ") && copy.ends_with("/model.packed.gguf"), "{printed}");
+    assert!(model.starts_with("removed ") && model.ends_with("/model.gguf"), "{printed}");
+    let expected = format!("{:.2} MB are free", bytes as f64 / 1e6);
+    assert_eq!(free, expected);
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+
+    // By its name, in the folder of models.
+    std::fs::write(folder.path().join("mine.gguf"), "GGUF").unwrap();
+    let remove = || {
+        let mut command = Command::new(program("moewe"));
+        command.env("MOEWE_MODELS", folder.path()).args(["rm", "mine.gguf"]).output().unwrap()
+    };
+    assert!(remove().status.success());
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    let output = remove();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "error: no such file: mine.gguf\n");
 }

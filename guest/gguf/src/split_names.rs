@@ -14,13 +14,23 @@ pub struct SplitNames<'a> {
 }
 
 impl<'a> SplitNames<'a> {
+    /// The names that go with that of any of the files, and the number of that file, from
+    /// 0; `None` if it is not one of a split model.
+    pub fn of(name: &'a str) -> Option<(Self, u32)> {
+        let (rest, n_files) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, file) = rest.rsplit_once('-')?;
+        let number = |digits: &str| -> Option<u32> {
+            let is_number = digits.len() == 5 && digits.bytes().all(|b| b.is_ascii_digit());
+            is_number.then(|| digits.parse().ok())?
+        };
+        let (file, n_files) = (number(file)?, number(n_files)?);
+        (1..=n_files).contains(&file).then_some((Self { stem, n_files }, file - 1))
+    }
+
     /// The names that go with that of the first file; `None` if it is not the first of
     /// a split model.
     pub fn of_first(name: &'a str) -> Option<Self> {
-        let (stem, n_files) = name.strip_suffix(".gguf")?.rsplit_once("-00001-of-")?;
-        let is_number = n_files.len() == 5 && n_files.bytes().all(|b| b.is_ascii_digit());
-        let n_files = n_files.parse().ok().filter(|&n| is_number && n > 0)?;
-        Some(Self { stem, n_files })
+        Self::of(name).and_then(|(names, file)| (file == 0).then_some(names))
     }
 
     /// The name of file number `file`, from 0.
@@ -54,6 +64,17 @@ mod tests {
             "a-00001-of-00002",
         ] {
             assert_eq!(SplitNames::of_first(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn any_name_tells_the_others() {
+        let names = SplitNames { stem: "a", n_files: 12 };
+        for file in [0, 1, 11] {
+            assert_eq!(SplitNames::of(&names.name(file)), Some((names, file)));
+        }
+        for name in ["a-00000-of-00012.gguf", "a-00013-of-00012.gguf", "a-+0001-of-00012.gguf"] {
+            assert_eq!(SplitNames::of(name), None, "{name}");
         }
     }
 }

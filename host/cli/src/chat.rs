@@ -13,6 +13,7 @@ use crate::generate::{self, GenerateArgs};
 use crate::input;
 use crate::interrupt::Interrupt;
 use crate::open::{self, ModelArgs};
+use crate::print;
 
 /// Talk with a model
 ///
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if io::stdin().is_terminal() {
         let info = model.info();
         let name = info.name.as_deref().unwrap_or(&info.architecture);
-        let name = crate::printable(name);
+        let name = print::printable(name);
         eprintln!("{name}. Ctrl-C ends an answer, /bye or Ctrl-D the conversation.");
     }
 
@@ -163,7 +164,7 @@ impl Chat {
     fn take_back(&mut self, error: moewe::Error) -> Result<bool> {
         match error.kind() {
             ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::ContextFull => {
-                eprintln!("error: {}", crate::printable(&error.to_string()));
+                eprintln!("error: {}", print::printable(&error.to_string()));
                 self.messages.pop();
                 Ok(false)
             }

@@ -3,13 +3,15 @@
 use std::io::{self, Write as _};
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use moewe::CancelHandle;
 
 /// The exit status of a program that Ctrl-C ended.
 pub const EXIT_CODE: u8 = 130;
+/// What is said then.
+const STOPPING: &str = "stopping; Ctrl-C again ends it at once";
 /// No answer is under way, so Ctrl-C ends the program.
 const IDLE: u32 = u32::MAX;
 
@@ -32,7 +34,7 @@ impl Interrupt {
                 Ok(0) => {
                     session.stop();
                     // Nobody may be left to hear of it.
-                    let _ = writeln!(io::stderr(), "stopping; Ctrl-C again ends it at once");
+                    let _ = writeln!(io::stderr(), "{STOPPING}");
                 }
                 Ok(1) => session.cancel(),
                 _ => process::exit(EXIT_CODE.into()),
@@ -56,4 +58,21 @@ impl Interrupt {
     pub fn is_pressed(&self) -> bool {
         self.n_pressed.load(Ordering::Relaxed) > 0
     }
+}
+
+/// Takes over Ctrl-C for work that ends within moments when the flag is set, and
+/// clears up behind itself. The second Ctrl-C ends the program at once. Can be done
+/// once, in place of [`Interrupt::install`].
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let pressed = flag.clone();
+    ctrlc::set_handler(move || {
+        if pressed.swap(true, Ordering::Relaxed) {
+            process::exit(EXIT_CODE.into());
+        }
+        // Nobody may be left to hear of it.
+        let _ = writeln!(io::stderr(), "{STOPPING}");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
 }

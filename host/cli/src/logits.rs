@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use moewe::SessionOptions;
@@ -11,6 +12,7 @@ use moewe_packed::family;
 use npyz::WriterBuilder as _;
 
 use crate::generate;
+use crate::interrupt;
 use crate::open::{self, ModelArgs};
 
 /// Write the logits behind every token of a text to a file
@@ -48,6 +50,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let mut inputs = family(&open::resolve(&args.model.model)?);
     inputs.push(args.tokens.clone());
+    let stop = interrupt::stop_flag()?;
     let mut out = BufWriter::new(Output::create(&args.out, &inputs)?);
     let model = open::open(&args.model)?;
     let mut session = model.session(SessionOptions::default())?;
@@ -57,6 +60,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
     let mut writer = options.writer(&mut out).begin_nd().with_context(failed)?;
     for id in ids {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(interrupt::EXIT_CODE.into());
+        }
         session.feed(&[id])?;
         writer.extend(session.logits()?).with_context(failed)?;
         bar.inc(1);

@@ -1,17 +1,13 @@
 //! How much memory a model may take.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
-use clap::ValueEnum;
-use moewe::{ExpertKey, ExpertStats, MemoryOptions, PolicyKind};
-use moewe_residency::trace::{Reader, Record};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use moewe::{ExpertStats, MemoryOptions, PolicyKind, Prefetch};
+use moewe_workshop::Trace;
 
 /// A budget of memory, and how experts share it.
 #[derive(clap::Args)]
@@ -34,29 +30,11 @@ pub struct MemoryArgs {
     pub pin: Option<PathBuf>,
     /// Read experts before they are wanted: always, never, or while it is found
     /// to save time
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Prefetch::Auto)]
+    #[arg(long, value_name = "WHEN", value_parser = prefetch(), default_value_t)]
     pub prefetch: Prefetch,
     /// Write to FILE which experts each token used, for `moewe simulate`
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-}
-
-/// Whether experts are read before they are wanted.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Prefetch {
-    Auto,
-    On,
-    Off,
-}
-
-impl From<Prefetch> for moewe::Prefetch {
-    fn from(prefetch: Prefetch) -> Self {
-        match prefetch {
-            Prefetch::Auto => Self::Auto,
-            Prefetch::On => Self::On,
-            Prefetch::Off => Self::Off,
-        }
-    }
 }
 
 /// An amount of memory: bytes, or a share of all there is.
@@ -112,32 +90,23 @@ impl MemoryArgs {
         let mut options = MemoryOptions::new(bytes);
         options.policy = self.policy;
         options.layer_floor = self.layer_floor;
-        options.prefetch = self.prefetch.into();
+        options.prefetch = self.prefetch;
         options.trace = self.trace.clone();
         if let Some(path) = &self.pin {
-            options.pins = hot_experts(path)?;
+            let failed = || format!("{}: cannot be read", path.display());
+            options.pins = Trace::read(path).with_context(failed)?.hottest();
         }
         Ok(Some(options))
     }
 }
 
-/// The experts of a trace, those first that most tokens used.
-fn hot_experts(path: &Path) -> Result<Vec<ExpertKey>> {
-    let read = || -> Result<_> {
-        let mut uses = BTreeMap::new();
-        for record in Reader::new(BufReader::new(File::open(path)?))? {
-            if let Record::Demand { layer, choices } = record? {
-                for (expert, _) in choices {
-                    *uses.entry(ExpertKey { layer, expert }).or_insert(0_u64) += 1;
-                }
-            }
-        }
-        Ok(uses)
-    };
-    let uses = read().with_context(|| format!("{}: cannot be read", path.display()))?;
-    let mut uses: Vec<_> = uses.into_iter().collect();
-    uses.sort_by_key(|&(_, n)| Reverse(n));
-    Ok(uses.into_iter().map(|(key, _)| key).collect())
+/// Reads `--prefetch`.
+fn prefetch() -> impl TypedValueParser<Value = Prefetch> {
+    let names = PossibleValuesParser::new(Prefetch::ALL.iter().map(|way| way.name()));
+    names.map(|name| {
+        let way = Prefetch::ALL.iter().find(|way| way.name() == name);
+        *way.expect("the parser takes these names only")
+    })
 }
 
 /// Prints how the experts did to stderr.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::DecimalBytes;
-use moewe_models::{Bar, Store, default_model, find, known};
+use moewe_models::{Bar, Library, default_model, find, known};
 use moewe_packed::Stamp;
 
 /// Fetch a known model
@@ -24,14 +24,14 @@ pub fn pull(args: &PullArgs) -> Result<ExitCode> {
         Some(name) => find(name)?,
         None => default_model(),
     };
-    let path = Store::from_env()?.pull(recipe, &mut Bar::new())?;
+    let path = Library::from_env()?.pull(recipe, &mut Bar::new())?;
     writeln!(io::stdout(), "{}", path.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn list(_: &ListArgs) -> Result<ExitCode> {
-    let store = Store::from_env()?;
-    let installed = store.installed()?;
+    let library = Library::from_env()?;
+    let installed = library.installed()?;
     let mut out = io::stdout().lock();
     for recipe in known() {
         let is_here = installed.iter().any(|m| m.recipe.is_some_and(|r| r.name == recipe.name));

@@ -1,15 +1,16 @@
 //! Finding and opening the model that a command works with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Result;
 use clap::{ValueEnum, value_parser};
 use moewe::{Engine, Model, ModelOptions, WeightsMode};
-use moewe_models::Store;
-use moewe_packed::{Mismatch, PackedCopy};
+use moewe_models::Library;
+use moewe_packed::PackedCopy;
 
 use crate::memory::MemoryArgs;
+use crate::print;
 
 /// Threads beyond this many seldom help: memory is not faster for them.
 const THREADS_DEFAULT_MAX: usize = 8;
@@ -58,30 +59,14 @@ pub fn resolve(model: &PathBuf) -> Result<PathBuf> {
     if model.is_file() {
         return Ok(model.clone());
     }
-    Ok(Store::from_env()?.resolve(model)?)
+    Ok(Library::from_env()?.resolve(model)?)
 }
 
 /// Tells on stderr which file is open, and if it is not the packed copy, why.
 pub fn print_file(model: &Model) {
     eprintln!("model: {}", model.path().display());
     if let PackedCopy::Stale(copy, mismatch) = PackedCopy::of(model.path()) {
-        eprintln!("model: {}", stale(model.path(), &copy, mismatch));
-    }
-}
-
-/// Why a packed copy of a model is not used.
-pub fn stale(model: &Path, copy: &Path, mismatch: Mismatch) -> String {
-    let again = "and is not used; pack the model again with --force";
-    let (model, copy) = (model.display(), copy.display());
-    match mismatch {
-        Mismatch::Version => format!("{copy} was made by another version of moewe, {again}"),
-        Mismatch::Damaged => format!("{copy} is damaged or cannot be read, {again}"),
-        Mismatch::Source => format!("{copy} was made from another file, {again}"),
-        Mismatch::Unsure => format!(
-            "{copy} was made from another file, or this one was moved or written to, and is not \
-             used; `moewe pack --check {model}` finds out, and has it used again if they belong \
-             together"
-        ),
+        eprintln!("model: {}", print::stale(model.path(), &copy, mismatch));
     }
 }
 

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use moewe_models::Bar;
-use moewe_models::pack::{check, check_source, copy_path, pack};
+use moewe_models::pack::{Error, check, check_source, copy_path, pack};
 use moewe_packed::Stamp;
 
-use crate::open;
+use crate::{interrupt, open};
 
 /// Write a copy of a model that runs faster
 ///
@@ -47,7 +47,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     } else {
         let packed = args.out.clone().unwrap_or_else(|| copy_path(&path));
-        pack(&path, &packed, args.force, &mut Bar::new())?;
+        let mut bar = Bar::with_stop(interrupt::stop_flag()?);
+        match pack(&path, &packed, args.force, &mut bar) {
+            Err(Error::Stopped) => return Ok(interrupt::EXIT_CODE.into()),
+            packed => packed?,
+        }
         writeln!(out, "{}", packed.display())?;
     }
     Ok(ExitCode::SUCCESS)

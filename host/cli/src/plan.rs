@@ -1,30 +1,16 @@
 //! `moewe plan`: what to expect of a model within a budget of memory.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use bytesize::ByteSize;
-use moewe::{Engine, Model, ModelOptions, SessionOptions};
-use moewe_gguf::Gguf;
-use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step, pack};
-use serde_json::json;
+use moewe::Engine;
+use moewe_workshop::plan::{Conditions, plan};
 
-use crate::memory::{Budget, Prefetch};
+use crate::memory::Budget;
 use crate::open::{self, ModelArgs};
-
-/// How long the disk is measured.
-const DISK_TIME: Duration = Duration::from_millis(1500);
-/// Tokens that the small model computes before the clock starts, and while it
-/// runs.
-const N_WARM: usize = 4;
-const N_TIMED: usize = 24;
-/// Of the experts that are foreseen to be used, so many are not, and others are
-/// in their place: measured, see docs/performance.md.
-const WRONG_GUESSES: f64 = 0.13;
+use crate::print;
 
 /// Tell what will fit, and how fast it will be, before a model is loaded
 ///
@@ -46,214 +32,41 @@ pub struct Args {
     json: bool,
 }
 
-/// What the header tells of the computation.
-struct Header {
-    n_expert: u64,
-    /// A small model of the same shape.
-    shape: Shape,
-    is_packed: bool,
-}
-
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let budget = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
+    let memory_bytes = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
     let path = moewe_packed::file_to_open(&open::resolve(&args.model.model)?);
-    let engine = Engine::new()?;
-    let mut options = ModelOptions::default();
-    options.threads = args.model.threads();
-    // First, as what the process has counts.
-    let needs = Model::memory_needs(&engine, &path, &options)?;
-    let header = Header::read(&path)?;
-    let floor = needs.least(args.ctx_size);
-    ensure!(
-        budget >= floor,
-        "{}: {} do not suffice for {} tokens of context: {} are the least",
-        path.display(),
-        ByteSize(budget),
-        args.ctx_size,
-        ByteSize(floor)
-    );
-    let n_experts = needs.n_experts();
-    let n_slots = needs.n_slots(budget, args.ctx_size);
-    let hit_rate = if n_experts == 0 { 1.0 } else { n_slots as f64 / n_experts as f64 };
-
-    let n_used = needs.n_expert_used();
-    let n_layer = n_experts / header.n_expert.max(1);
-    let used_bytes = n_layer * n_used * needs.expert_bytes();
-    let read_bytes = used_bytes as f64 * (1.0 - hit_rate);
-    // First, while no small model is being written.
-    let disk_speed = match read_bytes > 0.0 {
-        true => Some(disk_speed(&path, needs.expert_bytes(), n_used)?),
-        false => None,
-    };
-    let compute_speed = compute_speed(&engine, &header, &options)?;
-    let dense_time = needs.dense_bytes() as f64 / compute_speed;
-    let expert_time = used_bytes as f64 / compute_speed;
-    let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
-    let token_time = match args.model.memory.prefetch {
-        // Within a layer, gate and up, two of the three matrices of an expert, are
-        // computed while others are read, but for the last of them.
-        Prefetch::Off => {
-            let hidden = expert_time * 2.0 / 3.0 * (1.0 - 1.0 / n_used.max(1) as f64);
-            dense_time + expert_time + disk_time - hidden.min(disk_time)
-        }
-        // While anything is computed, the next layer's experts are read as they are
-        // foreseen; the disk reads those that are not wanted, too, and the processor
-        // waits for what was not foreseen.
-        Prefetch::Auto | Prefetch::On => {
-            let unforeseen = WRONG_GUESSES * disk_time;
-            (dense_time + expert_time + unforeseen).max(disk_time + unforeseen)
-        }
-    };
-    let speed = 1.0 / token_time;
+    let (n_ctx, n_threads) = (args.ctx_size, args.model.threads());
+    let conditions =
+        Conditions { memory_bytes, n_ctx, n_threads, prefetch: args.model.memory.prefetch };
+    let plan = plan(&Engine::new()?, &path, conditions)?;
 
     let mut out = io::stdout().lock();
     if args.json {
-        let report = json!({
-            "memory_bytes": budget,
-            "floor_bytes": floor,
-            "dense_bytes": needs.dense_bytes(),
-            "kv_bytes": needs.kv_bytes(args.ctx_size),
-            "expert_bytes": needs.expert_bytes(),
-            "n_experts": n_experts,
-            "n_slots": n_slots,
-            "hit_rate": hit_rate,
-            "disk_bytes_per_token": read_bytes as u64,
-            "disk_bytes_per_second": disk_speed,
-            "compute_bytes_per_second": compute_speed,
-            "tokens_per_second": speed,
-        });
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
+        print::json(&mut out, &serde_json::to_value(plan)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let size = |bytes: u64| ByteSize(bytes).to_string();
-    writeln!(out, "memory                     {:>12}", size(budget))?;
-    writeln!(out, "  the least that works     {:>12}", size(floor))?;
-    writeln!(out, "  weights for every token  {:>12}", size(needs.dense_bytes()))?;
+    writeln!(out, "memory                     {:>12}", size(plan.memory_bytes))?;
+    writeln!(out, "  the least that works     {:>12}", size(plan.floor_bytes))?;
+    writeln!(out, "  weights for every token  {:>12}", size(plan.dense_bytes))?;
+    writeln!(out, "  KV cache, {n_ctx:<6} tokens  {:>12}", size(plan.kv_bytes))?;
     writeln!(
         out,
-        "  KV cache, {:<6} tokens  {:>12}",
-        args.ctx_size,
-        size(needs.kv_bytes(args.ctx_size))
+        "  experts                  {:>12} ({} of {}, {} each)",
+        size(plan.n_slots * plan.expert_bytes),
+        plan.n_slots,
+        plan.n_experts,
+        size(plan.expert_bytes)
     )?;
-    writeln!(
-        out,
-        "  experts                  {:>12} ({n_slots} of {n_experts}, {} each)",
-        size(n_slots * needs.expert_bytes()),
-        size(needs.expert_bytes())
-    )?;
-    writeln!(out, "experts found in memory    {:>10.0} %", hit_rate * 100.0)?;
-    if let Some(disk_speed) = disk_speed {
-        let read = size(read_bytes as u64);
+    writeln!(out, "experts found in memory    {:>10.0} %", plan.hit_rate * 100.0)?;
+    if let Some(disk_speed) = plan.disk_bytes_per_second {
+        let read = size(plan.disk_bytes_per_token);
         let rate = size(disk_speed as u64);
         writeln!(out, "read for each token        {read:>12} at {rate} a second")?;
     }
-    let rate = size(compute_speed as u64);
-    writeln!(out, "weights computed with      {rate:>12} a second, {} threads", options.threads)?;
+    let rate = size(plan.compute_bytes_per_second as u64);
+    writeln!(out, "weights computed with      {rate:>12} a second, {n_threads} threads")?;
+    let speed = plan.tokens_per_second;
     writeln!(out, "expected speed of decode   {speed:>12.1} tokens a second")?;
     Ok(ExitCode::SUCCESS)
-}
-
-impl Header {
-    fn read(path: &Path) -> Result<Self> {
-        let header = Gguf::read(path)?.header;
-        let metadata = &header.metadata;
-        let arch = metadata.str("general.architecture")?.unwrap_or_default().to_owned();
-        let number = |key: &str| -> Result<u64> {
-            Ok(metadata.u32(&format!("{arch}.{key}"))?.unwrap_or_default().into())
-        };
-        let (n_head, kv_heads) =
-            (number("attention.head_count")?, number("attention.head_count_kv")?);
-        let kv_heads = if kv_heads == 0 { n_head } else { kv_heads };
-        let n_embd = number("embedding_length")?;
-        let head_dim = match number("attention.key_length")? {
-            0 => n_embd / n_head.max(1),
-            n => n,
-        };
-        let n_ff = match number("expert_feed_forward_length")? {
-            0 => number("feed_forward_length")?,
-            n => n,
-        };
-        let n_expert_used = number("expert_used_count")?;
-        let whole = |n: u64| n.next_multiple_of(256).clamp(256, 1 << 16) as u32;
-        // As many more heads as make whole blocks of 256, for each KV head as many.
-        let (head_dim, group) = (head_dim.clamp(1, 1024), (n_head / kv_heads.max(1)).clamp(1, 64));
-        let kv_heads = (1..=256)
-            .find(|n| n >= &kv_heads && (n * group * head_dim).is_multiple_of(256))
-            .unwrap_or(256);
-        let shape = Shape {
-            n_layer: 3,
-            n_embd: whole(n_embd),
-            n_head: (kv_heads * group) as u32,
-            kv_heads: kv_heads as u32,
-            head_dim: head_dim as u32,
-            n_expert: n_expert_used.clamp(1, 64) as u32,
-            n_expert_used: n_expert_used.clamp(1, 64) as u32,
-            n_ff_expert: whole(n_ff),
-            n_vocab: 2048,
-            n_ctx: 512,
-        };
-        Ok(Self {
-            n_expert: number("expert_count")?,
-            shape,
-            is_packed: header.tensors.values().any(|t| t.ty.is_packed()),
-        })
-    }
-}
-
-/// Makes no noise: the work is short.
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
-
-/// Bytes of weights a second that the sandbox computes with, in decode: a model
-/// of the same shape and few layers is timed.
-fn compute_speed(engine: &Engine, header: &Header, options: &ModelOptions) -> Result<f64> {
-    let folder = tempfile::tempdir().context("there is no room for a small model")?;
-    let mut path: PathBuf = folder.path().join("small.gguf");
-    generate(&path, &header.shape, 1, &mut Silent)?;
-    if header.is_packed {
-        let packed = folder.path().join("packed.gguf");
-        pack::pack(&path, &packed, true, &mut Silent)?;
-        path = packed;
-    }
-    let model = Model::open(engine, &path, options.clone())?;
-    let weights = model.info().weight_bytes;
-    let mut session = model.session(SessionOptions::default())?;
-    for i in 0..N_WARM {
-        session.feed(&[i as u32])?;
-    }
-    let mut times = Vec::new();
-    for i in 0..N_TIMED {
-        let start = Instant::now();
-        session.feed(&[i as u32])?;
-        times.push(start.elapsed());
-    }
-    times.sort();
-    Ok(weights as f64 / times[N_TIMED / 2].as_secs_f64().max(1e-9))
-}
-
-/// Bytes a second of reads of single experts at random places, as many at a time
-/// as a token takes in a layer.
-#[cfg(target_os = "linux")]
-fn disk_speed(path: &Path, expert_bytes: u64, n_at_once: u64) -> Result<f64> {
-    use std::sync::Arc;
-
-    use moewe_disk::{DirectFile, Disk, DiskOptions, Storage, measure};
-
-    let failed = || format!("{}: the disk cannot be measured", path.display());
-    let file: Arc<dyn Storage> = Arc::new(DirectFile::open(path).with_context(failed)?);
-    let disk = Disk::new(DiskOptions::default()).with_context(failed)?;
-    let mut random = fastrand::Rng::with_seed(1);
-    let (length, n) = (expert_bytes as usize, n_at_once as usize);
-    measure(&disk, &file, length, n, DISK_TIME, |n| random.u64(0..n)).with_context(failed)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn disk_speed(_: &Path, _: u64, _: u64) -> Result<f64> {
-    anyhow::bail!("models larger than memory need Linux")
 }

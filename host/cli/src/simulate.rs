@@ -1,18 +1,16 @@
 //! `moewe simulate`: what a trace would have hit.
 
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
-use bytesize::ByteSize;
-use moewe_residency::simulate::{self, Capacity, Chooser};
-use moewe_residency::timing::{self, Costs, Prefetch};
-use moewe_residency::trace::{Header, Reader, Record};
-use serde_json::json;
+use anyhow::{Context, Result};
+use moewe_workshop::Trace;
+use moewe_workshop::comparison::Comparison;
+use moewe_workshop::timing::Costs;
 
 use crate::memory::Budget;
+use crate::print;
 
 /// Replay a trace through every policy, and compare with the optimum
 ///
@@ -38,121 +36,64 @@ pub struct Args {
     json: bool,
 }
 
-/// What is simulated at a time.
-struct Case {
-    label: String,
-    capacity: Capacity,
-    n_slots: usize,
-}
-
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let shown = args.trace.display();
-    let read = || -> Result<(Header, Vec<Record>)> {
-        let reader = Reader::new(BufReader::new(File::open(&args.trace)?))?;
-        let header = reader.header().clone();
-        Ok((header, reader.collect::<Result<_, _>>()?))
-    };
-    let (header, records) = read().with_context(|| format!("{shown}: cannot be replayed"))?;
-    let cases = cases(args, &header, &records)?;
+    let failed = || format!("{}: cannot be replayed", args.trace.display());
+    let trace = Trace::read(&args.trace).with_context(failed)?;
+    let costs = args.read_ms.zip(args.compute_ms);
+    let costs = costs.map(|(read, compute)| Costs { read: read / 1e3, compute: compute / 1e3 });
+    let mut budgets = vec![None];
+    if !args.memory.is_empty() {
+        budgets = args.memory.iter().map(|b| b.bytes().map(Some)).collect::<Result<_>>()?;
+    }
+    let compare = |budget| Comparison::new(&trace, budget, costs);
+    let comparisons = budgets.into_iter().map(compare).collect::<Result<Vec<_>, _>>()?;
+
     let mut out = io::stdout().lock();
-    let mut reports = Vec::new();
-    for case in &cases {
-        let mut counts = simulate::compare(&header, &records, case.capacity);
-        counts.sort_by_key(|(chooser, _)| *chooser == Chooser::Belady);
-        let times = args.read_ms.zip(args.compute_ms).map(|(read, compute)| {
-            let costs = Costs { read: read / 1e3, compute: compute / 1e3 };
-            [("off", Prefetch::Off), ("on", Prefetch::On), ("auto", Prefetch::Switched)].map(
-                |(name, prefetch)| {
-                    let options = header.options.clone();
-                    (
-                        name,
-                        timing::replay(&header, &records, options, case.n_slots, costs, prefetch),
-                    )
-                },
-            )
-        });
-        if args.json {
-            let policies = counts.iter().map(|(chooser, counts)| {
-                json!({ "policy": chooser.to_string(), "hits": counts.hits,
-                    "misses": counts.misses, "hit_rate": counts.hit_rate() })
-            });
-            let prefetch = times.iter().flatten().map(|(name, t)| {
-                json!({ "prefetch": name, "seconds": t.total, "stall_seconds": t.stall,
-                    "passes": t.n_pass, "useful": t.useful(), "late": t.late(),
-                    "wasted": t.wasted(),
-                    "on_at_end": t.switch.map(|switch| switch.is_preferred) })
-            });
-            reports.push(json!({ "memory": case.label, "n_slots": case.n_slots,
-                "policies": policies.collect::<Vec<_>>(),
-                "prefetch": prefetch.collect::<Vec<_>>() }));
-            continue;
-        }
-        writeln!(out, "{}: {} slots", case.label, case.n_slots)?;
-        writeln!(out, "| policy    |     hits |   misses | hit rate |")?;
-        writeln!(out, "|-----------|---------:|---------:|---------:|")?;
-        for (chooser, counts) in &counts {
-            let recorded = Chooser::Policy(header.options.policy) == *chooser;
-            writeln!(
-                out,
-                "| {:<9} | {:>8} | {:>8} | {:>6.1} % |{}",
-                chooser.to_string(),
-                counts.hits,
-                counts.misses,
-                counts.hit_rate() * 100.0,
-                if recorded { " the trace's own" } else { "" }
-            )?;
-        }
-        if let Some(times) = &times {
-            writeln!(out, "| prefetch | tokens/s | stalled | useful | late | wasted |")?;
-            writeln!(out, "|----------|---------:|--------:|-------:|-----:|-------:|")?;
-            for (name, t) in times {
-                writeln!(
-                    out,
-                    "| {name:<8} | {:>8.2} | {:>5.1} % | {:>6} | {:>4} | {:>6} |{}",
-                    t.n_pass as f64 / t.total,
-                    t.stall / t.total * 100.0,
-                    t.useful(),
-                    t.late(),
-                    t.wasted(),
-                    match t.switch {
-                        Some(switch) if switch.is_preferred => " on at the end",
-                        Some(_) => " off at the end",
-                        None => "",
-                    }
-                )?;
-            }
-        }
-    }
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &reports)?;
-        writeln!(out)?;
+        print::json(&mut out, &serde_json::to_value(comparisons)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let recorded = trace.header.options.policy.to_string();
+    comparisons.iter().try_for_each(|found| print(&mut out, found, &recorded))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn cases(args: &Args, header: &Header, records: &[Record]) -> Result<Vec<Case>> {
-    if args.memory.is_empty() {
-        let mut slots = records.iter().filter_map(|record| match record {
-            Record::Capacity { n_slots } => Some(*n_slots),
-            _ => None,
-        });
-        // The last is that of the run; before it, the model was loaded.
-        let n_slots = slots.next_back().unwrap_or(0);
-        let label = format!("{}, as recorded", header.model);
-        return Ok(vec![Case { label, capacity: Capacity::Recorded, n_slots }]);
+/// `recorded` is the policy of the run.
+fn print(out: &mut impl Write, found: &Comparison, recorded: &str) -> Result<()> {
+    writeln!(out, "{}: {} slots", found.memory, found.n_slots)?;
+    writeln!(out, "| policy    |     hits |   misses | hit rate |")?;
+    writeln!(out, "|-----------|---------:|---------:|---------:|")?;
+    for counts in &found.policies {
+        writeln!(
+            out,
+            "| {:<9} | {:>8} | {:>8} | {:>6.1} % |{}",
+            counts.policy,
+            counts.hits,
+            counts.misses,
+            counts.hit_rate * 100.0,
+            if counts.policy == recorded { " the trace's own" } else { "" }
+        )?;
     }
-    let case = |budget: &Budget| {
-        let bytes = budget.bytes()?;
-        let floor = header.other_bytes + header.slot_bytes * header.n_expert_used as u64;
-        ensure!(
-            bytes >= floor,
-            "{bytes} bytes do not suffice for {}: {floor} are the least",
-            header.model
-        );
-        let n_slots = (bytes - header.other_bytes) / header.slot_bytes.max(1);
-        let n_slots = n_slots.min((header.n_layer * header.n_expert) as u64) as usize;
-        let label = ByteSize(bytes).to_string();
-        Ok(Case { label, capacity: Capacity::Slots(n_slots), n_slots })
-    };
-    args.memory.iter().map(case).collect()
+    if !found.prefetch.is_empty() {
+        writeln!(out, "| prefetch | tokens/s | stalled | useful | late | wasted |")?;
+        writeln!(out, "|----------|---------:|--------:|-------:|-----:|-------:|")?;
+    }
+    for times in &found.prefetch {
+        writeln!(
+            out,
+            "| {:<8} | {:>8.2} | {:>5.1} % | {:>6} | {:>4} | {:>6} |{}",
+            times.prefetch,
+            times.passes as f64 / times.seconds,
+            times.stall_seconds / times.seconds * 100.0,
+            times.useful,
+            times.late,
+            times.wasted,
+            match times.on_at_end {
+                Some(true) => " on at the end",
+                Some(false) => " off at the end",
+                None => "",
+            }
+        )?;
+    }
+    Ok(())
 }

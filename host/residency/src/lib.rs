@@ -24,10 +24,7 @@
 mod cache;
 mod key;
 mod policy;
-pub mod simulate;
 mod switch;
-pub mod synthetic;
-pub mod timing;
 pub mod trace;
 
 pub use cache::{Cache, CacheOptions, CacheStats, Lookup};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moewe_residency::synthetic::Random;
+use fastrand::Rng;
 use moewe_residency::{Cache, CacheOptions, Key, Lookup, PolicyKind};
 
 const N_LAYER: usize = 4;
@@ -37,29 +37,29 @@ impl Caller {
     }
 }
 
-fn experts(random: &mut Random) -> Vec<u16> {
-    let n = random.below(6);
-    let experts: BTreeSet<_> = (0..n).map(|_| random.below(N_EXPERT) as u16).collect();
+fn experts(random: &mut Rng) -> Vec<u16> {
+    let n = random.usize(..6);
+    let experts: BTreeSet<_> = (0..n).map(|_| random.usize(..N_EXPERT) as u16).collect();
     experts.into_iter().collect()
 }
 
 /// Some calls in any order; the answers as text.
 fn run(policy: PolicyKind, seed: u64) -> String {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let options = CacheOptions {
         policy,
-        layer_floor: random.below(4),
-        pins: (0..random.below(4)).map(|_| any_key(&mut random)).collect(),
+        layer_floor: random.usize(..4),
+        pins: (0..random.usize(..4)).map(|_| any_key(&mut random)).collect(),
     };
-    let mut cache = Cache::new(N_LAYER, N_EXPERT, random.below(24), options);
+    let mut cache = Cache::new(N_LAYER, N_EXPERT, random.usize(..24), options);
     let mut caller = Caller::default();
     let mut demands: Vec<(u16, Vec<u16>)> = Vec::new();
     let mut failed = BTreeSet::new();
     let mut answers = String::new();
     for _ in 0..600 {
-        match random.below(8) {
+        match random.usize(..8) {
             0..3 => {
-                let (layer, experts) = (random.below(N_LAYER) as u16, experts(&mut random));
+                let (layer, experts) = (random.usize(..N_LAYER) as u16, experts(&mut random));
                 let key = |&expert: &u16| Key { layer, expert };
                 let before = (cache.stats(), cache.n_used(), cache.n_pinned());
                 let lookups = cache.acquire(layer, &experts);
@@ -93,7 +93,7 @@ fn run(policy: PolicyKind, seed: u64) -> String {
                 demands.push((layer, experts));
             }
             3 if !demands.is_empty() => {
-                let (layer, experts) = demands.swap_remove(random.below(demands.len()));
+                let (layer, experts) = demands.swap_remove(random.usize(..demands.len()));
                 cache.release(layer, &experts);
                 for expert in experts {
                     let key = Key { layer, expert };
@@ -116,11 +116,11 @@ fn run(policy: PolicyKind, seed: u64) -> String {
                 }
             }
             5 | 6 => {
-                let Some(&key) = caller.busy.iter().nth(random.below(caller.busy.len())) else {
+                let Some(&key) = caller.busy.iter().nth(random.usize(..=caller.busy.len())) else {
                     continue;
                 };
                 caller.busy.remove(&key);
-                if random.below(5) > 0 {
+                if random.usize(..5) > 0 {
                     cache.loaded(key);
                 } else {
                     cache.forget(key);
@@ -131,8 +131,8 @@ fn run(policy: PolicyKind, seed: u64) -> String {
                     }
                 }
             }
-            7 if random.below(4) == 0 => {
-                let given_up = cache.set_capacity(random.below(24));
+            7 if random.usize(..4) == 0 => {
+                let given_up = cache.set_capacity(random.usize(..24));
                 answers += &format!("{given_up:?}");
                 for slot in given_up {
                     let key = caller.slots.remove(&slot).unwrap();
@@ -148,8 +148,8 @@ fn run(policy: PolicyKind, seed: u64) -> String {
     answers
 }
 
-fn any_key(random: &mut Random) -> Key {
-    Key { layer: random.below(N_LAYER) as u16, expert: random.below(N_EXPERT) as u16 }
+fn any_key(random: &mut Rng) -> Key {
+    Key { layer: random.usize(..N_LAYER) as u16, expert: random.usize(..N_EXPERT) as u16 }
 }
 
 fn check(cache: &Cache, caller: &Caller, failed: &BTreeSet<Key>) {
@@ -186,12 +186,12 @@ fn a_cache_keeps_its_promises() {
 #[test]
 fn counts_add_up() {
     for &policy in PolicyKind::ALL {
-        let mut random = Random::new(7);
+        let mut random = Rng::with_seed(7);
         let capacity = 15;
         let options = CacheOptions { policy, ..CacheOptions::default() };
         let mut cache = Cache::new(N_LAYER, N_EXPERT, capacity, options);
         for _ in 0..3000 {
-            let (layer, experts) = (random.below(N_LAYER) as u16, experts(&mut random));
+            let (layer, experts) = (random.usize(..N_LAYER) as u16, experts(&mut random));
             let lookups = cache.acquire(layer, &experts).unwrap();
             assert!(lookups.iter().all(|lookup| match lookup {
                 Lookup::Hit { slot } | Lookup::Miss { slot, .. } => *slot < capacity,

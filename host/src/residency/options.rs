@@ -1,5 +1,6 @@
 //! How a model that may not use all memory is kept.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use moewe_residency::{Key, PolicyKind};
@@ -56,4 +57,24 @@ pub enum Prefetch {
     On,
     /// Never.
     Off,
+}
+
+impl Prefetch {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Auto, Self::On, Self::Off];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for Prefetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 
 use super::demands::Begun;
 use super::slots::Requests;
@@ -28,14 +28,6 @@ const SHAPE: Shape = Shape {
     n_vocab: 400,
     n_ctx: 128,
 };
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 /// What is wrong with a storage.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use moewe::{Engine, Model, ModelOptions, Result, Sampling, Session, SessionOptions};
+use moewe_models::Silent;
 use moewe_models::generate::{Shape, generate};
-use moewe_models::{Progress, Step};
 
 const SHAPE: Shape = Shape {
     n_layer: 4,
@@ -26,14 +26,6 @@ const SHAPE: Shape = Shape {
 };
 
 const PROMPT: [u32; 5] = [50, 275, 337, 302, 273];
-
-struct Silent;
-
-impl Progress for Silent {
-    fn start(&mut self, _: Step, _: &str, _: u64) {}
-    fn at(&mut self, _: u64) {}
-    fn note(&mut self, _: &str) {}
-}
 
 /// A model that nobody changes.
 fn model_path() -> &'static Path {

@@ -46,13 +46,17 @@ pub(crate) enum Likeness {
 
 impl SourceFile {
     /// What the file is, whose header takes `header_bytes`. Reads all of it, and
-    /// calls `at` with the number of bytes so far.
+    /// calls `at` with the number of bytes so far, which may end it with an error.
     ///
     /// # Errors
     ///
-    /// Those of reading; `InvalidData` for a header of more than 128 MiB;
+    /// Those of reading and of `at`; `InvalidData` for a header of more than 128 MiB;
     /// `ResourceBusy` if somebody wrote to the file meanwhile.
-    pub fn of(file: &mut File, header_bytes: u64, at: &mut dyn FnMut(u64)) -> io::Result<Self> {
+    pub fn of(
+        file: &mut File,
+        header_bytes: u64,
+        at: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let before = file.metadata()?;
         let size = before.len();
         let samples = samples(file, size, header_bytes)?;
@@ -65,7 +69,7 @@ impl SourceFile {
             file.read_exact(piece)?;
             hasher.write(piece);
             bytes_done += piece.len() as u64;
-            at(bytes_done);
+            at(bytes_done)?;
         }
         let (inode, modified) = (inode(&before), modified(&before));
         let checksum = hasher.finish();

@@ -14,6 +14,7 @@
 //! So nothing of the file must be parsed to compare them.
 
 mod fingerprint;
+mod paths;
 mod stamp;
 
 use std::fs::File;
@@ -22,10 +23,12 @@ use std::path::{Path, PathBuf};
 
 use fingerprint::Likeness;
 use moewe_gguf::{N_SPLIT_MAX, SplitNames};
+use paths::beside;
 
 pub use fingerprint::SourceFile;
+pub use paths::{all_files, copy_path};
 pub use stamp::{
-    CHECKSUM_KEY, LENGTH_KEY, SOURCE_KEY, Stamp, VERSION, VERSION_KEY, read_header, seal,
+    CHECKSUM_KEY, LENGTH_KEY, SOURCE_KEY, Stamp, VERSION, VERSION_KEY, is_packed, read_header, seal,
 };
 
 /// The packed copy beside a model.
@@ -104,24 +107,13 @@ pub fn file_to_open(source: &Path) -> PathBuf {
     }
 }
 
-/// Where the packed copy of a model belongs: `NAME.packed.gguf` beside
-/// `NAME.gguf`, or beside `NAME-00001-of-00003.gguf`.
-pub fn copy_path(source: &Path) -> PathBuf {
-    let name = source.file_name().unwrap_or_default().to_string_lossy();
-    let stem = match SplitNames::of_first(&name) {
-        Some(names) => names.stem,
-        None => name.strip_suffix(".gguf").unwrap_or(&name),
-    };
-    source.with_file_name(format!("{stem}.packed.gguf"))
-}
-
 /// The files that the model in `path` consists of, and its packed copy; if it is
 /// one, those that it was made from as well. Not all of them must be there.
 pub fn family(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut files = vec![path.to_owned(), copy_path(path)];
     if let Some(names) = SplitNames::of_first(&name).filter(|names| names.n_files <= N_SPLIT_MAX) {
-        files.extend(source_paths(path, names.n_files).unwrap_or_default());
+        files.extend(beside(path, names));
     }
     if let Some(stem) = name.strip_suffix(".packed.gguf") {
         files.push(path.with_file_name(format!("{stem}.gguf")));
@@ -131,44 +123,20 @@ pub fn family(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The files of a model that is in `n` files, of which `first` is the first.
-fn source_paths(first: &Path, n: u32) -> Option<Vec<PathBuf>> {
-    if n == 1 {
-        return Some(vec![first.to_owned()]);
-    }
-    let names = SplitNames::of_first(first.file_name()?.to_str()?)?;
-    (names.n_files == n).then(|| beside(first, names).collect())
-}
-
-/// The files of a split model, which lie beside `path`.
-fn beside(path: &Path, names: SplitNames<'_>) -> impl Iterator<Item = PathBuf> {
-    names.iter().map(|name| path.with_file_name(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_copy_lies_beside_its_model() {
-        let copy = |path| copy_path(Path::new(path)).to_str().unwrap().to_owned();
-        assert_eq!(copy("a/b.gguf"), "a/b.packed.gguf");
-        assert_eq!(copy("b"), "b.packed.gguf");
-        assert_eq!(copy("a/b-00001-of-00012.gguf"), "a/b.packed.gguf");
-        let paths = source_paths(Path::new("a/b-00001-of-00002.gguf"), 2).unwrap();
-        let expected = ["a/b-00001-of-00002.gguf", "a/b-00002-of-00002.gguf"].map(PathBuf::from);
-        assert_eq!(paths, expected);
-        assert_eq!(source_paths(Path::new("a/b-00001-of-00002.gguf"), 3), None);
-        assert_eq!(source_paths(Path::new("a/b.gguf"), 2), None);
-    }
 
     #[test]
     fn a_family_is_a_model_and_its_copies() {
         let family = |path: &str| family(Path::new(path));
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         assert_eq!(family("a/b.gguf"), paths(&["a/b.gguf", "a/b.packed.gguf"]));
-        let parts = ["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"];
-        assert_eq!(family(parts[0]), paths(&[parts[0], "b.packed.gguf", parts[0], parts[1]]));
+        let all_files = ["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"];
+        assert_eq!(
+            family(all_files[0]),
+            paths(&[all_files[0], "b.packed.gguf", all_files[0], all_files[1]])
+        );
         assert!(family("a/b.packed.gguf").contains(&"a/b.gguf".into()));
         assert_eq!(family("b-00001-of-99999.gguf").len(), 2);
     }

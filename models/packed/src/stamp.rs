@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use moewe_gguf::{N_SPLIT_MAX, PAIRS_AT, ValueType, Writer, key_bytes};
 use twox_hash::XxHash3_64;
 
-use crate::{SourceFile, source_paths};
+use crate::fingerprint::SourceFile;
+use crate::paths::source_paths;
 
 /// The version of the layout.
 pub const VERSION: u32 = 3;
@@ -139,6 +140,25 @@ impl Stamp {
         file.write_all(&header[..NUMBERS_AT + numbers.len()])?;
         file.sync_all()
     }
+}
+
+/// Whether the file at `path` is a packed one, in the layout of any version.
+///
+/// # Errors
+///
+/// Those of opening and reading the file.
+pub fn is_packed(path: &Path) -> io::Result<bool> {
+    // Asked before the file is opened: opening a pipe would wait.
+    if !path.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let mut header = Writer::default();
+    header.u32(VERSION_KEY, VERSION);
+    let expected = header.bytes();
+    let mut bytes = Vec::new();
+    File::open(path)?.take(expected.len() as u64).read_to_end(&mut bytes)?;
+    let key = PAIRS_AT..PAIRS_AT + key_bytes(VERSION_KEY);
+    Ok([0..4, key].into_iter().all(|at| bytes.get(at.clone()) == expected.get(at)))
 }
 
 /// The most bytes up to the end of a stamp.

@@ -88,7 +88,11 @@ pub fn check_source(source: &Path, progress: &mut dyn Progress) -> Result<usize>
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         progress.start(Step::Check, &name, size);
-        let now = SourceFile::of(&mut file, expected.header_bytes, &mut |n| progress.at(n));
+        let at = &mut |bytes| {
+            progress.at(bytes);
+            Ok(())
+        };
+        let now = SourceFile::of(&mut file, expected.header_bytes, at);
         let now = now.map_err(Error::source(path))?;
         let SourceFile { inode, modified, .. } = now;
         if now != (SourceFile { inode, modified, ..*expected }) {

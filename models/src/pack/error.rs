@@ -50,6 +50,9 @@ pub enum Error {
     /// A packed file shall be written to, and others have it open.
     #[error("{} is in use by another program: try again when that has ended", .0.display())]
     InUse(PathBuf),
+    /// [`Progress::is_stopped`](crate::Progress::is_stopped) has said so.
+    #[error("packing was stopped")]
+    Stopped,
     /// The original is not what it was a moment ago.
     #[error("{} was written to while it was read: try again when that has ended", .0.display())]
     Changed(PathBuf),
@@ -124,6 +127,8 @@ impl Error {
         let path = path.to_owned();
         move |reason| match reason.kind() {
             io::ErrorKind::ResourceBusy => Self::Changed(path),
+            // The system's own are tried again.
+            io::ErrorKind::Interrupted => Self::Stopped,
             _ => Self::io("read", &path)(reason),
         }
     }

@@ -45,8 +45,8 @@ const PIECE_BYTES: u64 = 4 << 20;
 /// file, to `out`. The same file always gives the same bytes.
 ///
 /// A file that is there is replaced only if `force` is set, and once all is
-/// written. A pipe or a device gets the bytes one after another; for that, the
-/// model is read twice.
+/// written; of one that fails or is stopped nothing is left. A pipe or a device gets
+/// the bytes one after another; for that, the model is read twice.
 ///
 /// # Errors
 ///
@@ -85,7 +85,8 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
     let mut stamp = Stamp { files: Vec::new() };
     for (path, &header_bytes) in paths.iter().zip(&header.header_bytes) {
         let mut file = File::open(path).map_err(Error::io("read", path))?;
-        let found = SourceFile::of(&mut file, header_bytes, &mut |bytes| done.at(bytes));
+        let at = &mut |bytes| done.at(bytes).map_err(|_| io::ErrorKind::Interrupted.into());
+        let found = SourceFile::of(&mut file, header_bytes, at);
         stamp.files.push(found.map_err(Error::source(path))?);
         done.bytes += stamp.files.last().map_or(0, |file| file.size);
         sources.push((file, path.clone()));
@@ -119,6 +120,11 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
     for ((file, path), stamped) in sources.iter().zip(&stamp.files) {
         stamped.require_unchanged(file).map_err(Error::source(path))?;
     }
+    if let Some(part) = &part {
+        // This can take long, too.
+        part.file.sync_all().map_err(Error::io("write", out))?;
+        done.at(0)?;
+    }
     part.map_or(Ok(()), Part::finish).map_err(Error::io("write", out))
 }
 
@@ -148,8 +154,9 @@ struct Done<'a> {
 
 impl Done<'_> {
     /// So many bytes more, which do not count yet.
-    fn at(&mut self, bytes: u64) {
+    fn at(&mut self, bytes: u64) -> Result<()> {
         self.progress.at(self.bytes + bytes);
+        if self.progress.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
     }
 }
 
@@ -201,7 +208,7 @@ fn copy_all(
         checksums.push(copy(tensor, file, path, &mut out, &mut |bytes| done.at(bytes))?);
         done.bytes += tensor.size.next_multiple_of(ALIGNMENT);
     }
-    done.at(0);
+    done.at(0)?;
     Ok(checksums)
 }
 
@@ -212,7 +219,7 @@ fn copy(
     source: &mut File,
     path: &Path,
     out: &mut Writer<'_>,
-    at: &mut dyn FnMut(u64),
+    at: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
     source.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io("read", path))?;
     let mut hasher = XxHash3_64::new();
@@ -235,7 +242,7 @@ fn copy(
         hasher.write(written);
         out.put(written)?;
         left -= n;
-        at(tensor.size - left as u64);
+        at(tensor.size - left as u64)?;
     }
     let padding = tensor.size.next_multiple_of(ALIGNMENT) - tensor.size;
     out.put(&[0; ALIGNMENT as usize][..padding as usize])?;

@@ -1,5 +1,6 @@
 //! Packed models: the same numbers, and no other file in their place.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -403,4 +404,39 @@ fn links_stay_and_pipes_get_the_same_bytes() {
     pack(&path, Path::new("/dev/null"), false, &mut quiet()).unwrap();
     assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
     assert_eq!(folder.path().read_dir().unwrap().count(), 4);
+}
+
+/// Gives up after it was asked so many times.
+struct Stops(Cell<u32>);
+
+impl Progress for Stops {
+    fn start(&mut self, _: Step, _: &str, _: u64) {}
+    fn at(&mut self, _: u64) {}
+    fn note(&mut self, _: &str) {}
+
+    fn is_stopped(&self) -> bool {
+        let left = self.0.get().checked_sub(1);
+        self.0.set(left.unwrap_or(0));
+        left.is_none()
+    }
+}
+
+#[test]
+fn who_is_stopped_leaves_what_was_there() {
+    let (folder, path) = tiny();
+    let copy = copy_path(&path);
+    for n in 0.. {
+        std::fs::write(&copy, "old").unwrap();
+        match pack(&path, &copy, true, &mut Stops(Cell::new(n))) {
+            Err(Error::Stopped) => assert_eq!(std::fs::read(&copy).unwrap(), b"old"),
+            packed => {
+                packed.unwrap();
+                // Once for each tensor at least.
+                assert!(n as usize >= header(&copy).tensors.len(), "it was asked {n} times");
+                break;
+            }
+        }
+        assert_eq!(folder.path().read_dir().unwrap().count(), 2, "{n}");
+    }
+    check(&copy, &mut quiet()).unwrap();
 }

@@ -6,7 +6,7 @@ use std::io::{Cursor, Write};
 use std::path::PathBuf;
 use std::thread;
 
-use moewe_models::{Bar, Error, Progress, Recipe, Result, Source, Step, Store, known};
+use moewe_models::{Bar, Error, Library, Progress, Recipe, Result, Source, Step, known};
 use sha2::{Digest, Sha256};
 use tempfile::{TempDir, tempdir};
 use zip::ZipWriter;
@@ -14,14 +14,14 @@ use zip::write::SimpleFileOptions;
 
 use crate::server::{Habit, Server};
 
-/// A model in two wheels, an index that has them, and an empty store.
+/// A model in two wheels, an index that has them, and an empty library.
 struct Fixture {
     server: Server,
     recipe: Recipe,
     model: Vec<u8>,
     wheels: Vec<Vec<u8>>,
     dir: TempDir,
-    store: Store,
+    library: Library,
 }
 
 /// Remembers what it was told.
@@ -95,25 +95,26 @@ fn fixture() -> Fixture {
     }
     let server = Server::start(files);
     let dir = tempdir().unwrap();
-    let store = Store::new(dir.path().join("models")).with_index(format!("{}/simple/", server.url));
-    Fixture { recipe: toml.parse().unwrap(), server, model, wheels, dir, store }
+    let library =
+        Library::new(dir.path().join("models")).with_index(format!("{}/simple/", server.url));
+    Fixture { recipe: toml.parse().unwrap(), server, model, wheels, dir, library }
 }
 
 impl Fixture {
     fn pull(&self) -> Result<PathBuf> {
-        self.store.pull(&self.recipe, &mut Log::default())
+        self.library.pull(&self.recipe, &mut Log::default())
     }
 
     /// Pulls, and checks that the model is there and nothing else is left.
     fn pull_whole(&self) {
         let path = self.pull().unwrap();
-        assert_eq!(path, self.store.folder().join("tiny.gguf"));
+        assert_eq!(path, self.library.folder().join("tiny.gguf"));
         assert!(fs::read(path).unwrap() == self.model, "the model's bytes differ");
         assert_eq!(self.partial_files(), ["tiny.gguf.lock"]);
     }
 
     fn partial_files(&self) -> Vec<String> {
-        let entries = self.store.folder().join(".partial").read_dir().unwrap();
+        let entries = self.library.folder().join(".partial").read_dir().unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -122,7 +123,7 @@ impl Fixture {
 
     /// Leaves something of an earlier pull.
     fn leave(&self, name: &str, content: &[u8]) {
-        let partial = self.store.folder().join(".partial");
+        let partial = self.library.folder().join(".partial");
         fs::create_dir_all(&partial).unwrap();
         fs::write(partial.join(name), content).unwrap();
     }
@@ -139,7 +140,7 @@ impl Fixture {
 fn wheels_are_found_fetched_and_put_together() {
     let f = fixture();
     let mut log = Log::default();
-    let path = f.store.pull(&f.recipe, &mut log).unwrap();
+    let path = f.library.pull(&f.recipe, &mut log).unwrap();
     assert!(fs::read(&path).unwrap() == f.model, "the model's bytes differ");
     let steps: Vec<_> = log.steps.iter().map(|(step, file)| (*step, file.as_str())).collect();
     assert_eq!(
@@ -157,7 +158,7 @@ fn wheels_are_found_fetched_and_put_together() {
     // The second time, nothing is fetched.
     let requests = f.server.requests("").len();
     let mut log = Log::default();
-    assert_eq!(f.store.pull(&f.recipe, &mut log).unwrap(), path);
+    assert_eq!(f.library.pull(&f.recipe, &mut log).unwrap(), path);
     assert_eq!(f.server.requests("").len(), requests);
     assert_eq!(log.notes, [format!("tiny is already at {}", path.display())]);
 }
@@ -168,7 +169,7 @@ fn half_a_wheel_is_resumed() {
     let half = f.wheels[0].len() / 2;
     f.leave("tiny_0-1.0-py3-none-any.whl.part", &f.wheels[0][..half]);
     let mut log = Log::default();
-    f.store.pull(&f.recipe, &mut log).unwrap();
+    f.library.pull(&f.recipe, &mut log).unwrap();
     assert_eq!(log.first_at, Some(half as u64));
     let [request] = &f.server.requests("tiny_0-1.0-py3-none-any.whl")[..] else { panic!() };
     assert_eq!(request.range, Some(format!("bytes={half}-")));
@@ -243,7 +244,7 @@ fn wrong_bytes_are_removed_and_named() {
     let error = f.pull().unwrap_err();
     assert!(matches!(&error, Error::Mismatch { file, .. } if file == "tiny.gguf"), "{error}");
     assert!(!f.partial_files().contains(&"tiny.gguf.part".into()));
-    assert!(!f.store.folder().join("tiny.gguf").exists());
+    assert!(!f.library.folder().join("tiny.gguf").exists());
 }
 
 #[test]
@@ -264,8 +265,8 @@ fn a_member_of_another_size_or_name_is_refused() {
 #[test]
 fn another_file_in_the_models_place_is_not_touched() {
     let f = fixture();
-    fs::create_dir_all(f.store.folder()).unwrap();
-    let place = f.store.folder().join("tiny.gguf");
+    fs::create_dir_all(f.library.folder()).unwrap();
+    let place = f.library.folder().join("tiny.gguf");
     fs::write(&place, b"my own work").unwrap();
     let error = f.pull().unwrap_err();
     assert!(matches!(error, Error::Altered { .. }), "{error}");
@@ -292,7 +293,7 @@ fn a_mirror_is_asked_first() {
     let f = fixture();
     let mirror = f.dir.path().join("mirror");
     fs::create_dir(&mirror).unwrap();
-    let with_folder = f.store.clone().with_mirror(mirror.to_str().unwrap());
+    let with_folder = f.library.clone().with_mirror(mirror.to_str().unwrap());
     let error = with_folder.clone().with_mirror("/no/such/folder");
     let error = error.pull(&f.recipe, &mut Log::default()).unwrap_err();
     assert!(matches!(error, Error::NoMirror(_)), "{error}");
@@ -309,7 +310,7 @@ fn a_mirror_is_asked_first() {
     // A server, resumed.
     fs::remove_file(&path).unwrap();
     f.leave("tiny.gguf.part", &f.model[..100]);
-    let with_url = f.store.clone().with_mirror(format!("{}/mirror/", f.server.url));
+    let with_url = f.library.clone().with_mirror(format!("{}/mirror/", f.server.url));
     with_url.pull(&f.recipe, &mut Log::default()).unwrap();
     let [request] = &f.server.requests("")[..] else { panic!() };
     assert_eq!(
@@ -322,8 +323,8 @@ fn a_mirror_is_asked_first() {
     fs::create_dir(&without).unwrap();
     for mirror in [without.to_str().unwrap(), &format!("{}/without", f.server.url)] {
         fs::remove_file(&path).unwrap();
-        let store = f.store.clone().with_mirror(mirror);
-        store.pull(&f.recipe, &mut Log::default()).unwrap();
+        let library = f.library.clone().with_mirror(mirror);
+        library.pull(&f.recipe, &mut Log::default()).unwrap();
         assert!(fs::read(&path).unwrap() == f.model);
     }
 }
@@ -331,12 +332,12 @@ fn a_mirror_is_asked_first() {
 #[test]
 fn what_is_missing_or_unreachable_is_named() {
     let mut f = fixture();
-    let elsewhere = f.store.clone().with_index(format!("{}/other", f.server.url));
+    let elsewhere = f.library.clone().with_index(format!("{}/other", f.server.url));
     let error = elsewhere.pull(&f.recipe, &mut Log::default()).unwrap_err();
     assert!(matches!(error, Error::NotInIndex { .. }), "{error}");
 
     // No address: nobody listens on port 1.
-    let nowhere = f.store.clone().with_index("http://me:secret@127.0.0.1:1/simple");
+    let nowhere = f.library.clone().with_index("http://me:secret@127.0.0.1:1/simple");
     let error = nowhere.pull(&f.recipe, &mut Log::default()).unwrap_err();
     assert!(matches!(error, Error::Network { .. }), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
@@ -353,12 +354,12 @@ fn links_in_place_of_parts_and_locks_are_not_written_through() {
     let mirror = fixture();
     fs::write(mirror.dir.path().join("tiny.gguf"), &mirror.model).unwrap();
     let url = mirror.dir.path().to_str().unwrap().to_owned();
-    let mirror = Fixture { store: mirror.store.clone().with_mirror(url), ..mirror };
+    let mirror = Fixture { library: mirror.library.clone().with_mirror(url), ..mirror };
     for f in [fixture(), fixture().by_https(), mirror] {
         let precious = f.dir.path().join("precious");
         fs::write(&precious, "mine").unwrap();
         f.leave("other", b"");
-        let partial = f.store.folder().join(".partial");
+        let partial = f.library.folder().join(".partial");
         fs::remove_file(partial.join("other")).unwrap();
         let names = ["tiny.gguf.part", "tiny.gguf.lock", "tiny_0-1.0-py3-none-any.whl.part"];
         for name in names {
@@ -375,10 +376,10 @@ fn links_in_place_of_parts_and_locks_are_not_written_through() {
 #[ignore = "fetches several hundred megabytes"]
 fn every_known_model_can_be_fetched() {
     let dir = tempdir().unwrap();
-    let store = Store::new(dir.path());
+    let library = Library::new(dir.path());
     for recipe in known() {
-        let path = store.pull(recipe, &mut Bar::new()).unwrap();
-        assert_eq!(store.resolve(&recipe.name).unwrap(), path);
+        let path = library.pull(recipe, &mut Bar::new()).unwrap();
+        assert_eq!(library.resolve(&recipe.name).unwrap(), path);
     }
-    assert_eq!(store.installed().unwrap().len(), known().count());
+    assert_eq!(library.installed().unwrap().len(), known().count());
 }

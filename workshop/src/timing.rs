@@ -10,8 +10,9 @@
 
 use std::collections::VecDeque;
 
-use crate::trace::{Header, Record, experts_of};
-use crate::{Cache, CacheOptions, CacheStats, Key, Lookup, Switch, SwitchStats};
+use moewe::Prefetch;
+use moewe_residency::trace::{Header, Record, experts_of};
+use moewe_residency::{Cache, CacheOptions, CacheStats, Key, Lookup, Switch, SwitchStats};
 
 /// What takes how long, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,17 +21,6 @@ pub struct Costs {
     pub read: f64,
     /// Computing a layer.
     pub compute: f64,
-}
-
-/// Whether to prefetch what was predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prefetch {
-    /// Never.
-    Off,
-    /// Always.
-    On,
-    /// As a [`Switch`] says, which is told the time of each forward pass.
-    Switched,
 }
 
 /// How a replay went.
@@ -75,6 +65,8 @@ impl Timing {
 ///
 /// A demand of more experts than there are slots goes in several parts; without
 /// slots, everything is read and nothing is kept.
+///
+/// With [`Prefetch::Auto`] a [`Switch`] is told the time of each forward pass.
 pub fn replay(
     header: &Header,
     records: &[Record],
@@ -93,7 +85,7 @@ pub fn replay(
         reading: None,
         queue: VecDeque::new(),
     };
-    let mut switch = (prefetch == Prefetch::Switched).then(Switch::new);
+    let mut switch = (prefetch == Prefetch::Auto).then(Switch::new);
     let mut last_layer = None;
     let mut pass_began = 0.0;
     let mut n_pass = 0;
@@ -332,7 +324,7 @@ mod tests {
     fn three_ways(foresight: f64) -> [Timing; 3] {
         let routing = Routing { foresight: Some(foresight), n_token: 4000, ..Routing::default() };
         let (header, records) = (routing.header(), routing.records());
-        [Prefetch::Off, Prefetch::On, Prefetch::Switched].map(|prefetch| {
+        [Prefetch::Off, Prefetch::On, Prefetch::Auto].map(|prefetch| {
             let options = CacheOptions::default();
             replay(&header, &records, options, 48, COSTS, prefetch)
         })

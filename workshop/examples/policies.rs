@@ -3,9 +3,9 @@
 
 use std::fs::File;
 
-use moewe_residency::simulate::{Capacity, Chooser, Counts, compare};
-use moewe_residency::synthetic::Routing;
 use moewe_residency::trace::{Header, Reader, Record, TraceError};
+use moewe_workshop::simulate::{Capacity, Chooser, Counts, compare};
+use moewe_workshop::synthetic::Routing;
 
 /// Slots, as a share of what one token takes; and of all experts.
 const SHARES_OF_TOKEN: &[f64] = &[0.5, 0.9, 1.5];

@@ -1,4 +1,4 @@
-//! The folder that models live in.
+//! The folder of known models.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{Error, Recipe, Result, find, known};
 
 /// The folder that models live in, and where to fetch them from.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub struct Library {
     pub(crate) folder: PathBuf,
     pub(crate) mirror: Option<String>,
     pub(crate) index: Option<String>,
@@ -25,7 +25,7 @@ pub struct Installed {
     pub recipe: Option<&'static Recipe>,
 }
 
-impl Store {
+impl Library {
     /// The folder that the environment names: `$MOEWE_MODELS`, else
     /// `moewe/models` in the platform's data folder, such as
     /// `~/.local/share/moewe/models`. `$MOEWE_MIRROR` is asked first by

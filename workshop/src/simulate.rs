@@ -3,12 +3,11 @@
 //! Predictions are left out: when a prefetch ends is a matter of time, see
 //! [`timing`](crate::timing).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use crate::key::PerExpert;
-use crate::trace::{Header, Record, experts_of};
-use crate::{Cache, CacheOptions, Key, Lookup, PolicyKind};
+use moewe_residency::trace::{Header, Record, experts_of};
+use moewe_residency::{Cache, CacheOptions, Key, Lookup, PolicyKind};
 
 /// The slots of a simulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +101,10 @@ pub fn replay(
 }
 
 /// The fewest misses that are possible. See [`Chooser::Belady`].
-pub fn belady(header: &Header, records: &[Record], capacity: Capacity) -> Counts {
+pub fn belady(records: &[Record], capacity: Capacity) -> Counts {
     let steps: Vec<_> = steps(records, capacity).collect();
-    let next_uses = next_uses(header, &steps);
-    let mut in_memory = Resident {
-        next_use: PerExpert::new(header.n_layer, header.n_expert, None),
-        by_next_use: BTreeSet::new(),
-    };
+    let next_uses = next_uses(&steps);
+    let mut in_memory = Resident::default();
     let mut n_slots = initial(capacity);
     let mut held: &[u16] = &[];
     let mut held_layer = 0;
@@ -145,7 +141,7 @@ pub fn compare(header: &Header, records: &[Record], capacity: Capacity) -> Vec<(
         let options = CacheOptions { policy, ..header.options.clone() };
         (Chooser::Policy(policy), replay(header, records, options, capacity))
     };
-    let best = (Chooser::Belady, belady(header, records, capacity));
+    let best = (Chooser::Belady, belady(records, capacity));
     PolicyKind::ALL.iter().map(replay).chain([best]).collect()
 }
 
@@ -178,14 +174,14 @@ fn steps(records: &[Record], capacity: Capacity) -> impl Iterator<Item = Step> {
 }
 
 /// For each expert of each demand the step that demands it next.
-fn next_uses(header: &Header, steps: &[Step]) -> Vec<Vec<usize>> {
-    let mut next_use = PerExpert::new(header.n_layer, header.n_expert, usize::MAX);
+fn next_uses(steps: &[Step]) -> Vec<Vec<usize>> {
+    let mut next_use = HashMap::new();
     let uses = |(index, step): (usize, &Step)| match step {
         Step::Capacity(_) => vec![],
         Step::Demand { layer, experts } => {
             let key = |&expert| Key { layer: *layer, expert };
-            let next = |e| next_use.get_mut(key(e)).map(|next| std::mem::replace(next, index));
-            experts.iter().map(next).map(|next| next.unwrap_or(usize::MAX)).collect()
+            let next = |e| next_use.insert(key(e), index).unwrap_or(usize::MAX);
+            experts.iter().map(next).collect()
         }
     };
     let mut all: Vec<_> = steps.iter().enumerate().rev().map(uses).collect();
@@ -194,22 +190,21 @@ fn next_uses(header: &Header, steps: &[Step]) -> Vec<Vec<usize>> {
 }
 
 /// What is in memory, by the time of its next use.
+#[derive(Default)]
 struct Resident {
-    next_use: PerExpert<Option<usize>>,
+    next_use: HashMap<Key, usize>,
     by_next_use: BTreeSet<(usize, Key)>,
 }
 
 impl Resident {
     fn insert(&mut self, key: Key, next_use: usize) {
-        if let Some(entry) = self.next_use.get_mut(key) {
-            *entry = Some(next_use);
-            self.by_next_use.insert((next_use, key));
-        }
+        self.next_use.insert(key, next_use);
+        self.by_next_use.insert((next_use, key));
     }
 
     /// Whether it was there.
     fn remove(&mut self, key: Key) -> bool {
-        let next_use = self.next_use.get_mut(key).and_then(Option::take);
+        let next_use = self.next_use.remove(&key);
         next_use.is_some_and(|next_use| self.by_next_use.remove(&(next_use, key)))
     }
 
@@ -254,9 +249,8 @@ mod tests {
             let choices = |d: &Vec<u16>| d.iter().map(|&expert| (expert, 0)).collect();
             let records: Vec<_> =
                 demands.iter().map(|d| Record::Demand { layer: 0, choices: choices(d) }).collect();
-            let header = Routing { n_layer: 1, n_expert: 6, ..Routing::default() }.header();
             for n_slots in 2..5 {
-                let found = belady(&header, &records, Capacity::Slots(n_slots));
+                let found = belady(&records, Capacity::Slots(n_slots));
                 assert_eq!(found.hits, best(&demands, &BTreeSet::new(), n_slots));
             }
         }
