@@ -1,10 +1,10 @@
 //! What the kernels need to know of a quantised format.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::gemm::{GROUPS, Products};
-use super::narrow::Narrow;
 use super::packed::PackedRows;
 use super::raw::RawBlock;
+use super::rows::FourRows;
+use super::shape::{GROUPS, Products};
 use crate::simd::V;
 
 /// A format whose rows are blocks of bytes. A block is made of like units, a
@@ -16,6 +16,9 @@ use crate::simd::V;
 pub(super) trait Blocks: Quants {
     /// Bytes of a block.
     const BYTES: usize;
+    /// How a block is cut for interleaving: runs of bytes, and the size of the
+    /// pieces that alternate between the rows in each.
+    const INTERLEAVING: &'static [(usize, usize)];
     /// Units in a block.
     const UNITS: usize = 1;
     /// Sub-blocks in a unit: at most 8. They are whole blocks of activations.
@@ -42,6 +45,17 @@ pub(super) trait Blocks: Quants {
     /// The factors of four rows' blocks, as f32, from words that hold them.
     fn factors(words: V) -> [V; 2];
 
+    /// The factors of four rows' blocks, as f32.
+    ///
+    /// # Safety
+    /// The rows must hold whole blocks.
+    #[inline(always)]
+    unsafe fn read_factors(rows: impl FourRows) -> [V; 2] {
+        let at = Self::FACTORS;
+        // SAFETY: the caller vouches for the blocks, which have factors there.
+        Self::factors(unsafe { if Self::MIN { rows.words(at) } else { rows.halves(at) } })
+    }
+
     /// What else the sub-blocks of four rows' blocks share.
     type Scales: Copy;
 
@@ -49,7 +63,7 @@ pub(super) trait Blocks: Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn scales(rows: impl Headers) -> Self::Scales;
+    unsafe fn scales(rows: impl FourRows) -> Self::Scales;
 
     /// The scales of sub-block `i` of the block, each twice, as i16.
     fn scale_pairs(_scales: Self::Scales, _i: usize) -> V {
@@ -77,6 +91,9 @@ pub(super) trait Blocks: Quants {
     /// factors, the products times their scales, and the activations' sums times
     /// their weights. A common minimum is no part of it.
     fn total(factors: [V; 2], products: V, sums: V) -> V;
+
+    /// Writes a block as floats.
+    fn dequantize(block: &[u8], out: &mut [f32]);
 }
 
 /// The whole numbers of a format.
@@ -118,7 +135,7 @@ pub(super) trait Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
+    unsafe fn unpack<R: FourRows>(rows: R, unit: usize, i: usize, put: impl FnMut(usize, V));
 
     /// Steps through a tile, 16 bytes of each group, before sums must be
     /// widened.
@@ -136,79 +153,4 @@ pub(super) trait Quants {
         n_steps: usize,
         products: &mut Products,
     );
-}
-
-/// What four rows' blocks begin or end with.
-pub(super) trait Headers: Copy {
-    /// Those of the blocks that lie `offset` bytes behind these in each row.
-    ///
-    /// # Safety
-    /// They must lie in the rows.
-    unsafe fn behind(self, offset: usize) -> Self;
-
-    /// The u32 at `offset` of each block.
-    ///
-    /// # Safety
-    /// They must lie in the blocks.
-    unsafe fn words(self, offset: usize) -> V;
-
-    /// The u16 at `offset` of each block, as u32.
-    ///
-    /// # Safety
-    /// They must lie in the blocks.
-    unsafe fn halves(self, offset: usize) -> V;
-
-    /// The factors of each block, as f32.
-    ///
-    /// # Safety
-    /// The blocks must be whole.
-    #[inline(always)]
-    unsafe fn factors<B: Blocks>(self) -> [V; 2] {
-        // SAFETY: the caller vouches for the blocks, which have factors there.
-        B::factors(unsafe { if B::MIN { self.words(B::FACTORS) } else { self.halves(B::FACTORS) } })
-    }
-}
-
-/// Blocks of four rows, as they lie in memory.
-pub(super) trait FourRows: Headers {
-    /// [`Quants::unpack`] of a format of few bits.
-    ///
-    /// # Safety
-    /// As for that.
-    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, put: impl FnMut(usize, V));
-
-    /// Unpacks the 32 signed bytes at `offset` of each block, as i16.
-    ///
-    /// # Safety
-    /// The bytes must lie in the blocks.
-    unsafe fn unpack_bytes(self, offset: usize, put: impl FnMut(usize, V));
-}
-
-/// Part of a block, as [`Narrow::quants`] reads it.
-pub(super) trait Block: Copy {
-    /// 16 bytes: those from `offset`, or four from there of each of four rows.
-    ///
-    /// # Safety
-    /// They must lie in the block.
-    unsafe fn bytes(self, offset: usize) -> V;
-
-    /// As many bits of the u32 at `offset`, from bit `16 * i`, as 0x10 or 0 in
-    /// a byte each.
-    ///
-    /// # Safety
-    /// The u32 must lie in the block.
-    unsafe fn fifth_bits(self, offset: usize, i: usize) -> V;
-}
-
-/// The f16 in the low halves of the words, as f32. See `scalar::f16_bits`.
-#[inline(always)]
-pub(super) fn low_f16(words: V) -> V {
-    high_f16(words.shl_i32(16))
-}
-
-/// The f16 in the high halves of the words, as f32.
-#[inline(always)]
-pub(super) fn high_f16(words: V) -> V {
-    let wide = words.shr_i32(3).and(V::splat_i32(0x8fff_e000_u32 as i32));
-    wide.mul_f32(V::splat_f32(f32::from_bits(0x7780_0000)))
 }

@@ -4,28 +4,11 @@
 //! vectors of the batch then use, four at a time ([`Panels`]). A lane is a
 //! row, so there are no sums across lanes.
 
-use super::blocks::{Blocks, FourRows};
-use super::panels::{Panels, TOKENS};
+use super::blocks::Blocks;
+use super::panels::Panels;
+use super::rows::FourRows;
+use super::shape::{GROUPS, Products, TOKENS};
 use crate::simd::{V, steps};
-
-/// Groups of four rows in a tile.
-pub(super) const GROUPS: usize = 2;
-
-/// Products of a tile with a panel: a lane for each row.
-pub(super) type Products = [[V; GROUPS]; TOKENS];
-
-/// What a tile and a panel have for a step.
-///
-/// # Safety
-/// Both must have it.
-#[inline(always)]
-pub(super) unsafe fn load_step(rows: *const u8, x: *const u8, step: usize) -> ([V; GROUPS], V) {
-    // SAFETY: the caller vouches for it.
-    unsafe {
-        let rows = rows.add(16 * GROUPS * step);
-        (std::array::from_fn(|g| V::load(rows.add(16 * g))), V::load(x.add(16 * step)))
-    }
-}
 
 /// Unpacked rows.
 pub(super) struct Tile {
@@ -75,43 +58,34 @@ impl Tile {
             // SAFETY: the caller vouches for the rows; block `b` is one of theirs.
             let (blocks, [factor, min], scales) = unsafe {
                 let blocks = rows.behind(b * B::BYTES);
-                (blocks, blocks.factors::<B>(), B::scales(blocks))
+                (blocks, B::read_factors(blocks), B::scales(blocks))
             };
             factor.store_f32(&mut factors[GROUPS * b + group]);
             if B::MIN {
                 min.store_f32(&mut mins[GROUPS * b + group]);
             }
-            // Each step with its constants: shifts by a variable are slow.
-            macro_rules! sixteen {
-                ($($i:literal)*) => { $(
-                    if B::IS_SCALED && $i < B::N_SUB_BLOCKS {
-                        let to = &mut scale_pairs[GROUPS * (B::N_SUB_BLOCKS * b + $i) + group];
-                        // SAFETY: the array holds 16 bytes.
-                        unsafe { B::scale_pairs(scales, $i).store(to.as_mut_ptr()) };
-                    }
-                    if $i < B::SUM_PAIRS {
-                        let to = &mut sum_weights[GROUPS * (B::SUM_PAIRS * b + $i) + group];
-                        // SAFETY: the array holds 16 bytes.
-                        unsafe { B::sum_weights(scales, $i).store(to.as_mut_ptr()) };
-                    }
-                )* };
-            }
-            sixteen!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-            for (unit, quants) in quants.chunks_exact_mut(unit_len).enumerate() {
-                macro_rules! sub_blocks {
-                    ($($i:literal)*) => { $(
-                        if $i < B::SUB_BLOCKS {
-                            let put = |step: usize, q: V| {
-                                let at = $i * sub_block_len + 16 * (GROUPS * step + group);
-                                // SAFETY: the slice holds 16 bytes.
-                                unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
-                            };
-                            // SAFETY: the caller vouches for the rows.
-                            unsafe { B::unpack(blocks, unit, $i, put) };
-                        }
-                    )* };
+            steps!(16, |i| {
+                if B::IS_SCALED && i < B::N_SUB_BLOCKS {
+                    let to = &mut scale_pairs[GROUPS * (B::N_SUB_BLOCKS * b + i) + group];
+                    // SAFETY: the array holds 16 bytes.
+                    unsafe { B::scale_pairs(scales, i).store(to.as_mut_ptr()) };
                 }
-                sub_blocks!(0 1 2 3 4 5 6 7);
+                if i < B::SUM_PAIRS {
+                    let to = &mut sum_weights[GROUPS * (B::SUM_PAIRS * b + i) + group];
+                    // SAFETY: the array holds 16 bytes.
+                    unsafe { B::sum_weights(scales, i).store(to.as_mut_ptr()) };
+                }
+            });
+            for (unit, quants) in quants.chunks_exact_mut(unit_len).enumerate() {
+                steps!(B::SUB_BLOCKS, |i| {
+                    let put = |step: usize, q: V| {
+                        let at = i * sub_block_len + 16 * (GROUPS * step + group);
+                        // SAFETY: the slice holds 16 bytes.
+                        unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
+                    };
+                    // SAFETY: the caller vouches for the rows.
+                    unsafe { B::unpack(blocks, unit, i, put) };
+                });
             }
         }
     }

@@ -8,9 +8,10 @@
 use std::hint::black_box;
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Blocks, Headers};
+use super::blocks::Blocks;
 use super::packed::PackedRows;
 use super::raw::RawBlock;
+use super::rows::FourRows;
 use super::scalar::{u16_at, u32_at};
 use crate::simd::{V, steps};
 
@@ -73,7 +74,7 @@ pub(super) unsafe fn dot_packed<B: Blocks, const N: usize>(
                     *products = products.add_i32(unit);
                 }
             });
-            let factors = rows.map(|rows| rows.factors::<B>());
+            let factors = rows.map(|rows| B::read_factors(rows));
             let weighted = scales.map(|scales| weighted::<B>(scales, x));
             sums.add::<B>(factors, products, weighted, &x[0]);
             rows = rows.map(|rows| rows.behind(B::BYTES));
@@ -134,43 +135,64 @@ unsafe fn partial_sums<B: Blocks>(
     r: usize,
     room: &mut Run,
 ) {
-    let block_len = B::LEN / BLOCK;
-    let n = x.len() / block_len;
-    let (mut row, mut x) = (row, x.as_ptr());
-    let mut out = room.partials.as_mut_ptr().cast::<V>().wrapping_add(r);
-    let mut factors = room.factors.as_mut_ptr().cast::<u32>().wrapping_add(r);
-    macro_rules! blocks {
-        ($($i:literal)*) => {
-            $(
-                let block = RawBlock(row.add($i * B::BYTES));
-                let [products, weighted] = B::partials(block, x.add($i * block_len), units);
-                let out_block = out.add(4 * n_partials::<B>() * $i);
-                *out_block = products;
-                if B::IS_SCALED {
-                    *out_block.add(4) = weighted;
-                }
-                let word = block.0.add(B::FACTORS);
-                *factors.add(4 * $i) = if B::MIN { u32_at(word) } else { u16_at(word).into() };
-            )*
-            let n = [$($i),*].len();
-            row = row.add(n * B::BYTES);
-            x = x.add(n * block_len);
-            out = out.add(4 * n_partials::<B>() * n);
-            factors = factors.add(4 * n);
-        };
-    }
+    let n = x.len() / (B::LEN / BLOCK);
+    let mut at = RunRow {
+        row,
+        x: x.as_ptr(),
+        partials: room.partials.as_mut_ptr().cast::<V>().wrapping_add(r),
+        factors: room.factors.as_mut_ptr().cast::<u32>().wrapping_add(r),
+    };
     // SAFETY: the caller vouches for the row, `x` and the room: each step takes blocks
     // of theirs.
     unsafe {
         for _ in 0..n / together::<B>() {
             if B::IS_SCALED {
-                blocks!(0);
+                at.partial_sums::<B, 1>(units);
             } else {
-                blocks!(0 1 2 3 4 5 6 7);
+                at.partial_sums::<B, 8>(units);
             }
         }
         for _ in 0..n % together::<B>() {
-            blocks!(0);
+            at.partial_sums::<B, 1>(units);
+        }
+    }
+}
+
+/// Where [`partial_sums`] is.
+struct RunRow {
+    row: *const u8,
+    x: *const ActivationBlock,
+    /// Its lane of the run's.
+    partials: *mut V,
+    factors: *mut u32,
+}
+
+impl RunRow {
+    /// [`partial_sums`] of the next `N` blocks.
+    ///
+    /// # Safety
+    /// There must be so many.
+    #[inline(always)]
+    unsafe fn partial_sums<B: Blocks, const N: usize>(&mut self, units: usize) {
+        let block_len = B::LEN / BLOCK;
+        // SAFETY: the caller vouches for the blocks; behind the last, nothing is read
+        // or written.
+        unsafe {
+            steps!(N, |i| {
+                let block = RawBlock(self.row.add(i * B::BYTES));
+                let [products, weighted] = B::partials(block, self.x.add(i * block_len), units);
+                let partials = self.partials.add(4 * n_partials::<B>() * i);
+                *partials = products;
+                if B::IS_SCALED {
+                    *partials.add(4) = weighted;
+                }
+                let word = block.0.add(B::FACTORS);
+                *self.factors.add(4 * i) = if B::MIN { u32_at(word) } else { u16_at(word).into() };
+            });
+            self.row = self.row.add(N * B::BYTES);
+            self.x = self.x.add(N * block_len);
+            self.partials = self.partials.wrapping_add(4 * n_partials::<B>() * N);
+            self.factors = self.factors.wrapping_add(4 * N);
         }
     }
 }
@@ -252,18 +274,6 @@ impl Sums<1> {
     }
 }
 
-/// Does `$body` for `$i` from 0 to `$n` less one, at most eight times, each time
-/// with its constants: shifts by a variable are slow.
-macro_rules! eight_times {
-    ($n:expr, $i:ident, $body:block) => { eight_times!(@ $n, $i, $body, 0 1 2 3 4 5 6 7) };
-    (@ $n:expr, $i:ident, $body:block, $($j:literal)*) => { $(
-        if $j < $n {
-            let $i = $j;
-            $body
-        }
-    )* };
-}
-
 /// The sums of a block's activations, times their weights.
 #[inline(always)]
 fn weighted<B: Blocks>(scales: B::Scales, x: &[ActivationBlock]) -> V {
@@ -271,7 +281,7 @@ fn weighted<B: Blocks>(scales: B::Scales, x: &[ActivationBlock]) -> V {
         return x[0].load_scale_and_sums()[1];
     }
     let mut sums = V::splat_i32(0);
-    eight_times!(B::SUM_PAIRS, p, {
+    steps!(B::SUM_PAIRS, |p| {
         let pair = x[B::SUMS_AT + p / 4].load_pairs().splat_lane(p % 4);
         sums = sums.add_i32(B::sum_weights(scales, p).dot_i16(pair));
     });

@@ -1,17 +1,17 @@
 //! Products of matrices with activations.
 
 use super::activations::Activations;
-use super::blocks::{Blocks, FourRows};
-use super::blocks32::Nibbles;
-use super::bytes::Bytes;
-use super::floats::{self, Bf16, F16, F32, Float};
+use super::blocks::Blocks;
+use super::formats::{self, Bf16, Encoding, F16, F32, Float, Format, dequantize_row};
+use super::formats::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::gemm::{self, Tile};
 use super::gemv::{self, Counts};
-use super::k_quants::{SubBlocks16, SubBlocks32};
-use super::packed::{self, PackedRows};
-use super::panels::{Panels, TOKENS};
+use super::pack;
+use super::packed::PackedRows;
+use super::panels::Panels;
 use super::raw::RawRows;
-use super::{Encoding, Format, dequantize_row};
+use super::rows::FourRows;
+use super::shape::{GROUPS, ROWS, TOKENS};
 use crate::simd::V;
 
 /// From so many vectors on, unpacking the rows pays.
@@ -62,14 +62,14 @@ impl<'a> Matrix<'a> {
             Encoding::F32 => self.floats::<F32>(x, tokens, put),
             Encoding::F16 => self.floats::<F16>(x, tokens, put),
             Encoding::Bf16 => self.floats::<Bf16>(x, tokens, put),
-            Encoding::Q4_0 => self.blocks::<Nibbles<false, false>>(x, tokens, put),
-            Encoding::Q4_1 => self.blocks::<Nibbles<true, false>>(x, tokens, put),
-            Encoding::Q5_0 => self.blocks::<Nibbles<false, true>>(x, tokens, put),
-            Encoding::Q5_1 => self.blocks::<Nibbles<true, true>>(x, tokens, put),
-            Encoding::Q8_0 => self.blocks::<Bytes>(x, tokens, put),
-            Encoding::Q4K => self.blocks::<SubBlocks32<false>>(x, tokens, put),
-            Encoding::Q5K => self.blocks::<SubBlocks32<true>>(x, tokens, put),
-            Encoding::Q6K => self.blocks::<SubBlocks16>(x, tokens, put),
+            Encoding::Q4_0 => self.blocks::<Q4_0>(x, tokens, put),
+            Encoding::Q4_1 => self.blocks::<Q4_1>(x, tokens, put),
+            Encoding::Q5_0 => self.blocks::<Q5_0>(x, tokens, put),
+            Encoding::Q5_1 => self.blocks::<Q5_1>(x, tokens, put),
+            Encoding::Q8_0 => self.blocks::<Q8_0>(x, tokens, put),
+            Encoding::Q4K => self.blocks::<Q4K>(x, tokens, put),
+            Encoding::Q5K => self.blocks::<Q5K>(x, tokens, put),
+            Encoding::Q6K => self.blocks::<Q6K>(x, tokens, put),
         }
     }
 
@@ -84,7 +84,7 @@ impl<'a> Matrix<'a> {
                 self.tiles::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
             }
             1 => self.raw::<B>(x, tokens, put),
-            packed::ROWS => self.packed::<B, 1>(x, tokens, put),
+            ROWS => self.packed::<B, 1>(x, tokens, put),
             _ => self.packed::<B, 2>(x, tokens, put),
         }
     }
@@ -115,14 +115,14 @@ impl<'a> Matrix<'a> {
         tokens: &[usize],
         mut put: impl FnMut(usize, usize, &[f32]),
     ) {
-        let group_rows = N * packed::ROWS;
+        let group_rows = N * ROWS;
         let group_bytes = group_rows * self.row_bytes;
         let group = |first: usize| self.bytes[first / group_rows * group_bytes..].as_ptr();
         if tokens.len() >= UNPACK_MIN {
             let four_rows = |first: usize| {
                 // Behind the end, the last four again.
-                let first = first.min(self.rows - packed::ROWS);
-                PackedRows::<N>(group(first), first % group_rows / packed::ROWS)
+                let first = first.min(self.rows - ROWS);
+                PackedRows::<N>(group(first), first % group_rows / ROWS)
             };
             return self.tiles::<B, _>(four_rows, x, tokens, put);
         }
@@ -135,7 +135,7 @@ impl<'a> Matrix<'a> {
                     gemv::dot_packed::<B, N>(group(first), x.blocks(token, B::LEN), counts)
                 };
                 for (g, y) in y.into_iter().enumerate() {
-                    self.put(first + packed::ROWS * g, i, y.to_f32(), &mut put);
+                    self.put(first + ROWS * g, i, y.to_f32(), &mut put);
                 }
             }
         }
@@ -157,7 +157,7 @@ impl<'a> Matrix<'a> {
             let rows = self.four_rows(first);
             for (i, &token) in tokens.iter().enumerate() {
                 // SAFETY: the rows hold `cols` numbers, and so does the vector.
-                let y = unsafe { floats::dot_rows::<F>(rows, x.vector(token)) };
+                let y = unsafe { formats::dot_rows::<F>(rows, x.vector(token)) };
                 self.put(first, i, y, &mut put);
             }
         }
@@ -173,9 +173,9 @@ impl<'a> Matrix<'a> {
     ) {
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
-        let mut y = [[V::splat_f32(0.0); gemm::GROUPS]; TOKENS];
-        for first in (0..self.rows).step_by(4 * gemm::GROUPS) {
-            for group in 0..gemm::GROUPS {
+        let mut y = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+        for first in (0..self.rows).step_by(4 * GROUPS) {
+            for group in 0..GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks.
                 unsafe { tile.unpack::<B>(group, rows(first + 4 * group)) };
@@ -212,8 +212,8 @@ impl<'a> Matrix<'a> {
         let group_bytes = group_rows * self.row_bytes;
         let group = &self.bytes[row / group_rows * group_bytes..][..group_bytes];
         let mut bytes = vec![0; self.row_bytes];
-        packed::unpack_row(self.format, group, row % group_rows, &mut bytes);
-        dequantize_row(Format { group_rows: 1, ..self.format }, &bytes, out);
+        pack::unpack_row(self.format, group, row % group_rows, &mut bytes);
+        dequantize_row(self.format.unpacked(), &bytes, out);
     }
 
     /// The bytes of a row, which must lie apart from the others.
@@ -227,28 +227,10 @@ mod tests {
     use super::*;
     use crate::gguf::TensorType;
 
-    const ENCODINGS: [Encoding; 11] = [
-        Encoding::F32,
-        Encoding::F16,
-        Encoding::Bf16,
-        Encoding::Q4_0,
-        Encoding::Q4_1,
-        Encoding::Q5_0,
-        Encoding::Q5_1,
-        Encoding::Q8_0,
-        Encoding::Q4K,
-        Encoding::Q5K,
-        Encoding::Q6K,
-    ];
-
-    fn formats() -> impl Iterator<Item = Format> {
-        ENCODINGS.into_iter().map(|encoding| Format { encoding, group_rows: 1 })
-    }
-
-    /// The type in a file that has this format.
-    fn tensor_type(format: Format) -> TensorType {
-        let mut types = (0..64).filter_map(TensorType::from_id);
-        types.find(|&ty| Format::from_type(ty) == Some(format)).unwrap()
+    /// The types of rows one after another, with their formats.
+    fn formats() -> impl Iterator<Item = (TensorType, Format)> {
+        let types = (0..64).filter_map(TensorType::from_id);
+        types.filter_map(|ty| Some((ty, Format::from_type(ty)?)))
     }
 
     /// Bytes that look random, with sane floats where a format has floats.
@@ -292,7 +274,7 @@ mod tests {
         let x: Vec<f32> = (0..2 * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 31.0).collect();
         let mut activations = Activations::default();
         activations.set(&x, cols);
-        for format in formats() {
+        for (_, format) in formats() {
             let bytes = matrix(format, rows, cols);
             let matrix = Matrix::new(format, rows, cols, &bytes);
             let mut got = vec![f32::NAN; 2 * rows];
@@ -319,7 +301,7 @@ mod tests {
         activations.set(&x, cols);
         // A tile has eight rows: of these, the second four may be there in part or not
         // at all.
-        for (format, rows) in formats().flat_map(|format| [9, 12, 13].map(|n| (format, n))) {
+        for (format, rows) in formats().flat_map(|(_, format)| [9, 12, 13].map(|n| (format, n))) {
             let bytes = matrix(format, rows, cols);
             let all = Matrix::new(format, rows, cols, &bytes);
             let tokens: Vec<usize> = (0..n).rev().collect();
@@ -341,14 +323,13 @@ mod tests {
         let x: Vec<f32> = (0..6 * cols).map(|i| ((i * 41 % 83) as f32 - 40.0) / 19.0).collect();
         let mut activations = Activations::default();
         activations.set(&x, cols);
-        let types = formats().flat_map(|format| {
-            let ty = tensor_type(format);
+        let types = formats().flat_map(|(ty, format)| {
             [4, 8].into_iter().filter_map(move |group_rows| Some((format, ty.packed(group_rows)?)))
         });
         for (format, ty) in types {
             let bytes = matrix(format, rows, cols);
             let mut packed = vec![0; bytes.len()];
-            packed::pack(ty, format.row_bytes(cols), &bytes, &mut packed);
+            pack::pack(ty, format.row_bytes(cols), &bytes, &mut packed);
             let plain = Matrix::new(format, rows, cols, &bytes);
             let format = Format::from_type(ty).unwrap();
             let packed = Matrix::new(format, rows, cols, &packed);

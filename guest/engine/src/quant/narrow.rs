@@ -1,11 +1,11 @@
 //! Whole numbers of 4, 5 or 6 bits, multiplied as bytes.
 
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::{Block, Blocks, FourRows, Quants};
-use super::gemm::{GROUPS, Products, load_step};
+use super::blocks::{Blocks, Quants};
 use super::packed::PackedRows;
-use super::panels::TOKENS;
 use super::raw::RawBlock;
+use super::rows::{Block, FourRows};
+use super::shape::{GROUPS, Products, TOKENS, load_step};
 use crate::simd::{V, steps};
 
 /// A format of few bits, whose numbers are not negative.
@@ -26,9 +26,15 @@ pub(super) trait Narrow {
     unsafe fn quants(block: impl Block, unit: usize, i: usize) -> V;
 }
 
+/// The low (`i` is 0) or the high (1) nibbles of 16 bytes.
+#[inline(always)]
+pub(super) fn nibbles(v: V, i: usize) -> V {
+    v.shr_u16(4 * i as u32).and(V::splat_u8(0x0f))
+}
+
 /// How many products of a byte from -127 to 127 with a number of so many bits
 /// can be summed in 16 bits.
-pub(super) const fn products_max(bits: u32) -> usize {
+const fn products_max(bits: u32) -> usize {
     match bits {
         4 => 16,
         5 => 8,
@@ -76,53 +82,52 @@ impl<Q: Narrow> Quants for Q {
     ) -> [V; N] {
         let mut dots = [V::splat_i32(0); N];
         // The pieces of a run are of the same two sub-blocks, or of one.
-        macro_rules! runs {
-            ($($run:literal)*) => { $(
-                if $run * Self::PACKED_STEPS < 4 * Q::HIGH {
-                    let mut low = [V::splat_i32(0); N];
-                    let mut high = [V::splat_i32(0); N];
-                    steps!(Self::PACKED_STEPS, n_steps, |step| {
-                        let step = $run * Self::PACKED_STEPS + step;
-                        let (piece, c) = (step / 4, step % 4);
-                        // SAFETY: the caller vouches for the blocks and the
-                        // activations.
-                        unsafe {
-                            let x = |piece: usize| {
-                                (*x.add(piece / 2)).load_q8(piece % 2).splat_lane(c)
-                            };
-                            let (x_low, x_high) = (x(piece), x(piece + Q::HIGH));
-                            for g in 0..N {
-                                let q = Q::quants(rows[g].piece(c), unit, piece);
-                                low[g] = low[g].add_i16(V::dot_i8_u7(x_low, q));
-                                let q = Q::quants(rows[g].piece(c), unit, piece + Q::HIGH);
-                                high[g] = high[g].add_i16(V::dot_i8_u7(x_high, q));
-                            }
-                        }
-                    });
-                    let piece = $run * Self::PACKED_STEPS / 4;
-                    let sub_block = |piece| unit * B::SUB_BLOCKS + piece * 16 / Q::SUB_BLOCK;
-                    let (i, j) = (sub_block(piece), sub_block(piece + Q::HIGH));
-                    for (g, dots) in dots.iter_mut().enumerate() {
-                        let mut low = low[g];
-                        if i == j {
-                            low = low.add_i16(high[g]);
-                        } else {
-                            let pairs = B::scale_pairs(scales[g], j);
-                            *dots = dots.add_i32(high[g].dot_i16(pairs));
-                        }
-                        *dots = dots.add_i32(low.dot_i16(B::scale_pairs(scales[g], i)));
+        steps!(4 * Q::HIGH / Self::PACKED_STEPS, |run| {
+            let mut low = [V::splat_i32(0); N];
+            let mut high = [V::splat_i32(0); N];
+            steps!(Self::PACKED_STEPS, n_steps, |step| {
+                let step = run * Self::PACKED_STEPS + step;
+                let (piece, c) = (step / 4, step % 4);
+                // SAFETY: the caller vouches for the blocks and the
+                // activations.
+                unsafe {
+                    let x = |piece: usize| (*x.add(piece / 2)).load_q8(piece % 2).splat_lane(c);
+                    let (x_low, x_high) = (x(piece), x(piece + Q::HIGH));
+                    for g in 0..N {
+                        let q = Q::quants(rows[g].part(c), unit, piece);
+                        low[g] = low[g].add_i16(V::dot_i8_u7(x_low, q));
+                        let q = Q::quants(rows[g].part(c), unit, piece + Q::HIGH);
+                        high[g] = high[g].add_i16(V::dot_i8_u7(x_high, q));
                     }
                 }
-            )* };
-        }
-        runs!(0 1 2 3 4 5 6 7);
+            });
+            let piece = run * Self::PACKED_STEPS / 4;
+            let sub_block = |piece| unit * B::SUB_BLOCKS + piece * 16 / Q::SUB_BLOCK;
+            let (i, j) = (sub_block(piece), sub_block(piece + Q::HIGH));
+            for (g, dots) in dots.iter_mut().enumerate() {
+                let mut low = low[g];
+                if i == j {
+                    low = low.add_i16(high[g]);
+                } else {
+                    let pairs = B::scale_pairs(scales[g], j);
+                    *dots = dots.add_i32(high[g].dot_i16(pairs));
+                }
+                *dots = dots.add_i32(low.dot_i16(B::scale_pairs(scales[g], i)));
+            }
+        });
         dots
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V)) {
-        // SAFETY: the caller vouches for the same.
-        unsafe { rows.unpack::<Q>(unit, i, put) }
+    unsafe fn unpack<R: FourRows>(rows: R, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
+        let pieces = Q::SUB_BLOCK / 16;
+        for piece in 0..pieces {
+            // SAFETY: the caller vouches for the blocks.
+            let quants = |part| unsafe { Q::quants(part, unit, i * pieces + piece) };
+            for (c, q) in R::in_lanes(rows.parts().map(quants)).into_iter().enumerate() {
+                put(4 * piece + c, q);
+            }
+        }
     }
 
     // A step is four columns, two of them in a lane of 16 bits.

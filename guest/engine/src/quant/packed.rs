@@ -1,97 +1,25 @@
-//! Four or eight rows interleaved, as `moewe pack` writes them.
+//! Four or eight rows interleaved, as [`pack`](crate::pack) writes them.
 //!
 //! A block of four rows takes the place of four blocks of one row each: the
 //! same bytes in another order, so that one load brings something of each row
 //! and no sums across lanes are left. Of eight rows, each piece of the first
 //! four stands before that of the others.
 
-use super::blocks::{Block, FourRows, Headers};
-use super::narrow::Narrow;
-use super::{Encoding, Format};
-use crate::gguf::TensorType;
+use super::rows::{Block, FourRows};
+use super::shape::ROWS;
 use crate::simd::V;
-
-/// Rows that the kernels take together: a lane for each. One or two times as
-/// many are interleaved.
-pub(super) const ROWS: usize = 4;
-
-/// How a block is cut for interleaving: runs of bytes, and the size of the
-/// pieces that alternate between the rows in each. Empty for what is not
-/// packed.
-fn interleaving(encoding: Encoding) -> &'static [(usize, usize)] {
-    match encoding {
-        Encoding::F32 | Encoding::F16 | Encoding::Bf16 => &[],
-        Encoding::Q4_0 => &[(2, 2), (16, 4)],
-        Encoding::Q4_1 => &[(20, 4)],
-        Encoding::Q5_0 => &[(2, 2), (20, 4)],
-        Encoding::Q5_1 => &[(24, 4)],
-        Encoding::Q8_0 => &[(34, 2)],
-        Encoding::Q4K => &[(144, 4)],
-        Encoding::Q5K => &[(176, 4)],
-        Encoding::Q6K => &[(208, 4), (2, 2)],
-    }
-}
-
-/// Interleaves rows of a matrix into `out`, which gets the type `ty` and has
-/// their size: rows of `row_bytes` bytes, whole groups of them.
-///
-/// # Panics
-///
-/// If the type is not one of interleaved rows, or a size is wrong.
-pub fn pack(ty: TensorType, row_bytes: usize, rows: &[u8], out: &mut [u8]) {
-    let format = Format::from_type(ty).filter(|format| format.group_rows() > 1);
-    let format = format.expect("a type of interleaved rows");
-    let group_rows = format.group_rows();
-    let (_, block_bytes) = format.block();
-    assert!(row_bytes.is_multiple_of(block_bytes) && rows.len() == out.len());
-    assert!(rows.len().is_multiple_of(group_rows * row_bytes));
-    let groups =
-        rows.chunks_exact(group_rows * row_bytes).zip(out.chunks_exact_mut(group_rows * row_bytes));
-    for (rows, out) in groups {
-        let mut to = 0;
-        for block in (0..row_bytes).step_by(block_bytes) {
-            let mut at = block;
-            for &(len, piece) in interleaving(format.encoding) {
-                for at in (at..at + len).step_by(piece) {
-                    for row in 0..group_rows {
-                        let from = &rows[row * row_bytes + at..][..piece];
-                        out[to..to + piece].copy_from_slice(from);
-                        to += piece;
-                    }
-                }
-                at += len;
-            }
-        }
-    }
-}
-
-/// Takes row `row` out of a group of interleaved ones into `out`.
-pub(super) fn unpack_row(format: Format, group: &[u8], row: usize, out: &mut [u8]) {
-    let (_, block_bytes) = format.block();
-    let rows = format.group_rows();
-    assert!(rows > 1 && row < rows && group.len() == rows * out.len());
-    for (group, out) in
-        group.chunks_exact(rows * block_bytes).zip(out.chunks_exact_mut(block_bytes))
-    {
-        let mut at = 0;
-        for &(len, piece) in interleaving(format.encoding) {
-            for at in (at..at + len).step_by(piece) {
-                out[at..at + piece].copy_from_slice(&group[rows * at + row * piece..][..piece]);
-            }
-            at += len;
-        }
-    }
-}
 
 /// The blocks of four rows, group `.1` of the `N` that are interleaved.
 #[derive(Clone, Copy)]
 pub(super) struct PackedRows<const N: usize>(pub *const u8, pub usize);
 
-impl<const N: usize> Headers for PackedRows<N> {
+impl<const N: usize> FourRows for PackedRows<N> {
+    type Part = PackedBlock<N>;
+
     #[inline(always)]
     unsafe fn behind(self, offset: usize) -> Self {
         // SAFETY: the caller vouches for the blocks there.
-        Self(unsafe { self.0.add(4 * N * offset) }, self.1)
+        Self(unsafe { self.0.add(ROWS * N * offset) }, self.1)
     }
 
     #[inline(always)]
@@ -105,26 +33,15 @@ impl<const N: usize> Headers for PackedRows<N> {
         // SAFETY: the caller vouches for the numbers.
         unsafe { V::load_u16x4(self.at::<2>(offset)) }
     }
-}
 
-impl<const N: usize> FourRows for PackedRows<N> {
     #[inline(always)]
-    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
-        let pieces = Q::SUB_BLOCK / 16;
-        for piece in 0..pieces {
-            for c in 0..4 {
-                // SAFETY: the caller vouches for the blocks.
-                put(4 * piece + c, unsafe { Q::quants(self.piece(c), unit, i * pieces + piece) });
-            }
-        }
+    fn parts(self) -> [PackedBlock<N>; ROWS] {
+        std::array::from_fn(|i| self.part(i))
     }
 
     #[inline(always)]
-    unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
-        for i in 0..16 {
-            // SAFETY: the caller vouches for the bytes.
-            put(i, unsafe { self.wide_bytes(offset, i) });
-        }
+    fn in_lanes(parts: [V; ROWS]) -> [V; ROWS] {
+        parts
     }
 }
 
@@ -139,28 +56,17 @@ impl<const N: usize> PackedRows<N> {
         // Added one by one, they become part of the load; their sum might overflow,
         // for all that the compiler knows.
         // SAFETY: the caller vouches for the bytes.
-        unsafe { self.0.add(4 * N * offset).add(4 * PIECE * self.1) }
+        unsafe { self.0.add(ROWS * N * offset).add(ROWS * PIECE * self.1) }
     }
 
-    /// Four bytes of each block, of what is read of it.
+    /// One of [`parts`](FourRows::parts).
     #[inline(always)]
-    pub fn piece(self, c: usize) -> PackedBlock<N> {
-        PackedBlock(self, c)
-    }
-
-    /// Two of the signed bytes from `offset` of each block, number `2 * i` on,
-    /// as i16.
-    ///
-    /// # Safety
-    /// The bytes must lie in the blocks.
-    #[inline(always)]
-    pub unsafe fn wide_bytes(self, offset: usize, i: usize) -> V {
-        // SAFETY: the caller vouches for the bytes.
-        unsafe { V::load_i8x8(self.at::<2>(offset + 2 * i)) }
+    pub fn part(self, i: usize) -> PackedBlock<N> {
+        PackedBlock(self, i)
     }
 }
 
-/// Piece `.1` of what is read of a block: four bytes of each row.
+/// Quarter `.1` of what is read of four rows' blocks: four or two bytes of each.
 #[derive(Clone, Copy)]
 pub(super) struct PackedBlock<const N: usize>(PackedRows<N>, usize);
 
@@ -169,6 +75,12 @@ impl<const N: usize> Block for PackedBlock<N> {
     unsafe fn bytes(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the bytes.
         unsafe { self.0.words(offset + 4 * self.1) }
+    }
+
+    #[inline(always)]
+    unsafe fn wide_bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_i8x8(self.0.at::<2>(offset + 2 * self.1)) }
     }
 
     #[inline(always)]

@@ -2,10 +2,8 @@
 
 use super::activations::{ActivationBlock, Activations, BLOCK};
 use super::blocks::Blocks;
+use super::shape::TOKENS;
 use crate::simd::V;
-
-/// Vectors in a panel.
-pub(super) const TOKENS: usize = 4;
 
 /// Vectors, interleaved by fours. The last one is repeated where the last
 /// panel is not full.

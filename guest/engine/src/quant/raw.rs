@@ -1,15 +1,17 @@
 //! Rows as a GGUF file has them, one after another.
 
-use super::blocks::{Block, FourRows, Headers};
-use super::narrow::Narrow;
+use super::rows::{Block, FourRows};
 use super::scalar::{u16_at, u32_at};
+use super::shape::ROWS;
 use crate::simd::V;
 
 /// The blocks of four rows.
 #[derive(Clone, Copy)]
-pub(super) struct RawRows(pub [*const u8; 4]);
+pub(super) struct RawRows(pub [*const u8; ROWS]);
 
-impl Headers for RawRows {
+impl FourRows for RawRows {
+    type Part = RawBlock;
+
     #[inline(always)]
     unsafe fn behind(self, offset: usize) -> Self {
         // SAFETY: the caller vouches for the blocks there.
@@ -30,30 +32,15 @@ impl Headers for RawRows {
         };
         V::from_i32x4(self.0.map(half))
     }
-}
 
-impl FourRows for RawRows {
     #[inline(always)]
-    unsafe fn unpack<Q: Narrow>(self, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
-        let pieces = Q::SUB_BLOCK / 16;
-        for piece in 0..pieces {
-            // SAFETY: the caller vouches for the blocks.
-            let q = self.0.map(|row| unsafe { Q::quants(RawBlock(row), unit, i * pieces + piece) });
-            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                put(4 * piece + j, q);
-            }
-        }
+    fn parts(self) -> [RawBlock; ROWS] {
+        self.0.map(RawBlock)
     }
 
     #[inline(always)]
-    unsafe fn unpack_bytes(self, offset: usize, mut put: impl FnMut(usize, V)) {
-        for i in 0..4 {
-            // SAFETY: the caller vouches for the bytes.
-            let q = self.0.map(|p| unsafe { RawBlock(p).wide_bytes(offset + 8 * i) });
-            for (j, q) in V::transpose_32(q).into_iter().enumerate() {
-                put(4 * i + j, q);
-            }
-        }
+    fn in_lanes(parts: [V; ROWS]) -> [V; ROWS] {
+        V::transpose_32(parts)
     }
 }
 
@@ -61,23 +48,17 @@ impl FourRows for RawRows {
 #[derive(Clone, Copy)]
 pub(super) struct RawBlock(pub *const u8);
 
-impl RawBlock {
-    /// The eight signed bytes from `offset`, widened to i16.
-    ///
-    /// # Safety
-    /// They must lie in the block.
-    #[inline(always)]
-    pub unsafe fn wide_bytes(self, offset: usize) -> V {
-        // SAFETY: the caller vouches for the bytes.
-        unsafe { V::load_i8x8(self.0.add(offset)) }
-    }
-}
-
 impl Block for RawBlock {
     #[inline(always)]
     unsafe fn bytes(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the bytes.
         unsafe { V::load(self.0.add(offset)) }
+    }
+
+    #[inline(always)]
+    unsafe fn wide_bytes(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_i8x8(self.0.add(offset)) }
     }
 
     #[inline(always)]

@@ -1,18 +1,19 @@
 //! The formats of 4 and 5 bits with blocks of 32: Q4_0, Q4_1, Q5_0, Q5_1.
 
-use super::blocks::{Block, Blocks, Headers, high_f16, low_f16};
-use super::narrow::Narrow;
+use crate::quant::blocks::Blocks;
+use crate::quant::f16;
+use crate::quant::narrow::{Narrow, nibbles};
+use crate::quant::rows::{Block, FourRows};
 use crate::simd::V;
 
-/// The low (`i` is 0) or the high (1) nibbles of 16 bytes.
-#[inline(always)]
-pub(super) fn nibbles(v: V, i: usize) -> V {
-    v.shr_u16(4 * i as u32).and(V::splat_u8(0x0f))
-}
+pub(in crate::quant) type Q4_0 = Nibbles<false, false>;
+pub(in crate::quant) type Q4_1 = Nibbles<true, false>;
+pub(in crate::quant) type Q5_0 = Nibbles<false, true>;
+pub(in crate::quant) type Q5_1 = Nibbles<true, true>;
 
 /// 4 bits a number; 5 if `FIVE`, where a u32 of fifth bits stands before the
 /// nibbles. With `MIN` each block brings its minimum.
-pub(super) struct Nibbles<const MIN: bool, const FIVE: bool>;
+pub(in crate::quant) struct Nibbles<const MIN: bool, const FIVE: bool>;
 
 impl<const MIN: bool, const FIVE: bool> Nibbles<MIN, FIVE> {
     const HEADER: usize = if MIN { 4 } else { 2 };
@@ -21,17 +22,19 @@ impl<const MIN: bool, const FIVE: bool> Nibbles<MIN, FIVE> {
 
 impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
     const BYTES: usize = Self::QUANTS + 16;
+    const INTERLEAVING: &'static [(usize, usize)] =
+        if MIN { &[(Self::BYTES, 4)] } else { &[(2, 2), (Self::BYTES - 2, 4)] };
     const MIN: bool = MIN;
 
     type Scales = ();
 
     #[inline(always)]
     fn factors(words: V) -> [V; 2] {
-        [low_f16(words), if MIN { high_f16(words) } else { V::splat_f32(0.0) }]
+        [f16::low(words), if MIN { f16::high(words) } else { V::splat_f32(0.0) }]
     }
 
     #[inline(always)]
-    unsafe fn scales(_rows: impl Headers) {}
+    unsafe fn scales(_rows: impl FourRows) {}
 
     #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, sums: V) -> V {
@@ -41,6 +44,19 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
         // What is stored is larger by 8 or 16.
         let offset = sums.shl_i32(if FIVE { 4 } else { 3 });
         products.sub_i32(offset).to_f32x4().mul_f32(scale)
+    }
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16::first(block);
+        let min = match MIN {
+            true => f16::first(&block[2..]),
+            false => d * if FIVE { -16.0 } else { -8.0 },
+        };
+        for (i, out) in out.iter_mut().enumerate() {
+            let fifth = if FIVE { block[Self::HEADER + i / 8] >> (i % 8) & 1 } else { 0 };
+            let q = block[Self::QUANTS + i % 16] >> (4 * (i / 16)) & 15 | fifth << 4;
+            *out = d * f32::from(q) + min;
+        }
     }
 }
 

@@ -1,34 +1,42 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
-use super::activations::ActivationBlock;
-use super::blocks::{Blocks, FourRows, Headers, Quants, low_f16};
-use super::gemm::{GROUPS, Products, load_step};
-use super::packed::PackedRows;
-use super::raw::RawBlock;
+use crate::quant::activations::ActivationBlock;
+use crate::quant::blocks::{Blocks, Quants};
+use crate::quant::f16;
+use crate::quant::packed::PackedRows;
+use crate::quant::raw::RawBlock;
+use crate::quant::rows::{Block, FourRows};
+use crate::quant::shape::{GROUPS, Products, load_step};
 use crate::simd::{V, steps};
 
-pub(super) struct Bytes;
+pub(in crate::quant) struct Q8_0;
 
-impl Blocks for Bytes {
+impl Blocks for Q8_0 {
     const BYTES: usize = 34;
+    const INTERLEAVING: &'static [(usize, usize)] = &[(34, 2)];
 
     type Scales = ();
 
     #[inline(always)]
     fn factors(words: V) -> [V; 2] {
-        [low_f16(words), V::splat_f32(0.0)]
+        [f16::low(words), V::splat_f32(0.0)]
     }
 
     #[inline(always)]
-    unsafe fn scales(_rows: impl Headers) {}
+    unsafe fn scales(_rows: impl FourRows) {}
 
     #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, _sums: V) -> V {
         products.to_f32x4().mul_f32(scale)
     }
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let d = f16::first(block);
+        out.iter_mut().zip(&block[2..]).for_each(|(out, &q)| *out = d * f32::from(q as i8));
+    }
 }
 
-impl Quants for Bytes {
+impl Quants for Q8_0 {
     const UNPACKED: usize = 2;
     const PACKED_STEPS: usize = Self::SUB_BLOCK / 2;
 
@@ -58,16 +66,23 @@ impl Quants for Bytes {
             let x = unsafe { (*x).load_q16(step / 4) }.splat_lane(step % 4);
             for (dots, rows) in dots.iter_mut().zip(rows) {
                 // SAFETY: as above.
-                *dots = dots.add_i32(unsafe { rows.wide_bytes(2, step) }.dot_i16(x));
+                *dots = dots.add_i32(
+                    unsafe { rows.part(step % 4).wide_bytes(2 + 8 * (step / 4)) }.dot_i16(x),
+                );
             }
         });
         dots
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: impl FourRows, _unit: usize, _i: usize, put: impl FnMut(usize, V)) {
-        // SAFETY: as above.
-        unsafe { rows.unpack_bytes(2, put) }
+    unsafe fn unpack<R: FourRows>(rows: R, _unit: usize, _i: usize, mut put: impl FnMut(usize, V)) {
+        for i in 0..4 {
+            // SAFETY: as above.
+            let bytes = rows.parts().map(|part| unsafe { part.wide_bytes(2 + 8 * i) });
+            for (c, q) in R::in_lanes(bytes).into_iter().enumerate() {
+                put(4 * i + c, q);
+            }
+        }
     }
 
     // A step is two columns.

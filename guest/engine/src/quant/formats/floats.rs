@@ -1,10 +1,11 @@
 //! Kernels of F32, F16 and BF16, with activations as they are.
 
-use super::scalar::f16_at;
+use crate::quant::f16;
+use crate::quant::scalar::u16_at;
 use crate::simd::V;
 
 /// Reads four numbers, or one.
-pub(super) trait Float {
+pub(in crate::quant) trait Float {
     const BYTES: usize;
     /// # Safety
     /// Four numbers must be readable at `p`.
@@ -14,9 +15,9 @@ pub(super) trait Float {
     unsafe fn one(p: *const u8) -> f32;
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
+pub(in crate::quant) struct F32;
+pub(in crate::quant) struct F16;
+pub(in crate::quant) struct Bf16;
 
 impl Float for F32 {
     const BYTES: usize = 4;
@@ -36,17 +37,13 @@ impl Float for F16 {
     const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn four(p: *const u8) -> V {
-        // As `scalar::f16_bits`, four at a time.
         // SAFETY: the caller vouches for 8 bytes.
-        let bits = unsafe { V::load_u16x4(p) };
-        let sign = bits.shl_i32(16).and(V::splat_i32(i32::MIN));
-        let rest = bits.and(V::splat_i32(0x7fff)).shl_i32(13);
-        sign.or(rest).mul_f32(V::splat_f32(f32::from_bits(0x7780_0000)))
+        f16::low(unsafe { V::load_u16x4(p) })
     }
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
         // SAFETY: the caller vouches for 2 bytes.
-        unsafe { f16_at(p) }
+        f16::from_bits(unsafe { u16_at(p) })
     }
 }
 
@@ -60,9 +57,14 @@ impl Float for Bf16 {
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
         // SAFETY: the caller vouches for 2 bytes.
-        let bits = u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() });
-        f32::from_bits(u32::from(bits) << 16)
+        f32::from_bits(u32::from(unsafe { u16_at(p) }) << 16)
     }
+}
+
+/// Writes a number.
+pub(super) fn dequantize<F: Float>(number: &[u8], out: &mut [f32]) {
+    // SAFETY: the slice holds a number.
+    out[0] = unsafe { F::one(number[..F::BYTES].as_ptr()) };
 }
 
 /// The products of four rows with `x`.
@@ -70,7 +72,7 @@ impl Float for Bf16 {
 /// # Safety
 /// Each row must hold as many numbers as `x`.
 #[inline(always)]
-pub(super) unsafe fn dot_rows<F: Float>(rows: [*const u8; 4], x: &[f32]) -> [f32; 4] {
+pub(in crate::quant) unsafe fn dot_rows<F: Float>(rows: [*const u8; 4], x: &[f32]) -> [f32; 4] {
     let mut acc = [V::splat_f32(0.0); 4];
     let cols = x.len();
     let four = cols / 4 * 4;

@@ -1,0 +1,69 @@
+//! Numbers of 16 bits, with 5 bits of exponent, as f32.
+//!
+//! The sign goes to bit 31, exponent and fraction to bits 13 to 27; a product then
+//! corrects the exponent's bias, for subnormals too. Infinities and NaNs, which no
+//! sound model holds, become large finite numbers.
+
+use crate::simd::V;
+
+const MASK: u32 = 0x8fff_e000;
+/// 2^112: what the exponents' biases differ by.
+const BIAS: f32 = f32::from_bits(0x7780_0000);
+
+/// The f16 with these bits.
+#[inline(always)]
+pub(super) fn from_bits(bits: u16) -> f32 {
+    let wide = ((bits as i16 as i32) << 13) as u32 & MASK;
+    f32::from_bits(wide) * BIAS
+}
+
+/// The f16 that `bytes` begin with.
+pub(super) fn first(bytes: &[u8]) -> f32 {
+    from_bits(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+/// The f16 in the low halves of the words.
+#[inline(always)]
+pub(super) fn low(words: V) -> V {
+    high(words.shl_i32(16))
+}
+
+/// The f16 in the high halves of the words.
+#[inline(always)]
+pub(super) fn high(words: V) -> V {
+    let wide = words.shr_i32(3).and(V::splat_i32(MASK as i32));
+    wide.mul_f32(V::splat_f32(BIAS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f16_is_exact() {
+        for (bits, want) in [
+            (0x0000, 0.0),
+            (0x3c00, 1.0),
+            (0xbc00, -1.0),
+            (0x7bff, 65504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x83ff, -6.097_555e-5),
+            (0x3555, 0.333_251_95),
+        ] {
+            assert_eq!(from_bits(bits), want, "{bits:04x}");
+        }
+        assert!(from_bits(0x8000).is_sign_negative());
+    }
+
+    #[test]
+    fn vectors_agree_with_single_numbers() {
+        for bits in 0..=u16::MAX {
+            // What stands in the other half must not matter.
+            let words = V::splat_i32(i32::from(bits) | i32::from(!bits) << 16);
+            for (got, bits) in [(low(words), bits), (high(words), !bits)] {
+                let want = from_bits(bits).to_bits();
+                assert_eq!(got.to_f32().map(f32::to_bits), [want; 4], "{bits:04x}");
+            }
+        }
+    }
+}

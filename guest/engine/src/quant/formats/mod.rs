@@ -1,0 +1,170 @@
+//! The formats: each in a file of its own, or with those that differ by a constant.
+
+mod floats;
+mod q4_k_q5_k;
+mod q4_q5;
+mod q6_k;
+mod q8_0;
+
+pub(super) use floats::{Bf16, F16, F32, Float, dot_rows};
+pub(super) use q4_k_q5_k::{Q4K, Q5K};
+pub(super) use q4_q5::{Q4_0, Q4_1, Q5_0, Q5_1};
+pub(super) use q6_k::Q6K;
+pub(super) use q8_0::Q8_0;
+
+use super::blocks::Blocks;
+use crate::gguf::TensorType;
+
+/// A tensor format with a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub(super) encoding: Encoding,
+    /// Rows of a matrix that are interleaved: 1, 4 or 8.
+    group_rows: usize,
+}
+
+/// How the numbers of a row are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    F32,
+    F16,
+    Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// What is to be known of an encoding, besides its kernels.
+struct Layout {
+    block_len: usize,
+    block_bytes: usize,
+    /// See [`Blocks::INTERLEAVING`]; empty for what is not packed.
+    interleaving: &'static [(usize, usize)],
+    /// Writes a block, which must be whole, as floats.
+    dequantize: fn(&[u8], &mut [f32]),
+}
+
+impl Layout {
+    fn floats<F: Float>() -> Self {
+        Self {
+            block_len: 1,
+            block_bytes: F::BYTES,
+            interleaving: &[],
+            dequantize: floats::dequantize::<F>,
+        }
+    }
+
+    fn blocks<B: Blocks>() -> Self {
+        Self {
+            block_len: B::LEN,
+            block_bytes: B::BYTES,
+            interleaving: B::INTERLEAVING,
+            dequantize: B::dequantize,
+        }
+    }
+}
+
+impl Encoding {
+    fn layout(self) -> Layout {
+        match self {
+            Self::F32 => Layout::floats::<F32>(),
+            Self::F16 => Layout::floats::<F16>(),
+            Self::Bf16 => Layout::floats::<Bf16>(),
+            Self::Q4_0 => Layout::blocks::<Q4_0>(),
+            Self::Q4_1 => Layout::blocks::<Q4_1>(),
+            Self::Q5_0 => Layout::blocks::<Q5_0>(),
+            Self::Q5_1 => Layout::blocks::<Q5_1>(),
+            Self::Q8_0 => Layout::blocks::<Q8_0>(),
+            Self::Q4K => Layout::blocks::<Q4K>(),
+            Self::Q5K => Layout::blocks::<Q5K>(),
+            Self::Q6K => Layout::blocks::<Q6K>(),
+        }
+    }
+}
+
+impl Format {
+    /// The format of a tensor type, if the engine has it.
+    pub fn from_type(ty: TensorType) -> Option<Self> {
+        let encoding = match ty.unpacked().name() {
+            "F32" => Encoding::F32,
+            "F16" => Encoding::F16,
+            "BF16" => Encoding::Bf16,
+            "Q4_0" => Encoding::Q4_0,
+            "Q4_1" => Encoding::Q4_1,
+            "Q5_0" => Encoding::Q5_0,
+            "Q5_1" => Encoding::Q5_1,
+            "Q8_0" => Encoding::Q8_0,
+            "Q4_K" => Encoding::Q4K,
+            "Q5_K" => Encoding::Q5K,
+            "Q6_K" => Encoding::Q6K,
+            _ => return None,
+        };
+        Some(Self { encoding, group_rows: ty.group_rows() as usize })
+    }
+
+    /// The format of the same rows, one after another.
+    pub(super) fn unpacked(self) -> Self {
+        Self { group_rows: 1, ..self }
+    }
+
+    /// Rows of a matrix that lie together, and cannot be told apart without
+    /// the others.
+    pub fn group_rows(self) -> usize {
+        self.group_rows
+    }
+
+    /// Numbers in a block, and bytes of a block.
+    pub fn block(self) -> (usize, usize) {
+        let layout = self.encoding.layout();
+        (layout.block_len, layout.block_bytes)
+    }
+
+    /// Bytes of a row of `cols` numbers; `cols` must be whole blocks.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        let (len, bytes) = self.block();
+        cols / len * bytes
+    }
+
+    /// How a block is cut for interleaving.
+    pub(super) fn interleaving(self) -> &'static [(usize, usize)] {
+        self.encoding.layout().interleaving
+    }
+}
+
+/// Writes a row as floats.
+pub(crate) fn dequantize_row(format: Format, row: &[u8], out: &mut [f32]) {
+    assert_eq!(format.group_rows(), 1, "rows that lie together");
+    assert_eq!(row.len(), format.row_bytes(out.len()));
+    let Layout { block_len, block_bytes, dequantize, .. } = format.encoding.layout();
+    for (block, out) in row.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_len)) {
+        dequantize(block, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_have_the_sizes_that_files_give_them() {
+        let types = || [0, 0x6d6f_0000, 0x6d70_0000].into_iter().flat_map(|mark| mark..mark + 64);
+        let mut n = [0; 9];
+        for ty in types().filter_map(TensorType::from_id) {
+            let Some(format) = Format::from_type(ty) else {
+                assert!(!ty.is_packed(), "{ty} has no kernel");
+                continue;
+            };
+            let (len, bytes) = format.block();
+            assert_eq!((len as u64, bytes as u64), (ty.block_len(), ty.block_bytes()), "{ty}");
+            let cut: usize = format.interleaving().iter().map(|(len, _)| len).sum();
+            assert_eq!(cut, if cut == 0 { 0 } else { bytes }, "{ty}");
+            n[format.group_rows()] += 1;
+        }
+        assert_eq!((n[1], n[4], n[8]), (11, 8, 7));
+    }
+}
