@@ -15,3 +15,4 @@ mod smollm2;
 mod speculation;
 #[cfg(target_os = "linux")]
 mod templates;
+mod wasi;

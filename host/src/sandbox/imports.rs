@@ -174,7 +174,7 @@ impl team::Host for State {
     }
 
     fn barrier(&mut self) -> wasmtime::Result<Result<(), team::ErrorCode>> {
-        let met = self.team.barrier(|| self.interrupt())?;
+        let met = self.team.barrier(self.rank, || self.interrupt())?;
         Ok(met.map_err(|Broken| team::ErrorCode::Broken))
     }
 

@@ -2,11 +2,14 @@
 //! region of memory.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::wait::Wait;
+use crossbeam_utils::CachePadded;
+use crossbeam_utils::sync::{Parker, Unparker};
+
+use super::wait::Spin;
 use crate::residency::ExpertStore;
 use crate::weights::WeightStats;
 
@@ -27,18 +30,20 @@ pub(crate) struct Team {
     /// What counts the memory of all teams with the model, and this team's
     /// number there.
     store: Option<(Arc<ExpertStore>, u64)>,
-    /// Members at the barrier.
-    n_waiting: AtomicUsize,
-    /// How often all have met there.
-    n_met: AtomicUsize,
+    /// How often members have come to the barrier. Those who wait there look at
+    /// it all the time, so what others write lies elsewhere.
+    n_come: CachePadded<AtomicU64>,
     /// Whether a member has left the call that is under way, so that it will
     /// not come to the barrier any more.
     left: AtomicBool,
     broken: AtomicBool,
-    wait: Wait,
+    /// How members wait there: awake, then parked, by rank.
+    spin: Spin,
+    parkers: Vec<Mutex<Parker>>,
+    unparkers: Vec<Unparker>,
     /// How often the member that is ahead was told to go on during this call, and
     /// [`STOPS`] if nobody is told so any more.
-    n_told: AtomicU64,
+    n_told: CachePadded<AtomicU64>,
     /// Ends what all members do, when they ask.
     pub(super) stopped: Arc<AtomicBool>,
     /// The same at once, whether they ask or not.
@@ -87,15 +92,17 @@ impl Team {
             let team = store.add_team(size);
             (store, team)
         });
+        let parkers: Vec<_> = (0..size).map(|_| Parker::new()).collect();
         Self {
             size,
             store,
-            n_waiting: AtomicUsize::new(0),
-            n_met: AtomicUsize::new(0),
+            n_come: AtomicU64::new(0).into(),
             left: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            wait: Wait::new(size),
-            n_told: AtomicU64::new(0),
+            spin: Spin::new(size),
+            unparkers: parkers.iter().map(|parker| parker.unparker().clone()).collect(),
+            parkers: parkers.into_iter().map(Mutex::new).collect(),
+            n_told: AtomicU64::new(0).into(),
             stopped: Arc::default(),
             cancelled: Arc::default(),
             inner: Mutex::new(Inner {
@@ -144,7 +151,7 @@ impl Team {
     /// A member's call has ended: nobody can wait for it any more.
     pub fn leave(&self) {
         self.left.store(true, Ordering::SeqCst);
-        self.wait.wake();
+        self.wake();
     }
 
     /// Whether a member waited in vain; it cannot be repaired.
@@ -154,21 +161,24 @@ impl Team {
 
     /// Waits until all members have called this as often as this one, or one
     /// of them has left, or `interrupted` answers.
-    pub fn barrier<E>(&self, interrupted: impl Fn() -> Option<E>) -> Result<Result<(), Broken>, E> {
+    pub fn barrier<E>(
+        &self,
+        rank: usize,
+        interrupted: impl Fn() -> Option<E>,
+    ) -> Result<Result<(), Broken>, E> {
         if self.is_broken() {
             return Ok(Err(Broken));
         }
-        let n_met = self.n_met.load(Ordering::SeqCst);
-        if self.n_waiting.fetch_add(1, Ordering::SeqCst) + 1 == self.size {
-            self.n_waiting.store(0, Ordering::SeqCst);
-            self.n_met.store(n_met.wrapping_add(1), Ordering::SeqCst);
-            self.wait.wake();
+        let n_come = self.n_come.fetch_add(1, Ordering::SeqCst) + 1;
+        let n_all = n_come.next_multiple_of(self.size as u64);
+        if n_come == n_all {
+            self.wake();
             return Ok(Ok(()));
         }
-        self.wait.until(Some(TICK), || {
+        let ready = || {
             // A member may leave as soon as all have met.
             let left = self.left.load(Ordering::SeqCst) || self.is_broken();
-            if self.n_met.load(Ordering::SeqCst) != n_met {
+            if self.n_come.load(Ordering::SeqCst) >= n_all {
                 Some(Ok(Ok(())))
             } else if left {
                 self.broken.store(true, Ordering::SeqCst);
@@ -178,7 +188,22 @@ impl Team {
                 self.broken.store(true, Ordering::SeqCst);
                 Some(Err(interrupt))
             }
-        })
+        };
+        if let Some(answer) = self.spin.until(ready) {
+            return answer;
+        }
+        let parker = self.parkers[rank].lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(answer) = ready() {
+                return answer;
+            }
+            parker.park_timeout(TICK);
+        }
+    }
+
+    /// Has all who wait look again. Who is awake looks once more before it sleeps.
+    fn wake(&self) {
+        self.unparkers.iter().for_each(Unparker::unpark);
     }
 
     /// The most bytes that all members together may have, if they may have

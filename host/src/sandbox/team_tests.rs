@@ -15,8 +15,8 @@ use crate::weights::WeightsMode;
 
 const NO_LIMIT: Limits = Limits { memory_max: 1 << 30, time_max: None };
 
-fn meet(team: &Team) -> Result<(), Broken> {
-    team.barrier(|| None::<()>).unwrap()
+fn meet(team: &Team, rank: usize) -> Result<(), Broken> {
+    team.barrier(rank, || None::<()>).unwrap()
 }
 
 #[test]
@@ -30,9 +30,9 @@ fn all_see_what_was_written_before_the_barrier() {
                 scope.spawn(move || {
                     for round in 1..300 {
                         numbers[rank].store(round, Ordering::Relaxed);
-                        meet(team).unwrap();
+                        meet(team, rank).unwrap();
                         assert!(numbers.iter().all(|n| n.load(Ordering::Relaxed) == round));
-                        meet(team).unwrap();
+                        meet(team, rank).unwrap();
                     }
                 });
             }
@@ -44,7 +44,8 @@ fn all_see_what_was_written_before_the_barrier() {
 fn a_member_that_leaves_wakes_those_who_wait() {
     let team = Team::new(3, None);
     thread::scope(|scope| {
-        let waiting = [(); 2].map(|()| scope.spawn(|| meet(&team)));
+        let team = &team;
+        let waiting = [0, 1].map(|rank| scope.spawn(move || meet(team, rank)));
         // Long enough for both to sleep.
         thread::sleep(Duration::from_millis(30));
         team.leave();
@@ -52,7 +53,7 @@ fn a_member_that_leaves_wakes_those_who_wait() {
     });
     assert!(team.is_broken());
     team.begin(false);
-    assert_eq!(meet(&team), Err(Broken), "nothing repairs it");
+    assert_eq!(meet(&team, 0), Err(Broken), "nothing repairs it");
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn whoever_leaves_behind_the_last_barrier_breaks_nothing() {
     let mut crew = Crew::<()>::start(&team).unwrap();
     for _ in 0..2000 {
         let theirs = team.clone();
-        let met = crew.all(move |_, _| meet(&theirs));
+        let met = crew.all(move |rank, _| meet(&theirs, rank));
         assert_eq!(met, [Some(Ok(())), Some(Ok(()))]);
     }
     assert!(!team.is_broken());
@@ -71,9 +72,9 @@ fn whoever_leaves_behind_the_last_barrier_breaks_nothing() {
 fn a_member_alone_waits_for_nobody() {
     let team = Arc::new(Team::new(2, None));
     let mut crew = Crew::<()>::start(&team).unwrap();
-    assert_eq!(crew.first(|_| meet(&team)), Err(Broken));
+    assert_eq!(crew.first(|_| meet(&team, 0)), Err(Broken));
     let one = Arc::new(Team::new(1, None));
-    assert_eq!(Crew::<()>::start(&one).unwrap().first(|_| meet(&one)), Ok(()));
+    assert_eq!(Crew::<()>::start(&one).unwrap().first(|_| meet(&one, 0)), Ok(()));
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn a_member_that_panics_leaves_the_others_their_answers() {
     let theirs = team.clone();
     let answers = crew.all(move |rank, _| {
         assert_ne!(rank, 2, "a panic that the test wants");
-        meet(&theirs)
+        meet(&theirs, rank)
     });
     assert_eq!(answers, [Some(Err(Broken)), Some(Err(Broken)), None]);
     let answers = answers.into_iter().map(|a| a.map(|_| Ok(Err(error(ErrorKind::Team)))));
@@ -121,7 +122,7 @@ fn members_must_agree() {
     assert_eq!(kind(agree(refused(Lost), Err(error(Cancelled)))).unwrap_err(), Cancelled);
     assert_eq!(kind(agree(Ok(Ok(1)), refused(Lost))).unwrap_err(), Lost);
     team.leave();
-    assert_eq!(team.barrier(|| None::<()>), Ok(Err(Broken)));
+    assert_eq!(team.barrier(0, || None::<()>), Ok(Err(Broken)));
     assert_eq!(kind(super::agree(&team, vec![Some(Ok(Ok(1)))])).unwrap_err(), Lost);
 }
 
