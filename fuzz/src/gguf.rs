@@ -11,7 +11,8 @@ use moewe_engine::ErrorKind;
 use moewe_engine::gguf::{Gguf, TensorInfo, TensorType};
 
 use crate::header::{self, ARRAY, File, Files, Writer, is_odd, number, text};
-use crate::{Target, check_message, memory, reached};
+use crate::memory;
+use crate::target::{Target, check_message, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

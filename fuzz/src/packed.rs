@@ -15,7 +15,8 @@ use moewe_packed::{
 use tempfile::TempDir;
 
 use crate::header::{ARRAY, U32, U64, Writer};
-use crate::{Target, memory, reached};
+use crate::memory;
+use crate::target::{Target, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

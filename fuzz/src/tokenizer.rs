@@ -14,7 +14,8 @@ use moewe_engine::gguf::{Gguf, Metadata};
 use moewe_engine::tokenizer::{TextStream, Tokenizer};
 
 use crate::header::{F32, Files, I32, Writer, is_odd, number};
-use crate::{Target, check_message, memory, reached};
+use crate::memory;
+use crate::target::{Target, check_message, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

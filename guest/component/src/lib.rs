@@ -1,6 +1,7 @@
 //! The moewe engine as a WebAssembly component: the world `engine` of the
 //! package `moewe:inference`.
 
+mod attached;
 #[allow(missing_docs)]
 mod bindings {
     wit_bindgen::generate!({ world: "engine", path: "../../wit" });
