@@ -1,6 +1,7 @@
 //! Finds the guest component that the crate embeds.
 
 use std::env;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -10,7 +11,11 @@ fn main() {
         Some(path) => PathBuf::from(path),
         None => Path::new(&manifest_dir).join("../target/moewe.wasm"),
     };
-    println!("cargo::rerun-if-changed={}", guest.display());
+    // Whoever is building the guest holds a lock. What changes in it concerns the crate
+    // alone, which includes it.
+    if let Ok(lock) = File::open(guest.with_extension("wasm.lock")) {
+        lock.lock_shared().expect("a lock is free one day");
+    }
     match guest.canonicalize() {
         Ok(path) => println!("cargo::rustc-env=MOEWE_GUEST_COMPONENT={}", path.display()),
         Err(e) => println!(

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use moewe_models::{Bar, IndexFile};
 
-use crate::contender::program;
 use crate::process;
 
 const SOURCE: IndexFile<'static> = IndexFile {
@@ -86,6 +85,11 @@ impl LlamaCpp {
         process::output(&mut quantize)?;
         Ok(fs::rename(part, to)?)
     }
+}
+
+/// The file names of programs on this platform.
+fn program(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name).with_extension(std::env::consts::EXE_EXTENSION)
 }
 
 /// The program `cmake`; from the Python package index if it is missing.

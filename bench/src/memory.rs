@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 
-use crate::contender::{self, Contender, Lane, Programs};
+use crate::arguments::Arguments;
+use crate::contender::{Contender, Lane};
 use crate::group::Group;
 use crate::models::Model;
+use crate::process;
+use crate::programs::{self, Programs};
 use crate::report::{self, NOTHING};
 use crate::results::{Results, Test};
-use crate::{Arguments, process};
 
 /// Tokens to generate. llama.cpp takes seconds for each.
 pub const N_GEN: u32 = 32;
@@ -131,9 +133,9 @@ fn within(
     let file = format!("if={}", path.display());
     process::output(Command::new("dd").arg(file).args(["iflag=nocache", "count=0"]))?;
     let group = Group::new(budget.bytes)?;
-    let rows: Vec<contender::Row> = contender::json(&mut group.command(&command, TIME_MAX))
+    let rows: Vec<programs::Row> = process::json(&mut group.command(&command, TIME_MAX))
         .with_context(|| format!("{} bytes, {TIME_MAX:?} at most", budget.bytes))?;
-    Ok(Within { speed: contender::speed(&rows, 0, n_gen)?, peak: group.peak()? })
+    Ok(Within { speed: programs::speed(&rows, 0, n_gen)?, peak: group.peak()? })
 }
 
 /// A row for each budget, a column for each lane.

@@ -7,9 +7,11 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 use serde::Deserialize;
 
-use crate::Arguments;
-use crate::contender::{self, Contender, Lane, Programs};
+use crate::arguments::Arguments;
+use crate::contender::{Contender, Lane};
 use crate::memory::{Budget, N_GEN};
+use crate::process;
+use crate::programs::Programs;
 use crate::report::{self, NOTHING};
 use crate::results::{Results, Summary, Test};
 
@@ -153,14 +155,14 @@ fn planned(
         let n_ctx = (N_GEN + 1).to_string();
         let mut plan = moewe("plan");
         plan.args(["--ctx-size", &n_ctx, "--prefetch", WAYS[way]]);
-        contender::json(&mut plan)
+        process::json(&mut plan)
     };
     let plans = [plan(OFF)?, plan(AUTO)?];
     let mut rows = Vec::new();
     for way in WAYS {
         let mut bench = moewe("bench");
         bench.args(["--prefetch", way, "-r", "1", "-p", "0", "-n", &N_GEN.to_string()]);
-        let row: [Row; 1] = contender::json(&mut bench)?;
+        let row: [Row; 1] = process::json(&mut bench)?;
         rows.extend(row);
     }
     Ok(Planned { plans, rows })

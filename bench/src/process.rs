@@ -17,6 +17,13 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(stdout)
 }
 
+/// What `command` prints.
+pub fn json<T: serde::de::DeserializeOwned>(command: &mut Command) -> Result<T> {
+    let output = output(command)?;
+    serde_json::from_slice(&output)
+        .with_context(|| format!("{} printed something else than expected", line(command)))
+}
+
 /// The program's name, for messages.
 pub fn line(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());

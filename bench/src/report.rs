@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::Command;
 
-use crate::contender::{Contender, Lane, Programs};
+use crate::arguments::Arguments;
+use crate::contender::{Contender, Lane};
 use crate::models::Model;
+use crate::process;
+use crate::programs::Programs;
 use crate::results::{Results, Summary, Test};
 use crate::start::N_PROMPT;
-use crate::{Arguments, process};
 
 /// What stands where there is nothing.
 pub const NOTHING: &str = "–";

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::memory;
 use crate::mutate::Mutator;
-use crate::{OUTCOME, Target, memory};
+use crate::target::{OUTCOME, Target};
 
 /// The longest time for an input, and when to give up waiting.
 const TIME_MAX: Duration = Duration::from_secs(2);
@@ -368,7 +369,7 @@ mod tests {
         let found = finds(3000, |input| {
             for (n, start) in ["xyz", "xyzxyz", "xyzxyzxyz"].iter().enumerate() {
                 if input.starts_with(start.as_bytes()) {
-                    crate::reached(["one", "two", "three"][n]);
+                    crate::target::reached(["one", "two", "three"][n]);
                     assert!(n < 2, "three");
                 }
             }

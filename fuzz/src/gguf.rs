@@ -13,7 +13,8 @@ use moewe_gguf::{
 };
 
 use crate::made_up::{is_odd, number};
-use crate::{Target, check_message, memory, reached};
+use crate::memory;
+use crate::target::{Target, check_message, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

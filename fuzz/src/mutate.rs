@@ -3,7 +3,7 @@
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-use crate::Target;
+use crate::target::Target;
 
 /// Numbers that programs stumble over.
 const NUMBERS: [u64; 16] = [

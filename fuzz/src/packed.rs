@@ -14,7 +14,8 @@ use moewe_packed::{
 };
 use tempfile::TempDir;
 
-use crate::{Target, memory, reached};
+use crate::memory;
+use crate::target::{Target, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

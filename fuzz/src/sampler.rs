@@ -8,7 +8,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use moewe_engine::ErrorKind;
 use moewe_engine::sampler::{Sampler, Sampling};
 
-use crate::{Target, check_message, memory, reached};
+use crate::memory;
+use crate::target::{Target, check_message, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

@@ -14,7 +14,8 @@ use moewe_engine::tokenizer::{TextStream, Tokenizer};
 use moewe_gguf::{Error, Gguf, Metadata, Writer};
 
 use crate::made_up::{is_odd, number};
-use crate::{Target, check_message, memory, reached};
+use crate::memory;
+use crate::target::{Target, check_message, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

@@ -7,7 +7,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use moewe_residency::trace::{Header, Reader, Record, Recorder, TraceError, experts_of};
 use moewe_residency::{CacheOptions, Key, PolicyKind};
 
-use crate::{Target, memory, reached};
+use crate::memory;
+use crate::target::{Target, reached};
 
 /// See the module.
 pub const TARGET: Target = Target {

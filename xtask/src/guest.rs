@@ -1,41 +1,74 @@
 //! Building the guest.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::host::{self, GUESTS};
+use crate::paths::output;
 use crate::toolchain::Toolchain;
-use crate::{component, compose, output};
+use crate::{component, process};
 
-/// The engine, what feeds it, and what uses it: built for wasm32 only, because
-/// no native linker takes the names of a component's exports.
-pub const PACKAGES: [&str; 3] = ["moewe-component", "moewe-wasi-provider", "moewe-wasi-command"];
+/// The end of a component's name, beside its module.
+const COMPONENT: &str = "component.wasm";
+
+/// Where the engine lies, for the host to embed.
+pub fn engine() -> PathBuf {
+    output("moewe.wasm")
+}
+
+/// Has the host's build script wait for the engine, until the answer is dropped.
+pub fn lock() -> Result<File> {
+    let path = engine().with_extension("wasm.lock");
+    let shown = || format!("{} cannot be locked", path.display());
+    fs::create_dir_all(output("")).with_context(shown)?;
+    let file = File::create(&path).with_context(shown)?;
+    file.lock().with_context(shown)?;
+    Ok(file)
+}
+
+/// Builds the engine.
+pub fn build_engine() -> Result<()> {
+    let [package, ..] = GUESTS;
+    let [module] = modules([package])?;
+    let bytes = component::encode(&module)?;
+    component::check(&bytes, "moewe:inference/", "moewe:inference/inference@")
+        .context("the engine")?;
+    write(&engine(), &bytes)
+}
 
 /// Builds the engine and the program for WASI runtimes.
 pub fn build() -> Result<()> {
-    let modules = Toolchain::find()?.build(&PACKAGES, &output("guest"))?;
-    let encode = |package: &str| {
-        component::encode(&modules.join(package.replace('-', "_")).with_extension("wasm"))
-    };
-    let [engine, provider, command] = PACKAGES.map(encode);
-    let engine = engine?;
-    component::check(&engine, "moewe:inference/", "moewe:inference/inference@")
-        .context("the engine")?;
-    write("moewe.wasm", &engine)?;
-    let program = compose::chain(provider?, engine, command?)?;
-    component::check(&program, "wasi:", "wasi:cli/run@").context("the WASI program")?;
-    write("moewe-wasi.wasm", &program)
+    build_engine()?;
+    let [_, packages @ ..] = GUESTS;
+    let [provider, command] = modules(packages)?;
+    for module in [&provider, &command] {
+        fs::write(module.with_extension(COMPONENT), component::encode(module)?)?;
+    }
+    let program = output("guest/moewe-wasi.wasm");
+    let mut compose = Command::new(host::build(&["moewe-compose"])?.join("moewe-compose"));
+    compose.args([&provider.with_extension(COMPONENT), &engine()]);
+    process::run(compose.args([&command.with_extension(COMPONENT), &program]))?;
+    let bytes = fs::read(&program)?;
+    component::check(&bytes, "wasi:", "wasi:cli/run@").context("the WASI program")?;
+    write(&output("moewe-wasi.wasm"), &bytes)
 }
 
-/// Writes `bytes` to target/`name`, unless it has them already: what depends
-/// on the file is then not built again.
-fn write(name: &str, bytes: &[u8]) -> Result<()> {
-    let path = output(name);
-    if fs::read(&path).is_ok_and(|old| old == bytes) {
+/// Builds packages for wasm32, and returns the files of their modules.
+fn modules<const N: usize>(packages: [&str; N]) -> Result<[PathBuf; N]> {
+    let folder = Toolchain::find()?.build(&packages, &output("guest"))?;
+    Ok(packages.map(|name| folder.join(name.replace('-', "_")).with_extension("wasm")))
+}
+
+/// Writes `bytes` to the file, unless it has them already: what depends on it is then
+/// not built again.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
-    replace(&path, bytes).with_context(|| format!("{} cannot be written", path.display()))?;
+    replace(path, bytes).with_context(|| format!("{} cannot be written", path.display()))?;
     eprintln!("{} ({} KiB)", path.display(), bytes.len().div_ceil(1024));
     Ok(())
 }

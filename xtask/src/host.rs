@@ -6,8 +6,13 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::paths::{output, root};
+use crate::process;
 use crate::toolchain::active_cargo;
-use crate::{guest, output, process, root};
+
+/// The engine, what feeds it over WASI, and what uses it there: built for wasm32 only,
+/// because no native linker takes the names of a component's exports.
+pub const GUESTS: [&str; 3] = ["moewe-component", "moewe-wasi-provider", "moewe-wasi-command"];
 
 /// Runs the active cargo in the project's root.
 pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
@@ -16,32 +21,24 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     cargo
 }
 
-/// Builds all programs, and with `--tests` the tests too, and returns the path
-/// of `moewe`.
+/// Builds programs of the workspace, and returns the folder in which they are.
 ///
-/// Always the whole workspace: cargo then chooses the same features of the
+/// Always with the whole workspace in view: cargo then chooses the same features of the
 /// dependencies every time, and Wasmtime is compiled once.
-pub fn build(tests: bool) -> Result<PathBuf> {
-    let mut build = workspace_build();
-    build.arg("--bins");
-    match tests {
-        true => build.arg("--tests"),
-        false => build.args(["--exclude", "moewe-fuzz"]),
-    };
-    process::run(&mut build)?;
-    Ok(binary())
+pub fn build(programs: &[&str]) -> Result<PathBuf> {
+    process::run(workspace_build().args(programs.iter().flat_map(|name| ["--bin", name])))?;
+    Ok(folder())
 }
 
-/// Builds the driver of the fuzz targets, and returns its path.
-pub fn build_fuzz() -> Result<PathBuf> {
-    process::run(workspace_build().args(["--bin", "moewe-fuzz"]))?;
-    Ok(binary().with_file_name("moewe-fuzz"))
+/// Builds all programs and tests, and returns the folder in which the programs are.
+pub fn build_all() -> Result<PathBuf> {
+    process::run(workspace_build().args(["--bins", "--tests"]))?;
+    Ok(folder())
 }
 
 fn workspace_build() -> Command {
-    let guests = guest::PACKAGES.iter().flat_map(|package| ["--exclude", package]);
     let mut build = cargo(["build", "--workspace"]);
-    build.args(guests);
+    build.args(GUESTS.iter().flat_map(|package| ["--exclude", package]));
     build
 }
 
@@ -56,11 +53,11 @@ pub fn build_native_bench(cpu: &str) -> Result<PathBuf> {
     Ok(target.join("release/examples/bench"))
 }
 
-/// Where cargo puts `moewe`.
-fn binary() -> PathBuf {
+/// Where cargo puts programs.
+fn folder() -> PathBuf {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => root().join(folder),
         None => output(""),
     };
-    target.join("debug/moewe")
+    target.join("debug")
 }

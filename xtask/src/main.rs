@@ -1,18 +1,17 @@
 //! Builds, runs and tests moewe: `cargo xtask --help`.
 
 mod component;
-mod compose;
 mod debian;
 mod guest;
 mod host;
 mod models;
+mod paths;
 mod process;
 mod python;
 mod tasks;
 mod toolchain;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -30,7 +29,7 @@ enum Task {
     /// Build the guest: target/moewe.wasm, the engine, and
     /// target/moewe-wasi.wasm, a program for any WASI 0.2 runtime
     Guest,
-    /// Build everything, fetch the default model, and let it continue a prompt
+    /// Build the command, fetch the default model, and let it continue a prompt
     Run {
         #[arg(default_value = "The capital of France is")]
         prompt: String,
@@ -77,15 +76,4 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz { arguments } => tasks::fuzz(&arguments),
         Task::Ci => tasks::ci(),
     }
-}
-
-/// The project's root.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the project")
-}
-
-/// Where what we build lies, whatever `CARGO_TARGET_DIR` says: others look for
-/// it there.
-fn output(name: &str) -> PathBuf {
-    root().join("target").join(name)
 }

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{debian, output, process, root};
+use crate::paths::{output, root};
+use crate::{debian, process};
 
 /// Runs the WASI program under Python's `wasmtime`, with `model`, and compares
 /// it with the command `moewe`.

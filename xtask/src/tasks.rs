@@ -1,25 +1,44 @@
 //! The tasks that need the whole project.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use anyhow::Result;
 
 use crate::host::cargo;
-use crate::{guest, host, models, output, process, python};
+use crate::paths::output;
+use crate::{guest, host, models, process, python};
 
-/// Builds everything, and lets the default model continue `prompt`.
+/// Builds the command, and lets the default model continue `prompt`.
 pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
-    guest::build()?;
-    let moewe = host::build(false)?;
+    let moewe = build(&["moewe"])?.join("moewe");
     process::run(Command::new(&moewe).args(["pull", models::DEFAULT]))?;
     process::run(Command::new(&moewe).args(["run", models::DEFAULT, prompt]).args(arguments))
+}
+
+/// Builds the engine and programs of the host, and returns the folder in which these are.
+fn build(programs: &[&str]) -> Result<PathBuf> {
+    if guest::engine().exists() {
+        guest::build_engine()?;
+        return host::build(programs);
+    }
+    // Side by side: both take minutes the first time.
+    let lock = guest::lock()?;
+    thread::scope(|scope| {
+        let host = scope.spawn(|| host::build(programs));
+        let engine = guest::build_engine();
+        drop(lock);
+        let host = host.join().expect("it does not panic");
+        engine.and(host)
+    })
 }
 
 /// Runs all tests.
 pub fn test() -> Result<()> {
     guest::build()?;
-    let moewe = host::build(true)?;
+    let moewe = host::build_all()?.join("moewe");
     let folder = output("models");
     let model = models::fetch(&moewe, &folder)?;
     process::run(
@@ -50,20 +69,19 @@ pub fn ci() -> Result<()> {
 
 /// Runs the fuzz targets.
 pub fn fuzz(arguments: &[OsString]) -> Result<()> {
-    let driver = host::build_fuzz()?;
+    let driver = host::build(&["moewe-fuzz"])?.join("moewe-fuzz");
     process::run(Command::new(driver).args(arguments))
 }
 
 /// Builds what the benchmark measures, then runs it.
 pub fn bench(arguments: &[OsString]) -> Result<()> {
-    guest::build()?;
-    let moewe = host::build(false)?;
+    let programs = build(&["moewe", "moewe-bench"])?;
     let native = host::build_native_bench("native")?;
     let native_avx2 = host::build_native_bench("x86-64-v3")?;
     process::run(
-        Command::new(moewe.with_file_name("moewe-bench"))
+        Command::new(programs.join("moewe-bench"))
             .arg("--moewe")
-            .arg(&moewe)
+            .arg(programs.join("moewe"))
             .arg("--native")
             .arg(native)
             .arg("--native-avx2")

@@ -11,7 +11,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{debian, process, root};
+use crate::paths::root;
+use crate::{debian, process};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Loop strength reduction turns the offsets of loads, which cost nothing in

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Place, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 
+use crate::attached::{Attached, from_host};
 use crate::bindings::moewe::inference::experts as host;
 use crate::pages::PagePool;
-use crate::weights::{Attached, from_host};
 
 /// The store that the host keeps.
 pub(crate) struct Imported {

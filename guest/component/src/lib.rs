@@ -22,6 +22,7 @@
 //! `cargo component` wants Rust's target wasm32-wasip1. Where there is none, build for
 //! wasm32-unknown-unknown with `wit-bindgen`, as `guest/wasi/command` is.
 
+mod attached;
 #[allow(missing_docs)]
 mod bindings {
     wit_bindgen::generate!({ world: "engine", path: "../../wit" });

@@ -1,15 +1,14 @@
 //! The engine's weights, over the component's imports.
 
-use std::any::Any;
-use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 
+use crate::attached::{Attached, from_host, no_memory};
 use crate::bindings::moewe::inference::weights as host;
 use crate::experts;
-use crate::pages::{PagePool, Pages};
+use crate::pages::PagePool;
 
 /// The most bytes asked for in one `read`.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -50,24 +49,6 @@ impl Weights for Imports {
     fn expert_store(&self, model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
         experts::Imported::open(model, &self.pages)
     }
-}
-
-pub(crate) fn from_host(error: host::Error) -> Error {
-    let kind = match error.code {
-        host::ErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
-        _ => ErrorKind::Weights,
-    };
-    Error::new(kind, error.message)
-}
-
-fn no_memory(bytes: usize) -> Error {
-    Error::new(
-        ErrorKind::OutOfMemory,
-        format!(
-            "no room for a window of {bytes} bytes on the weights; choose a smaller quantisation \
-             or raise the memory limit"
-        ),
-    )
 }
 
 struct ImportedSource {
@@ -135,59 +116,5 @@ impl ImportedSource {
             Ok(first == address + start as u64)
         };
         Attached::new(pages, start, length, self.source.clone(), attach)
-    }
-}
-
-/// Pages in whose place the host has put something.
-pub(crate) struct Attached {
-    pages: ManuallyDrop<Pages>,
-    /// The bytes that were asked for lie here in the pages.
-    start: usize,
-    length: usize,
-    /// Stays open as long as the window.
-    _source: Rc<dyn Any>,
-}
-
-impl Attached {
-    /// Has `attach` put `length` bytes behind the first `start` of some pages;
-    /// it answers whether it put them there. `None` if the host cannot attach.
-    pub fn new(
-        pages: &PagePool,
-        start: usize,
-        length: usize,
-        source: Rc<dyn Any>,
-        attach: impl FnOnce(u64) -> Result<bool, host::Error>,
-    ) -> Result<Option<Self>> {
-        let bytes = start.checked_add(length).filter(|&n| n > 0);
-        let pages = bytes.and_then(|n| pages.take(n)).ok_or_else(|| no_memory(length))?;
-        let answer = attach(pages.start().addr() as u64);
-        if matches!(answer, Ok(true)) {
-            let pages = ManuallyDrop::new(pages);
-            return Ok(Some(Self { pages, start, length, _source: source }));
-        }
-        match answer {
-            Err(e) if e.code == host::ErrorCode::Unsupported => Ok(None),
-            Err(e) => Err(from_host(e)),
-            Ok(_) => Err(Error::new(ErrorKind::Weights, "the host attached at another address")),
-        }
-    }
-}
-
-impl Window for Attached {
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: `start + length` lies within the pages, which are `self`'s alone, hold
-        // the file's bytes since `attach`, and are written by nobody.
-        unsafe { std::slice::from_raw_parts(self.pages.start().add(self.start), self.length) }
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let (start, bytes) = (self.pages.start().addr(), self.pages.len());
-        // Pages that the host could not give back are lost.
-        if host::detach(start as u64, bytes as u64).is_ok() {
-            // SAFETY: nobody uses the pages, or drops them again.
-            unsafe { ManuallyDrop::drop(&mut self.pages) };
-        }
     }
 }

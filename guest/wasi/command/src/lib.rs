@@ -12,12 +12,9 @@
 //! An error is one line on the standard error, and `run` fails.
 
 mod arguments;
+mod bindings;
 mod generate;
 mod output;
-
-mod bindings {
-    wit_bindgen::generate!({ path: "../../../wit", world: "client" });
-}
 
 use wasip2::cli::environment::get_arguments;
 use wasip2::cli::stderr::get_stderr;

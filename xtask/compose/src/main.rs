@@ -1,16 +1,39 @@
-//! Putting components together.
+//! Makes one component of a command, the engine that it uses, and what feeds that:
+//! `moewe-compose PROVIDER ENGINE COMMAND OUT`, all of them files.
+//!
+//! A program of its own, because `cargo xtask run` does without it.
 
-use anyhow::{Context, Result};
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId};
+
+fn main() -> ExitCode {
+    if let Err(error) = run() {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run() -> Result<()> {
+    let files: Vec<_> = std::env::args_os().skip(1).map(std::path::PathBuf::from).collect();
+    let [provider, engine, command, out] = &files[..] else {
+        bail!("usage: moewe-compose PROVIDER ENGINE COMMAND OUT");
+    };
+    let read = |path: &std::path::PathBuf| {
+        fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+    };
+    let program = compose(read(provider)?, read(engine)?, read(command)?)
+        .context("the components do not fit together")?;
+    fs::write(out, program).with_context(|| format!("{} cannot be written", out.display()))
+}
 
 /// One component of three: `command` uses `engine`, which `provider` feeds.
 /// What `command` exports and what nobody here provides is left to the
 /// outside.
-pub fn chain(provider: Vec<u8>, engine: Vec<u8>, command: Vec<u8>) -> Result<Vec<u8>> {
-    compose(provider, engine, command).context("the components do not fit together")
-}
-
 fn compose(provider: Vec<u8>, engine: Vec<u8>, command: Vec<u8>) -> Result<Vec<u8>> {
     let mut graph = CompositionGraph::new();
     let provider = instantiate(&mut graph, "moewe:provider", provider)?;

@@ -1,0 +1,3 @@
+//! What the engine exports.
+
+wit_bindgen::generate!({ path: "../../../wit", world: "client" });
