@@ -1,5 +1,5 @@
-//! Known models: where they come from, and how to fetch, [pack](mod@pack) or
-//! [generate] them.
+//! Known models: where they come from, and how to fetch, [inspect],
+//! [pack](mod@pack) or [generate] them.
 //!
 //! A [`Recipe`] names a model: its GGUF file with size, SHA-256 and licence,
 //! and the place that it comes from. A [`Library`] is the folder that models live

@@ -49,8 +49,10 @@ impl Library {
         for path in &doomed.lock_paths {
             fs::remove_file(path).map_err(Error::io("remove", path))?;
         }
-        // It stays if there is something else in it.
-        let _ = fs::remove_dir(self.partial());
+        if !doomed.lock_paths.is_empty() {
+            // It stays if there is something else in it.
+            let _ = fs::remove_dir(self.partial());
+        }
         Ok(())
     }
 
