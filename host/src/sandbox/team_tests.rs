@@ -96,6 +96,8 @@ fn a_member_that_panics_leaves_the_others_their_answers() {
         meet(&theirs, rank)
     });
     assert_eq!(answers, [Some(Err(Broken)), Some(Err(Broken)), None]);
+    let again = crew.all(|rank, _| rank);
+    assert_eq!(again, [0, 1, 2].map(Some), "its thread goes on");
     let answers = answers.into_iter().map(|a| a.map(|_| Ok(Err(error(ErrorKind::Team)))));
     let root = agree::<()>(&team, answers.collect()).unwrap_err();
     assert_eq!(root.kind(), ErrorKind::Internal);
