@@ -135,7 +135,7 @@ pub(super) trait Quants {
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn unpack<R: FourRows>(rows: R, unit: usize, i: usize, put: impl FnMut(usize, V));
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
 
     /// Steps through a tile, 16 bytes of each group, before sums must be
     /// widened.

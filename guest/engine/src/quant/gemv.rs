@@ -18,13 +18,16 @@ use crate::simd::{V, steps};
 /// Columns of raw rows that are multiplied before their sums are scaled.
 const RUN: usize = 2048;
 
+/// Blocks of a run at most, and one more: pointers to a row's lane pass the last.
+const RUN_BLOCKS: usize = RUN / BLOCK + 1;
+
 /// What [`dot_raw`] knows of four rows' runs.
 pub(super) struct Run {
     /// Of each block the four rows' [`Blocks::partials`], and so many more for the sums
     /// of the activations if there are scales.
-    partials: [[V; 4]; RUN / BLOCK],
+    partials: [[V; 4]; RUN_BLOCKS],
     /// The words with the blocks' factors.
-    factors: [[u32; 4]; RUN / BLOCK],
+    factors: [[u32; 4]; RUN_BLOCKS],
 }
 
 impl Run {
@@ -147,13 +150,13 @@ unsafe fn partial_sums<B: Blocks>(
     unsafe {
         for _ in 0..n / together::<B>() {
             if B::IS_SCALED {
-                at.partial_sums::<B, 1>(units);
+                at.take::<B, 1>(units);
             } else {
-                at.partial_sums::<B, 8>(units);
+                at.take::<B, 8>(units);
             }
         }
         for _ in 0..n % together::<B>() {
-            at.partial_sums::<B, 1>(units);
+            at.take::<B, 1>(units);
         }
     }
 }
@@ -173,10 +176,9 @@ impl RunRow {
     /// # Safety
     /// There must be so many.
     #[inline(always)]
-    unsafe fn partial_sums<B: Blocks, const N: usize>(&mut self, units: usize) {
+    unsafe fn take<B: Blocks, const N: usize>(&mut self, units: usize) {
         let block_len = B::LEN / BLOCK;
-        // SAFETY: the caller vouches for the blocks; behind the last, nothing is read
-        // or written.
+        // SAFETY: the caller vouches for the blocks, which the row, `x` and the run have.
         unsafe {
             steps!(N, |i| {
                 let block = RawBlock(self.row.add(i * B::BYTES));
@@ -191,8 +193,8 @@ impl RunRow {
             });
             self.row = self.row.add(N * B::BYTES);
             self.x = self.x.add(N * block_len);
-            self.partials = self.partials.wrapping_add(4 * n_partials::<B>() * N);
-            self.factors = self.factors.wrapping_add(4 * N);
+            self.partials = self.partials.add(4 * n_partials::<B>() * N);
+            self.factors = self.factors.add(4 * N);
         }
     }
 }

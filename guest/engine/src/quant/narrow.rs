@@ -94,9 +94,9 @@ impl<Q: Narrow> Quants for Q {
                     let x = |piece: usize| (*x.add(piece / 2)).load_q8(piece % 2).splat_lane(c);
                     let (x_low, x_high) = (x(piece), x(piece + Q::HIGH));
                     for g in 0..N {
-                        let q = Q::quants(rows[g].part(c), unit, piece);
+                        let q = Q::quants(rows[g].quarter(c), unit, piece);
                         low[g] = low[g].add_i16(V::dot_i8_u7(x_low, q));
-                        let q = Q::quants(rows[g].part(c), unit, piece + Q::HIGH);
+                        let q = Q::quants(rows[g].quarter(c), unit, piece + Q::HIGH);
                         high[g] = high[g].add_i16(V::dot_i8_u7(x_high, q));
                     }
                 }
@@ -119,15 +119,13 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    unsafe fn unpack<R: FourRows>(rows: R, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
+    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
         let pieces = Q::SUB_BLOCK / 16;
-        for piece in 0..pieces {
+        steps!(pieces, |piece| {
             // SAFETY: the caller vouches for the blocks.
             let quants = |part| unsafe { Q::quants(part, unit, i * pieces + piece) };
-            for (c, q) in R::in_lanes(rows.parts().map(quants)).into_iter().enumerate() {
-                put(4 * piece + c, q);
-            }
-        }
+            rows.read(quants, |c, q| put(4 * piece + c, q));
+        });
     }
 
     // A step is four columns, two of them in a lane of 16 bits.

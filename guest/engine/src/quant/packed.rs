@@ -7,7 +7,7 @@
 
 use super::rows::{Block, FourRows};
 use super::shape::ROWS;
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// The blocks of four rows, group `.1` of the `N` that are interleaved.
 #[derive(Clone, Copy)]
@@ -35,13 +35,10 @@ impl<const N: usize> FourRows for PackedRows<N> {
     }
 
     #[inline(always)]
-    fn parts(self) -> [PackedBlock<N>; ROWS] {
-        std::array::from_fn(|i| self.part(i))
-    }
-
-    #[inline(always)]
-    fn in_lanes(parts: [V; ROWS]) -> [V; ROWS] {
-        parts
+    fn read(self, read: impl Fn(PackedBlock<N>) -> V, mut put: impl FnMut(usize, V)) {
+        steps!(4, |i| {
+            put(i, read(self.quarter(i)));
+        });
     }
 }
 
@@ -59,9 +56,9 @@ impl<const N: usize> PackedRows<N> {
         unsafe { self.0.add(ROWS * N * offset).add(ROWS * PIECE * self.1) }
     }
 
-    /// One of [`parts`](FourRows::parts).
+    /// One of four parts of what is read.
     #[inline(always)]
-    pub fn part(self, i: usize) -> PackedBlock<N> {
+    pub fn quarter(self, i: usize) -> PackedBlock<N> {
         PackedBlock(self, i)
     }
 }

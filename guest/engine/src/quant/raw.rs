@@ -34,13 +34,11 @@ impl FourRows for RawRows {
     }
 
     #[inline(always)]
-    fn parts(self) -> [RawBlock; ROWS] {
-        self.0.map(RawBlock)
-    }
-
-    #[inline(always)]
-    fn in_lanes(parts: [V; ROWS]) -> [V; ROWS] {
-        V::transpose_32(parts)
+    fn read(self, read: impl Fn(RawBlock) -> V, mut put: impl FnMut(usize, V)) {
+        let rows = self.0.map(|row| read(RawBlock(row)));
+        for (i, quarters) in V::transpose_32(rows).into_iter().enumerate() {
+            put(i, quarters);
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! How rows may lie, as a format sees it.
 
-use super::shape::ROWS;
 use crate::simd::V;
 
 /// Blocks of four rows, as they lie in memory.
 pub(super) trait FourRows: Copy {
-    /// See [`parts`](Self::parts).
+    /// One of four parts of what is read of the blocks: see [`read`](Self::read).
     type Part: Block;
 
     /// The blocks that lie `offset` bytes behind these in each row.
@@ -26,13 +25,9 @@ pub(super) trait FourRows: Copy {
     /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
 
-    /// The four blocks; or of all, the first quarter of each 16 or 8 bytes that
-    /// are read, the second, the third and the fourth.
-    fn parts(self) -> [Self::Part; ROWS];
-
-    /// What was read of the parts, a quarter of each row's in a vector, a row in
-    /// each lane.
-    fn in_lanes(parts: [V; ROWS]) -> [V; ROWS];
+    /// Reads 16 or 8 bytes of each block: `read` gets parts, each a block or a quarter of
+    /// those bytes of all blocks; `put(i, numbers)` gets quarter `i`, a row in each lane.
+    fn read(self, read: impl Fn(Self::Part) -> V, put: impl FnMut(usize, V));
 }
 
 /// One row's block, or a quarter of what is read of four.

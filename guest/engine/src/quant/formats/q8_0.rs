@@ -67,7 +67,7 @@ impl Quants for Q8_0 {
             for (dots, rows) in dots.iter_mut().zip(rows) {
                 // SAFETY: as above.
                 *dots = dots.add_i32(
-                    unsafe { rows.part(step % 4).wide_bytes(2 + 8 * (step / 4)) }.dot_i16(x),
+                    unsafe { rows.quarter(step % 4).wide_bytes(2 + 8 * (step / 4)) }.dot_i16(x),
                 );
             }
         });
@@ -75,14 +75,12 @@ impl Quants for Q8_0 {
     }
 
     #[inline(always)]
-    unsafe fn unpack<R: FourRows>(rows: R, _unit: usize, _i: usize, mut put: impl FnMut(usize, V)) {
-        for i in 0..4 {
+    unsafe fn unpack(rows: impl FourRows, _unit: usize, _i: usize, mut put: impl FnMut(usize, V)) {
+        steps!(4, |i| {
             // SAFETY: as above.
-            let bytes = rows.parts().map(|part| unsafe { part.wide_bytes(2 + 8 * i) });
-            for (c, q) in R::in_lanes(bytes).into_iter().enumerate() {
-                put(4 * i + c, q);
-            }
-        }
+            let bytes = |part| unsafe { Block::wide_bytes(part, 2 + 8 * i) };
+            rows.read(bytes, |c, q| put(4 * i + c, q));
+        });
     }
 
     // A step is two columns.
