@@ -38,6 +38,7 @@ pub(crate) enum WeightErrorKind {
     /// The bytes could not be delivered.
     Io,
     /// There is no memory for it.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     OutOfMemory,
 }
 
@@ -180,12 +181,12 @@ impl WeightFile {
     }
 
     /// Where it lies.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The open file.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
