@@ -18,6 +18,13 @@ pub const GUESTS: [&str; 3] = ["moewe-component", "moewe-wasi-provider", "moewe-
 pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut cargo = Command::new(active_cargo());
     cargo.current_dir(root()).args(arguments);
+    // What cargo says of this program, which build scripts take for a change.
+    for (name, _) in env::vars_os() {
+        let shown = name.to_string_lossy();
+        if shown.starts_with("CARGO_PKG_") || shown.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
