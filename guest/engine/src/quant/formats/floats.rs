@@ -38,7 +38,7 @@ impl Float for F16 {
     #[inline(always)]
     unsafe fn four(p: *const u8) -> V {
         // SAFETY: the caller vouches for 8 bytes.
-        f16::low(unsafe { V::load_u16x4(p) })
+        f16::alone(unsafe { V::load_u16x4(p) })
     }
     #[inline(always)]
     unsafe fn one(p: *const u8) -> f32 {
