@@ -48,7 +48,7 @@ impl CancelHandle {
     /// A generation ends with [`StopReason::Cancelled`](crate::StopReason::Cancelled).
     /// With a generation that ends by itself, or is dropped, the wish is gone. A call
     /// outside of a generation, [`Session::feed`](crate::Session::feed) for example,
-    /// fails with [`ErrorKind::Stopped`] and changes nothing.
+    /// fails with [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) and changes nothing.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
