@@ -45,13 +45,15 @@ pub fn build() -> Result<()> {
     let [_, packages @ ..] = GUESTS;
     let [provider, command] = modules(packages)?;
     for module in [&provider, &command] {
-        fs::write(module.with_extension(COMPONENT), component::encode(module)?)?;
+        let path = module.with_extension(COMPONENT);
+        let written = fs::write(&path, component::encode(module)?);
+        written.with_context(|| format!("{} cannot be written", path.display()))?;
     }
     let program = output("guest/moewe-wasi.wasm");
     let mut compose = Command::new(host::build(&["moewe-compose"])?.join("moewe-compose"));
     compose.args([&provider.with_extension(COMPONENT), &engine()]);
     process::run(compose.args([&command.with_extension(COMPONENT), &program]))?;
-    let bytes = fs::read(&program)?;
+    let bytes = fs::read(&program).with_context(|| format!("{}", program.display()))?;
     component::check(&bytes, "wasi:", "wasi:cli/run@").context("the WASI program")?;
     write(&output("moewe-wasi.wasm"), &bytes)
 }
