@@ -345,7 +345,8 @@ fn a_plan_counts_as_the_store_does() {
         let least = Logits::new(model, threads.parse().unwrap()).least();
         println!("plan {floor}, logits {least}");
         assert!(floor.abs_diff(least) <= 2 << 20, "{floor}, {least}");
-        for bytes in [floor, floor + 20 * SLOT_BYTES, 1 << 30] {
+        // The floor has what a process takes when it opens the model: a MiB more or less.
+        for bytes in [floor + (1 << 20), floor + 20 * SLOT_BYTES, 1 << 30] {
             let planned = plan(bytes)["n_slots"].as_u64().unwrap();
             let bench = told("bench", bytes, &["-p", "0", "-n", "63", "-r", "1"]);
             let counted = bench[0]["experts"]["n_slots"].as_u64().unwrap();
