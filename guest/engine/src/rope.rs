@@ -94,39 +94,12 @@ impl Angles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch;
-    use crate::gguf::{Metadata, TensorInfo, TensorType, Value};
+    use crate::arch::tests::plan_with;
+    use crate::gguf::Value;
 
     /// As a model of one head of 128 numbers whose metadata have `pairs`.
     fn rope(pairs: &[(&str, Value)]) -> Rope {
-        let mut metadata = Metadata::default();
-        let mut set = |key: &str, value| assert!(metadata.insert(key.to_owned(), value));
-        set("general.architecture", Value::String("qwen3".to_owned()));
-        let counts = [
-            ("embedding_length", 128),
-            ("attention.head_count", 1),
-            ("block_count", 1),
-            ("context_length", 131_072),
-        ];
-        for (key, n) in counts {
-            set(&format!("qwen3.{key}"), Value::Uint(n));
-        }
-        set("qwen3.attention.layer_norm_rms_epsilon", Value::Float(1e-6));
-        set("qwen3.rope.freq_base", Value::Float(1e6));
-        for (key, value) in pairs {
-            set(&format!("qwen3.rope.{key}"), value.clone());
-        }
-        let embedding = TensorInfo {
-            name: "token_embd.weight".to_owned(),
-            dims: [128, 4, 1, 1],
-            ty: TensorType::from_id(0).unwrap(),
-            file: 0,
-            offset: 0,
-            size: 2048,
-        };
-        let tensors = [(embedding.name.clone(), embedding)].into();
-        let plan = arch::plan(&metadata, &tensors).unwrap();
-        Rope::new(&plan.ropes[0], None).unwrap()
+        Rope::new(&plan_with(pairs).unwrap().ropes[0], None).unwrap()
     }
 
     #[track_caller]
@@ -140,9 +113,9 @@ mod tests {
     /// As llama.cpp reads the keys.
     #[test]
     fn linear_scaling_divides_all_frequencies() {
-        let ty = |name: &str| ("scaling.type", Value::String(name.to_owned()));
-        let factor = |x| ("scaling.factor", Value::Float(x));
-        let early = |x| ("scale_linear", Value::Float(x));
+        let ty = |name: &str| ("rope.scaling.type", Value::String(name.to_owned()));
+        let factor = |x| ("rope.scaling.factor", Value::Float(x));
+        let early = |x| ("rope.scale_linear", Value::Float(x));
         let plain = [(0, 1.0), (10, 0.115_478_2), (63, 1.240_937_8e-6)];
         for pairs in [
             &[][..],
@@ -172,9 +145,9 @@ mod tests {
     #[test]
     fn yarn_scales_slow_frequencies_only() {
         let scaled = rope(&[
-            ("scaling.type", Value::String("yarn".to_owned())),
-            ("scaling.factor", Value::Float(4.0)),
-            ("scaling.original_context_length", Value::Uint(32_768)),
+            ("rope.scaling.type", Value::String("yarn".to_owned())),
+            ("rope.scaling.factor", Value::Float(4.0)),
+            ("rope.scaling.original_context_length", Value::Uint(32_768)),
         ]);
         let want = [
             (0, 1.0),

@@ -25,6 +25,10 @@ pub(super) struct Decoder<'a> {
     pub rms_epsilon: f32,
     /// Factor on scores.
     pub attention_scale: f32,
+    /// Factor on what each half of a layer adds.
+    pub residual_scale: f32,
+    /// Whether positions turn queries and keys.
+    pub turns: bool,
 }
 
 /// The experts of a decoder.
@@ -106,6 +110,8 @@ impl<'a> Decoder<'a> {
             n_ctx_train,
             rms_epsilon,
             attention_scale,
+            residual_scale: 1.0,
+            turns: true,
         })
     }
 
@@ -151,7 +157,7 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// What a layer adds first: attention that is turned by the first RoPE.
+    /// What a layer adds first: attention.
     pub fn attention(&self, layer: usize, qk_norm: Option<QkNorm>) -> Residual<MixPlan> {
         let (file, n_embd) = (self.file, self.n_embd);
         let (width, kv_width) = (self.width(), self.kv_width());
@@ -167,10 +173,10 @@ impl<'a> Decoder<'a> {
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
                 scale: self.attention_scale,
-                rope: Some(0),
+                rope: self.turns.then_some(0),
                 qk_norm,
             }),
-            scale: 1.0,
+            scale: self.residual_scale,
         }
     }
 
@@ -190,7 +196,8 @@ impl<'a> Decoder<'a> {
             Some(experts) => FfnPlan::Mixture(self.mixture(layer, experts)),
             None => FfnPlan::Dense(self.glu(layer, "", self.n_ff)),
         };
-        Residual { before: self.norm(&name("ffn_norm"), self.n_embd), op, scale: 1.0 }
+        let before = self.norm(&name("ffn_norm"), self.n_embd);
+        Residual { before, op, scale: self.residual_scale }
     }
 
     fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {

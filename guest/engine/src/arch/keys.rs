@@ -13,12 +13,12 @@ pub(crate) const COUNT_MAX: u32 = 1 << 16;
 const N_LAYER_MAX: u32 = 1 << 10;
 
 /// Keys that say nothing of what is computed from tokens to logits.
-const HARMLESS: [&str; 4] =
+pub(super) const HARMLESS: [&str; 4] =
     ["pooling_type", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
 
 /// Keys that ask for nothing if they have one of these values. Where an architecture
 /// does what they ask for, it reads them.
-const NEUTRAL: [(&str, &[f64]); 23] = [
+pub(super) const NEUTRAL: [(&str, &[f64]); 23] = [
     ("attention.causal", &[1.0]),
     ("attention.clamp_kqv", &[0.0]),
     ("attention.max_alibi_bias", &[0.0]),
