@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::blocks::Scratch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::{Batch, Scratch, forward};
+use crate::forward::{Batch, forward};
 use crate::kv_cache::KvCache;
 use crate::model::Model;
 
@@ -31,14 +32,14 @@ impl Context {
     /// An empty context for at most `n_ctx` tokens; the model's training
     /// context if absent.
     pub fn new(model: Rc<Model>, n_ctx: Option<u32>) -> Result<Self> {
-        let trained = model.h.n_ctx_train;
+        let trained = model.info().n_ctx_train as usize;
         let n_ctx = n_ctx.map_or(trained, |n| n as usize);
         if n_ctx == 0 || n_ctx > trained {
             return Err(Error::input(format!(
                 "a context of {n_ctx} tokens is not possible; the model was trained for 1 to {trained}"
             )));
         }
-        let cache = KvCache::new(model.h.n_layer, model.kv_heads.len(), model.h.head_dim);
+        let cache = model.cache();
         Ok(Self {
             model,
             cache,
@@ -92,6 +93,7 @@ impl Context {
         }
         let left = self.n_ctx - self.tokens.len();
         if tokens.len() > left {
+            let trained = self.model.info().n_ctx_train as usize;
             return Err(Error::new(
                 ErrorKind::ContextFull,
                 format!(
@@ -99,8 +101,8 @@ impl Context {
                      prompt{}",
                     tokens.len(),
                     self.n_ctx,
-                    if self.n_ctx < self.model.h.n_ctx_train {
-                        format!(", or use a larger context (up to {})", self.model.h.n_ctx_train)
+                    if self.n_ctx < trained {
+                        format!(", or use a larger context (up to {trained})")
                     } else {
                         String::new()
                     }

@@ -56,6 +56,13 @@ impl Error {
         ))
     }
 
+    /// A tensor that must be there.
+    pub(crate) fn missing_tensor(name: &str) -> Self {
+        Self::invalid(format!(
+            "tensor {name} is missing; the file is incomplete: get the model from another source"
+        ))
+    }
+
     /// Something that the engine lacks.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)

@@ -11,6 +11,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quant::{Format, Matrix};
 use crate::weights::{ExpertStore, Piece, Place, Source, Window};
 
+/// An expert that the router picked for a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    pub expert: usize,
+    pub token: usize,
+    pub weight: f32,
+}
+
 /// One of the three matrices of every expert in a layer.
 pub(crate) struct ExpertTensor {
     pub format: Format,

@@ -128,7 +128,7 @@ impl LanguageModel {
             context: Context::new(self.model.clone(), n_ctx)?,
             tokenizer: self.tokenizer.clone(),
             sampler: Sampler::new(sampling)?,
-            speculation: Speculation::new(&self.model.h, self.model.info().n_vocab as usize),
+            speculation: Speculation::new(&self.model.takes),
             text: TextStream::default(),
             prompt_tokens: 0,
             generated_tokens: 0,

@@ -4,33 +4,35 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
-mod attention;
+mod arch;
+mod blocks;
 pub mod chat;
 pub mod context;
 pub mod error;
 mod experts;
 mod forward;
-mod hyperparameters;
 mod kv_cache;
 pub mod language_model;
-mod loader;
 pub mod model;
+mod model_info;
 #[cfg(not(target_family = "wasm"))]
 pub mod native;
 mod ops;
+mod plan;
 mod quant;
 mod rope;
 pub mod sampler;
 mod simd;
 mod speculation;
+mod takes;
 pub mod team;
 pub mod tokenizer;
 pub mod weights;
 
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
-pub use forward::BATCH_MAX;
 pub use model::Model;
-pub use moewe_gguf as gguf;
+use moewe_gguf as gguf;
 pub use quant::pack;
 pub use simd::INSTRUCTIONS;
+pub use takes::BATCH_MAX;

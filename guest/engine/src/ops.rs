@@ -92,6 +92,17 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     combine(x, y, V::add_f32);
 }
 
+/// Adds `y` times `scale` to `x`.
+pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
+    let scale = V::splat_f32(scale);
+    combine(x, y, |x, y| x.add_f32(y.mul_f32(scale)));
+}
+
+/// Multiplies `x` by `factor`.
+pub(crate) fn scale(x: &mut [f32], factor: f32) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
 /// `gate * sigmoid(gate) * up` into `gate`
 /// ([SwiGLU](https://arxiv.org/abs/2002.05202)).
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {

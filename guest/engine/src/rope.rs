@@ -3,42 +3,29 @@
 //! frequency factors of Llama 3.
 
 use crate::error::{Error, Result};
-use crate::hyperparameters::{Hyperparameters, Keys};
+use crate::plan::{Pairs, RopePlan, RopeScaling};
 
 /// How positions turn queries and keys.
 pub(crate) struct Rope {
     /// Radians a position, for each pair of numbers.
     frequencies: Vec<f32>,
-    /// Factor on sine and cosine (YaRN's attention temperature).
+    /// Factor on sine and cosine.
     magnitude: f32,
-    interleaved: bool,
+    pairs: Pairs,
 }
 
 /// Sines and cosines of the positions of a batch.
-#[derive(Default)]
 pub(crate) struct Angles {
     /// `[n_tokens][n_pairs]`
     sin_cos: Vec<(f32, f32)>,
     n_pairs: usize,
-    interleaved: bool,
+    pairs: Pairs,
 }
 
 impl Rope {
-    /// Reads base and scaling from the metadata; `factors` divide the
-    /// frequencies, as the tensor `rope_freqs.weight` of Llama 3 does.
-    pub fn new(h: &Hyperparameters, keys: &Keys<'_>, factors: Option<&[f32]>) -> Result<Self> {
-        let dims = keys.u32("rope.dimension_count")?.unwrap_or(h.head_dim as u32) as usize;
-        if !dims.is_multiple_of(2) || dims > h.head_dim {
-            return Err(Error::invalid(format!(
-                "`{}` is {dims} for heads of {}; the file is damaged",
-                keys.key("rope.dimension_count"),
-                h.head_dim
-            )));
-        }
-        let base = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
-        if base <= 1.0 {
-            return Err(Error::invalid(format!("a RoPE base of {base}; the file is damaged")));
-        }
+    /// `factors` are those that the plan names: they divide the frequencies.
+    pub fn new(plan: &RopePlan, factors: Option<&[f32]>) -> Result<Self> {
+        let &RopePlan { dims, base, .. } = plan;
         if factors.is_some_and(|f| f.len() != dims / 2 || f.iter().any(|&f| f <= 0.0)) {
             return Err(Error::invalid("tensor rope_freqs.weight does not fit; it is damaged"));
         }
@@ -46,27 +33,9 @@ impl Rope {
             let f = libm::pow(base, -2.0 * i as f64 / dims as f64);
             f / factors.map_or(1.0, |factors| f64::from(factors[i]))
         };
-        // The second name is that of early files. 0 scales nothing, as in llama.cpp.
-        let factor = match keys.f32("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => keys.f32("rope.scale_linear")?,
-        };
-        let factor = f64::from(factor.filter(|&factor| factor != 0.0).unwrap_or(1.0));
-        if factor <= 0.0 {
-            return Err(Error::invalid(format!("RoPE scaling by {factor}; the file is damaged")));
-        }
-        let mut magnitude = f64::from(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0));
-        let scale: Box<dyn Fn(usize) -> f64> = match keys.str("rope.scaling.type")? {
-            Some("none") => Box::new(|_| 1.0),
-            None | Some("linear") => Box::new(|_| 1.0 / factor),
-            Some("yarn") => {
-                let n_ctx = keys
-                    .u32("rope.scaling.original_context_length")?
-                    .map_or(h.n_ctx_train as f64, f64::from);
-                let beta =
-                    |key, default| -> Result<f64> { Ok(keys.f32(key)?.map_or(default, f64::from)) };
-                let fast = beta("rope.scaling.yarn_beta_fast", 32.0)?;
-                let slow = beta("rope.scaling.yarn_beta_slow", 1.0)?;
+        let scale: Box<dyn Fn(usize) -> f64> = match plan.scaling {
+            RopeScaling::Linear { factor } => Box::new(move |_| 1.0 / factor),
+            RopeScaling::Yarn { factor, n_ctx, fast, slow } => {
                 // The pair that turns `n` times within the original context.
                 let pair = |n: f64| {
                     let turns = n_ctx / (n * 2.0 * std::f64::consts::PI);
@@ -74,25 +43,19 @@ impl Rope {
                 };
                 let low = libm::floor(pair(fast)).max(0.0);
                 let high = libm::ceil(pair(slow)).min(dims as f64 - 1.0);
-                magnitude *= 1.0 + 0.1 * libm::log(factor).max(0.0);
                 Box::new(move |i| {
                     let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                     ramp / factor + (1.0 - ramp)
                 })
             }
-            Some(other) => {
-                return Err(Error::unsupported(format!(
-                    "RoPE scaling `{other}`: none, linear and yarn are supported"
-                )));
-            }
         };
         let frequencies: Vec<f32> =
             (0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect();
-        let magnitude = magnitude as f32;
+        let magnitude = plan.magnitude as f32;
         if !magnitude.is_finite() || frequencies.iter().any(|f| !f.is_finite()) {
             return Err(Error::invalid("the RoPE scaling overflows; the file is damaged"));
         }
-        Ok(Self { frequencies, magnitude, interleaved: h.architecture.rope_interleaved() })
+        Ok(Self { frequencies, magnitude, pairs: plan.pairs })
     }
 
     /// The angles of `n_tokens` tokens at positions from `position` on; all
@@ -104,11 +67,7 @@ impl Rope {
                 (sin * self.magnitude, cos * self.magnitude)
             })
         });
-        Angles {
-            sin_cos: sin_cos.collect(),
-            n_pairs: self.frequencies.len(),
-            interleaved: self.interleaved,
-        }
+        Angles { sin_cos: sin_cos.collect(), n_pairs: self.frequencies.len(), pairs: self.pairs }
     }
 }
 
@@ -119,12 +78,15 @@ impl Angles {
             (*x, *y) = (*x * cos - *y * sin, *x * sin + *y * cos);
         };
         let sin_cos = &self.sin_cos[token * self.n_pairs..][..self.n_pairs];
-        if self.interleaved {
-            let (pairs, _) = head.as_chunks_mut::<2>();
-            pairs.iter_mut().zip(sin_cos).for_each(|([x, y], &angle)| turn(x, y, angle));
-        } else {
-            let (xs, ys) = head.split_at_mut(self.n_pairs);
-            xs.iter_mut().zip(ys).zip(sin_cos).for_each(|((x, y), &angle)| turn(x, y, angle));
+        match self.pairs {
+            Pairs::Neighbours => {
+                let (pairs, _) = head.as_chunks_mut::<2>();
+                pairs.iter_mut().zip(sin_cos).for_each(|([x, y], &angle)| turn(x, y, angle));
+            }
+            Pairs::Halves => {
+                let (xs, ys) = head.split_at_mut(self.n_pairs);
+                xs.iter_mut().zip(ys).zip(sin_cos).for_each(|((x, y), &angle)| turn(x, y, angle));
+            }
         }
     }
 }
@@ -132,29 +94,12 @@ impl Angles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::{Metadata, Value};
+    use crate::arch::tests::plan_with;
+    use crate::gguf::Value;
 
-    /// The metadata of a model with one head of 128 numbers, and `pairs`.
+    /// As a model of one head of 128 numbers whose metadata have `pairs`.
     fn rope(pairs: &[(&str, Value)]) -> Rope {
-        let mut metadata = Metadata::default();
-        let mut set = |key: &str, value| assert!(metadata.insert(key.to_owned(), value));
-        set("general.architecture", Value::String("qwen3".to_owned()));
-        let counts = [
-            ("embedding_length", 128),
-            ("attention.head_count", 1),
-            ("block_count", 1),
-            ("context_length", 131_072),
-        ];
-        for (key, n) in counts {
-            set(&format!("qwen3.{key}"), Value::Uint(n));
-        }
-        set("qwen3.attention.layer_norm_rms_epsilon", Value::Float(1e-6));
-        set("qwen3.rope.freq_base", Value::Float(1e6));
-        for (key, value) in pairs {
-            set(&format!("qwen3.rope.{key}"), value.clone());
-        }
-        let (h, keys) = Hyperparameters::from_metadata(&metadata).unwrap();
-        Rope::new(&h, &keys, None).unwrap()
+        Rope::new(&plan_with(pairs).unwrap().ropes[0], None).unwrap()
     }
 
     #[track_caller]
@@ -168,9 +113,9 @@ mod tests {
     /// As llama.cpp reads the keys.
     #[test]
     fn linear_scaling_divides_all_frequencies() {
-        let ty = |name: &str| ("scaling.type", Value::String(name.to_owned()));
-        let factor = |x| ("scaling.factor", Value::Float(x));
-        let early = |x| ("scale_linear", Value::Float(x));
+        let ty = |name: &str| ("rope.scaling.type", Value::String(name.to_owned()));
+        let factor = |x| ("rope.scaling.factor", Value::Float(x));
+        let early = |x| ("rope.scale_linear", Value::Float(x));
         let plain = [(0, 1.0), (10, 0.115_478_2), (63, 1.240_937_8e-6)];
         for pairs in [
             &[][..],
@@ -200,9 +145,9 @@ mod tests {
     #[test]
     fn yarn_scales_slow_frequencies_only() {
         let scaled = rope(&[
-            ("scaling.type", Value::String("yarn".to_owned())),
-            ("scaling.factor", Value::Float(4.0)),
-            ("scaling.original_context_length", Value::Uint(32_768)),
+            ("rope.scaling.type", Value::String("yarn".to_owned())),
+            ("rope.scaling.factor", Value::Float(4.0)),
+            ("rope.scaling.original_context_length", Value::Uint(32_768)),
         ]);
         let want = [
             (0, 1.0),

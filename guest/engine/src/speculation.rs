@@ -20,7 +20,7 @@
 //! 1.08 times the tokens for the time (0.985 in the worst of them); eight tokens
 //! after each repetition of three, whatever comes of it, give 0.96 (0.75).
 
-use crate::hyperparameters::Hyperparameters;
+use crate::takes::Takes;
 
 /// The most tokens of a draft.
 pub(crate) const DRAFT_MAX: usize = 8;
@@ -47,16 +47,9 @@ pub(crate) struct Speculation {
 }
 
 impl Speculation {
-    /// For a new session with such a model.
-    pub fn new(h: &Hyperparameters, n_vocab: usize) -> Self {
-        // Products of one token: of the attention and networks, and of experts.
-        let attention = 2 * h.n_embd * (h.n_head + h.kv_heads) * h.head_dim;
-        let (ffn, experts) = match h.n_expert {
-            0 => (3 * h.n_embd * h.n_ff, 0),
-            _ => (3 * h.n_embd * h.n_ff_shared, 3 * h.n_embd * h.n_ff_expert * h.n_expert_used),
-        };
-        let dense = (h.n_layer * (attention + ffn) + n_vocab * h.n_embd) as f32;
-        let experts = (h.n_layer * experts) as f32;
+    /// For a new session with a model that takes so much.
+    pub fn new(takes: &Takes) -> Self {
+        let (dense, experts) = (takes.products as f32, takes.expert_products as f32);
         Self {
             cost: (DENSE_COST * dense + EXPERT_COST * experts) / (dense + experts),
             rates: [RATE_FIRST; REPEATED_MAX + 1],

@@ -10,12 +10,9 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward::BATCH_MAX;
 
 /// The most members.
 const SIZE_MAX: usize = 1 << 10;
-/// Numbers that are exchanged at a time, unless a single vector has more.
-const EXCHANGE_LEN: usize = 1 << 20;
 /// Rows that stay together: as many as the kernels like, or else as many as a
 /// packed file interleaves.
 const ROW_GROUPS: [usize; 3] = [16, 8, 4];
@@ -73,6 +70,25 @@ impl Team for Alone {
     fn share(&self, _len: usize) -> Result<Box<dyn SharedMemory>> {
         Err(Error::unsupported("a team of one has nobody to share memory with"))
     }
+}
+
+/// How many members a team has.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) if it is no team that can compute.
+pub(crate) fn checked_size(team: &dyn Team) -> Result<usize> {
+    let (rank, size) = (team.rank(), team.size());
+    if !(1..=SIZE_MAX).contains(&size) || rank >= size {
+        return Err(Error::unsupported(format!(
+            "member {rank} of a team of {size}; 1 to {SIZE_MAX} can compute together"
+        )));
+    }
+    Ok(size)
+}
+
+/// What of `n` things each member of a team of `size` gets.
+pub(crate) fn shares(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..size).map(move |rank| Split { len: n, unit: 1, rank, size }.mine())
 }
 
 /// How the numbers of a vector, or the rows of a matrix, are dealt out.
@@ -138,17 +154,9 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Exchanges vectors of at most `width_max` numbers, and `token_len_max`
-    /// numbers for each token of a batch, in as many steps as that takes.
-    pub fn new(team: Box<dyn Team>, width_max: usize, token_len_max: usize) -> Result<Self> {
-        if !(1..=SIZE_MAX).contains(&team.size()) || team.rank() >= team.size() {
-            return Err(Error::unsupported(format!(
-                "member {} of a team of {}; 1 to {SIZE_MAX} can compute together",
-                team.rank(),
-                team.size()
-            )));
-        }
-        let len = token_len_max.saturating_mul(BATCH_MAX).min(EXCHANGE_LEN).max(width_max);
+    /// Exchanges `len` numbers at a time, in as many steps as vectors take; none may be
+    /// longer. The size of the team was [checked](checked_size).
+    pub fn new(team: Box<dyn Team>, len: usize) -> Result<Self> {
         let shared = match team.size() {
             1 => None,
             _ => Some(team.share(2 * len)?),
@@ -193,12 +201,6 @@ impl Exchange {
             _ => 1,
         };
         Split { len, unit, rank, size }
-    }
-
-    /// What of `n` things each member gets.
-    pub fn shares(&self, n: usize) -> impl Iterator<Item = Range<usize>> {
-        let size = self.team.size();
-        (0..size).map(move |rank| Split { len: n, unit: 1, rank, size }.mine())
     }
 
     /// Deals out whole heads.

@@ -17,7 +17,7 @@ use moewe_gguf::{ALIGNMENT, Gguf, TensorType, Value, Writer};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
-const FAMILIES: [&str; 4] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe"];
+const FAMILIES: [&str; 5] = ["mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe"];
 /// What is added to the number of a tensor type for rows that are interleaved.
 const PACKED: u32 = TensorType::Q4_0X4.id() - TensorType::Q4_0.id();
 /// Mutations of each model.

@@ -19,6 +19,8 @@ pub enum Family {
     Qwen3Moe,
     /// Norms of all heads together, and as many KV heads as heads.
     Olmoe,
+    /// Factors on what is added up, and a shared expert without a gate.
+    GraniteMoe,
 }
 
 /// How the matrices are stored.
@@ -44,6 +46,7 @@ impl Family {
             Self::Qwen2Moe => "qwen2moe",
             Self::Qwen3Moe => "qwen3moe",
             Self::Olmoe => "olmoe",
+            Self::GraniteMoe => "granitemoe",
         }
     }
 
@@ -62,10 +65,15 @@ impl Family {
         };
         match self {
             Self::Mixtral => Shape { n_expert_used: 2, n_ff_expert: 512, ..all },
-            Self::Qwen2Moe => all,
+            Self::Qwen2Moe | Self::GraniteMoe => all,
             Self::Qwen3Moe => Shape { head_dim: 64, ..all },
             Self::Olmoe => Shape { n_head: 4, kv_heads: 4, head_dim: 64, ..all },
         }
+    }
+
+    /// Whether all tokens share an expert.
+    fn has_shared(self) -> bool {
+        matches!(self, Self::Qwen2Moe | Self::GraniteMoe)
     }
 
     /// What a layer has beside, or in place of, what the generator gives all models.
@@ -89,6 +97,10 @@ impl Family {
                 Tensor::bias(&name("attn_k"), kv_width),
                 Tensor::bias(&name("attn_v"), kv_width),
                 Tensor::router(&name("ffn_gate_inp_shexp"), &[N_EMBD], 1.0),
+            ]);
+        }
+        if self.has_shared() {
+            tensors.extend([
                 Tensor::matrix(&name("ffn_gate_shexp"), &[N_EMBD, N_FF_SHARED], 1.0),
                 Tensor::matrix(&name("ffn_up_shexp"), &[N_EMBD, N_FF_SHARED], 1.0),
                 Tensor::matrix(&name("ffn_down_shexp"), &[N_FF_SHARED, N_EMBD], 0.7),
@@ -128,9 +140,15 @@ pub fn generate_small(
     let shape = family.shape();
     let architecture = family.architecture();
     let mut header = shape.metadata_of(architecture, seed);
-    if family == Family::Qwen2Moe {
+    if family.has_shared() {
         let key = format!("{architecture}.expert_shared_feed_forward_length");
         header.u32(&key, N_FF_SHARED as u32);
+    }
+    if family == Family::GraniteMoe {
+        header.f32("granitemoe.embedding_scale", 3.0);
+        header.f32("granitemoe.attention.scale", 0.1);
+        header.f32("granitemoe.residual_scale", 0.5);
+        header.f32("granitemoe.logit_scale", 2.0);
     }
     vocabulary::write(&mut header, shape.n_vocab as usize);
     let mut tensors = shape.tensors();

@@ -9,7 +9,8 @@ use moewe_gguf::Gguf;
 use moewe_packed::{SourceFile, Stamp, copy_path, read_header};
 use twox_hash::XxHash3_64;
 
-use super::{CHECKSUMS_KEY, Error, PIECE_BYTES, Result};
+use super::error::{Error, Result};
+use super::plan::{CHECKSUMS_KEY, PIECE_BYTES};
 use crate::{Progress, Step};
 
 /// Compares a packed file with its checksums; answers how many tensors it has.

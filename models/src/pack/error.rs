@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use indicatif::DecimalBytes;
 
+/// A [`std::result::Result`] with this module's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// What can go wrong with packing. Each message is one line that names the way
 /// out.
 #[derive(Debug, thiserror::Error)]

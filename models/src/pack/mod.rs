@@ -23,23 +23,15 @@ use twox_hash::XxHash3_64;
 
 use crate::part::Part;
 use crate::{Progress, Step};
-use plan::Tensor;
+use plan::{CHECKSUMS_KEY, PIECE_BYTES, Tensor};
 
 pub use check::{check, check_source};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use moewe_packed::copy_path;
-
-/// A [`std::result::Result`] with this module's [`Error`].
-pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Tensors begin at multiples of a page: windows on experts start where their
 /// matrices do, and experts can be read around the page cache.
 const ALIGNMENT: u64 = 4096;
-/// The key of the tensors' checksums: XXH3 of each one's bytes, in the order
-/// of the file.
-const CHECKSUMS_KEY: &str = "moewe.packed.checksums";
-/// Bytes of a tensor that are in memory at a time; one group of rows at least.
-const PIECE_BYTES: u64 = 4 << 20;
 
 /// Writes a packed copy of the model in `source`, of a split model its first
 /// file, to `out`. The same file always gives the same bytes.

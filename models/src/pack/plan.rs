@@ -2,6 +2,12 @@
 
 use moewe_gguf::{ExpertName, Header, Part, Projection, TensorInfo, TensorType};
 
+/// The key of the tensors' checksums: XXH3 of each one's bytes, in the order
+/// of the file.
+pub const CHECKSUMS_KEY: &str = "moewe.packed.checksums";
+/// Bytes of a tensor that are in memory at a time; one group of rows at least.
+pub const PIECE_BYTES: u64 = 4 << 20;
+
 /// Rows that are interleaved: the first that is possible.
 const GROUP_ROWS: [u64; 2] = [8, 4];
 

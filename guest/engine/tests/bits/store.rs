@@ -452,6 +452,11 @@ fn olmoe() {
     check("olmoe");
 }
 
+#[test]
+fn granitemoe() {
+    check("granitemoe");
+}
+
 /// A store whose disk breaks after some demands.
 struct Breaking {
     handle: Handle,

@@ -84,6 +84,11 @@ fn olmoe() {
 }
 
 #[test]
+fn granitemoe() {
+    check("granitemoe");
+}
+
+#[test]
 fn a_batch_that_is_exchanged_in_steps() {
     let path = model("mixtral-q8_0");
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();

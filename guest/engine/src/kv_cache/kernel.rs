@@ -1,6 +1,6 @@
 //! The inner loops of attention: vectors times a panel.
 
-use crate::kv_cache::PANEL;
+use super::PANEL;
 use crate::ops::load;
 use crate::simd::{V, steps};
 

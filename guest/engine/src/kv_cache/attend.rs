@@ -5,13 +5,10 @@
 //! that the cache is read once a tile. What is computed for a query depends on
 //! its position only: it takes the same steps in the same order in any tile.
 
-mod kernel;
-
-use crate::kv_cache::{CHUNK, KvCache, PANEL};
+use super::kernel::{KERNEL, add_products};
+use super::{CHUNK, LayerCache, PANEL};
 use crate::ops::{load, replace};
 use crate::simd::V;
-
-use self::kernel::{KERNEL, add_products};
 
 /// Queries in a tile.
 const TILE: usize = 48;
@@ -64,9 +61,9 @@ impl Row {
     }
 }
 
-impl KvCache {
+impl LayerCache {
     /// Attention of tokens that stand at positions from `position` on:
-    /// `softmax(query * keys / sqrt(head_dim)) * values` over the positions up
+    /// `softmax(query * keys * scale) * values` over the positions up
     /// to the token's own.
     ///
     /// `queries` and `out` are `[n_tokens][heads][head_dim]`; `kv_head_of` says
@@ -75,13 +72,13 @@ impl KvCache {
     /// ([GQA](https://arxiv.org/abs/2305.13245)).
     pub fn attend(
         &self,
-        layer: usize,
         position: usize,
+        scale: f32,
         kv_head_of: &[Option<usize>],
         queries: &[f32],
         out: &mut [f32],
     ) {
-        let head_dim = self.head_dim();
+        let head_dim = self.head_dim;
         let width = kv_head_of.len() * head_dim;
         assert_eq!(queries.len(), out.len());
         let n_rows = TILE.min(queries.len() / head_dim);
@@ -102,7 +99,7 @@ impl KvCache {
                 if tile.is_empty() {
                     break;
                 }
-                self.attend_tile(layer, kv_head, &mut tile, &mut scores, queries, out);
+                self.attend_tile(kv_head, scale, &mut tile, &mut scores, queries, out);
             }
         }
     }
@@ -110,17 +107,16 @@ impl KvCache {
     /// Attention of the queries of one tile, which are sorted by position.
     fn attend_tile(
         &self,
-        layer: usize,
         kv_head: usize,
+        scale: f32,
         rows: &mut [Row],
         scores: &mut [f32],
         queries: &[f32],
         out: &mut [f32],
     ) {
-        let head_dim = self.head_dim();
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let head_dim = self.head_dim;
         rows.iter().for_each(|row| out[row.at..][..head_dim].fill(0.0));
-        for (i, (keys, values)) in self.chunks(layer, kv_head).enumerate() {
+        for (i, (keys, values)) in self.panels(kv_head).enumerate() {
             let start = i * CHUNK;
             let first = rows.partition_point(|row| row.n <= start);
             let rows = &mut rows[first..];
@@ -201,6 +197,11 @@ mod tests {
         (0..n).map(|_| (rng.next_u64() >> 40) as f32 / (1u64 << 22) as f32 - 2.0).collect()
     }
 
+    /// What models have: `1 / sqrt(head_dim)`.
+    fn scale(head_dim: usize) -> f32 {
+        1.0 / (head_dim as f32).sqrt()
+    }
+
     struct Case {
         kv_heads: usize,
         group: usize,
@@ -208,7 +209,7 @@ mod tests {
         keys: Vec<f32>,
         values: Vec<f32>,
         queries: Vec<f32>,
-        cache: KvCache,
+        cache: LayerCache,
     }
 
     impl Case {
@@ -219,10 +220,10 @@ mod tests {
             let keys = random(&mut rng, n * kv_width);
             let values = random(&mut rng, n * kv_width);
             let queries = random(&mut rng, n * group * kv_width);
-            let mut cache = KvCache::new(2, kv_heads, head_dim);
+            let mut cache = LayerCache::new(kv_heads, head_dim);
             cache.reserve(n).unwrap();
             for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
-                cache.store(1, i, k, v);
+                cache.store(i, k, v);
             }
             Self { kv_heads, group, head_dim, keys, values, queries, cache }
         }
@@ -240,7 +241,8 @@ mod tests {
             let width = self.width();
             let queries = &self.queries[positions.start * width..positions.end * width];
             let mut out = vec![f32::NAN; queries.len()];
-            self.cache.attend(1, positions.start, &self.kv_head_of(), queries, &mut out);
+            let scale = scale(self.head_dim);
+            self.cache.attend(positions.start, scale, &self.kv_head_of(), queries, &mut out);
             out
         }
 
@@ -330,16 +332,16 @@ mod tests {
             };
             let keys = part(&case.keys, 4, &kv_heads);
             let values = part(&case.values, 4, &kv_heads);
-            let mut cache = KvCache::new(1, kv_heads.len(), head_dim);
+            let mut cache = LayerCache::new(kv_heads.len(), head_dim);
             cache.reserve(n).unwrap();
             let kv_width = kv_heads.len() * head_dim;
             for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
-                cache.store(0, i, k, v);
+                cache.store(i, k, v);
             }
             let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
             let kv_head_of: Vec<_> = (0..12).map(kv_head).collect();
             let mut out = vec![f32::NAN; all.len()];
-            cache.attend(0, 0, &kv_head_of, &case.queries, &mut out);
+            cache.attend(0, scale(head_dim), &kv_head_of, &case.queries, &mut out);
             assert_eq!(bits(&part(&out, 12, &heads)), bits(&part(&all, 12, &heads)));
             assert_eq!(
                 out.iter().filter(|x| x.is_nan()).count(),
@@ -353,7 +355,7 @@ mod tests {
         let mut case = Case::new(3, 100, 2, 3, 64);
         let before = case.attend(0..70);
         let nonsense = vec![f32::NAN; 128];
-        (70..100).for_each(|i| case.cache.store(1, i, &nonsense, &nonsense));
+        (70..100).for_each(|i| case.cache.store(i, &nonsense, &nonsense));
         assert_eq!(bits(&case.attend(0..70)), bits(&before));
     }
 

@@ -3,12 +3,14 @@
 use std::cell::Cell;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hyperparameters::Hyperparameters;
+use crate::experts::Choice;
 use crate::quant::{Activations, Format};
 use crate::rope::Angles;
+use crate::takes::{BATCH_MAX, Room};
 
-use super::BATCH_MAX;
-use super::ffn::{Choice, N_PREDICTED_MAX};
+/// The most tokens for which the next layer's experts are predicted: many tokens
+/// want nearly all of them.
+pub(super) const N_PREDICTED_MAX: usize = 4;
 
 /// Room is made for so many tokens: for fewer, as much as for the next of these.
 const STEPS: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, BATCH_MAX];
@@ -20,16 +22,7 @@ const CHOICE_BYTES: usize = 64;
 /// How wide the vectors are that a pass has for each of its tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct Widths {
-    n_embd: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    /// Of networks that are no experts; 0 if there are none.
-    n_ff: usize,
-    /// Of experts; 0 if there are none.
-    n_ff_expert: usize,
-    n_expert: usize,
-    n_expert_used: usize,
+    room: Room,
     /// So many inner numbers of experts are computed at once, or those of one expert.
     exchange: usize,
     /// Numbers that share a scale, for all kinds of matrices that there are.
@@ -43,8 +36,8 @@ pub(crate) struct Scratch {
     n_tokens: usize,
     /// Index of each token in the batch.
     pub all: Vec<usize>,
-    /// RoPE at each token's position.
-    pub angles: Angles,
+    /// Each RoPE at each token's position.
+    pub angles: Vec<Angles>,
     /// The residual stream: `[n_tokens][n_embd]`.
     pub hidden: Vec<f32>,
     /// The hidden states, while they are normalised.
@@ -77,29 +70,12 @@ pub(crate) struct Scratch {
 }
 
 impl Widths {
-    /// For a model whose matrices have these formats, and whose networks that are no
-    /// experts have `n_ff` inner numbers.
-    pub fn new(
-        h: &Hyperparameters,
-        n_ff: usize,
-        exchange: usize,
-        formats: impl Iterator<Item = Format>,
-    ) -> Self {
+    /// For a model whose blocks need `room`, and whose matrices have these formats.
+    pub fn new(room: Room, exchange: usize, formats: impl Iterator<Item = Format>) -> Self {
         let mut blocks: Vec<_> = formats.map(|f| f.block().0).filter(|&len| len > 1).collect();
         blocks.sort_unstable();
         blocks.dedup();
-        Self {
-            n_embd: h.n_embd,
-            heads: h.n_head * h.head_dim,
-            kv_heads: h.kv_heads * h.head_dim,
-            head_dim: h.head_dim,
-            n_ff: n_ff.max(h.n_ff_shared),
-            n_ff_expert: if h.n_expert == 0 { 0 } else { h.n_ff_expert },
-            n_expert: h.n_expert,
-            n_expert_used: h.n_expert_used,
-            exchange,
-            blocks,
-        }
+        Self { room, exchange, blocks }
     }
 
     /// Bytes that a scratch for `n` tokens takes.
@@ -126,9 +102,10 @@ impl Widths {
     pub fn bytes(&self, n: usize) -> u64 {
         let n = step(n);
         // What comes and goes.
-        let width = self.n_embd.max(self.heads).max(self.n_ff).max(self.n_ff_expert);
-        let angles = 2 * self.head_dim * size_of::<f32>();
-        let choices = self.n_expert_used.saturating_mul(CHOICE_BYTES);
+        let room = &self.room;
+        let width = room.n_embd.max(room.heads).max(room.n_ff).max(room.n_ff_expert);
+        let angles = 2 * room.head_dim * size_of::<f32>();
+        let choices = room.n_expert_used.saturating_mul(CHOICE_BYTES);
         let for_each = width.saturating_mul(PANEL_BYTES).saturating_add(angles + choices);
         self.kept_bytes(n).saturating_add(n.saturating_mul(for_each) as u64)
     }
@@ -155,14 +132,15 @@ impl Scratch {
     /// A scratch for `n` tokens, of vectors and activations that have room for so many
     /// numbers.
     fn with(
-        w: &Widths,
+        widths: &Widths,
         n: usize,
         vector: impl Fn(usize) -> Result<Vec<f32>>,
         activations: impl Fn(usize) -> Result<Activations>,
     ) -> Result<Self> {
+        let w = &widths.room;
         let of = |width: usize| n.saturating_mul(width);
         let experts = of(w.n_expert_used).saturating_mul(w.n_ff_expert);
-        let experts = experts.min(w.exchange.max(of(w.n_ff_expert)));
+        let experts = experts.min(widths.exchange.max(of(w.n_ff_expert)));
         // Inner numbers of any kind are quantised, and trade places for that.
         let inner = of(w.heads).max(of(w.n_ff)).max(experts);
         let n_guess = n.min(N_PREDICTED_MAX) * w.n_embd;

@@ -1,0 +1,245 @@
+//! What decoders have in common: attention and a feed-forward network or a mixture
+//! in each layer, with a norm before each, and the names of all that. An architecture
+//! takes of it what fits, and changes the rest in the plan.
+
+use super::file::File;
+use super::keys::COUNT_MAX;
+use super::rope;
+use crate::error::{Error, Result};
+use crate::plan::{
+    AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, HeadPlan, LayerPlan, MixPlan, MixturePlan,
+    NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, SharedPlan,
+};
+
+/// A decoder's shape.
+pub(super) struct Decoder<'a> {
+    pub file: &'a File<'a>,
+    pub n_layer: usize,
+    pub n_embd: usize,
+    pub n_head: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Inner width of networks that are no experts; 0 if the file does not say.
+    pub n_ff: usize,
+    pub n_ctx_train: usize,
+    pub rms_epsilon: f32,
+    /// Factor on scores.
+    pub attention_scale: f32,
+    /// Factor on what each half of a layer adds.
+    pub residual_scale: f32,
+    /// Whether positions turn queries and keys.
+    pub turns: bool,
+}
+
+/// The experts of a decoder.
+pub(super) struct Experts {
+    pub n: usize,
+    pub n_used: usize,
+    /// Inner width of an expert.
+    pub n_ff: usize,
+    /// Inner width of the expert that all tokens go through; 0 without one.
+    pub n_ff_shared: usize,
+    /// Whether a vector gates what that one adds.
+    pub gates_shared: bool,
+    pub normalize: bool,
+    pub scale: f32,
+}
+
+impl<'a> Decoder<'a> {
+    /// Reads the shape from the metadata.
+    pub fn read(file: &'a File<'a>) -> Result<Self> {
+        let keys = &file.keys;
+        let n_embd = keys.positive("embedding_length")?;
+        let n_head = keys.positive("attention.head_count")?;
+        let kv_heads = keys.count("attention.head_count_kv")?.unwrap_or(n_head);
+        if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
+            return Err(Error::invalid(format!(
+                "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
+            )));
+        }
+        let head_dim = match keys.count("attention.key_length")? {
+            Some(n) => n,
+            None => n_embd / n_head,
+        };
+        if keys.count("attention.value_length")?.unwrap_or(head_dim) != head_dim {
+            return Err(Error::unsupported("heads with keys and values of different lengths"));
+        }
+        if head_dim == 0 || !head_dim.is_multiple_of(4) {
+            return Err(Error::unsupported(format!(
+                "heads of {head_dim} numbers; they must be a multiple of 4"
+            )));
+        }
+        if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
+            return Err(Error::invalid(format!(
+                "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
+                 is damaged"
+            )));
+        }
+        let n_ctx_train = keys.positive("context_length")?;
+        let window = keys.u32("attention.sliding_window")?.unwrap_or(0);
+        if window > 0 && (window as usize) < n_ctx_train {
+            return Err(Error::unsupported(format!(
+                "`{}` is {window}, less than the context of {n_ctx_train}; attention to all tokens \
+                 is supported only",
+                keys.full("attention.sliding_window")
+            )));
+        }
+        let rms_epsilon = keys.f32("attention.layer_norm_rms_epsilon")?.filter(|e| *e >= 0.0);
+        let rms_epsilon = rms_epsilon.ok_or_else(|| {
+            Error::invalid(format!(
+                "metadata `{}` is missing; the file is incomplete",
+                keys.full("attention.layer_norm_rms_epsilon")
+            ))
+        })?;
+        let attention_scale = keys.factor("attention.scale")?;
+        let attention_scale = attention_scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
+        if attention_scale < 0.0 {
+            return Err(Error::invalid(format!(
+                "`{}` is {attention_scale}; the file is damaged",
+                keys.full("attention.scale")
+            )));
+        }
+        Ok(Self {
+            file,
+            n_layer: keys.positive("block_count")?,
+            n_embd,
+            n_head,
+            kv_heads,
+            head_dim,
+            n_ff: keys.count("feed_forward_length")?.unwrap_or(0),
+            n_ctx_train,
+            rms_epsilon,
+            attention_scale,
+            residual_scale: 1.0,
+            turns: true,
+        })
+    }
+
+    /// Reads of the experts, if there are any. `normalize` is what the architecture does
+    /// where the file says nothing.
+    pub fn experts(&self, normalize: bool) -> Result<Option<Experts>> {
+        let keys = &self.file.keys;
+        let n = keys.count("expert_count")?.unwrap_or(0);
+        let n_used = keys.count("expert_used_count")?.unwrap_or(0);
+        if n > 0 && !(1..=n).contains(&n_used) {
+            return Err(Error::invalid(format!(
+                "the router picks {n_used} of {n} experts; the file is damaged"
+            )));
+        }
+        let experts = Experts {
+            n,
+            n_used,
+            n_ff: keys.count("expert_feed_forward_length")?.unwrap_or(self.n_ff),
+            n_ff_shared: 0,
+            gates_shared: false,
+            normalize: keys.bool("expert_weights_norm")?.unwrap_or(normalize),
+            scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+        };
+        Ok((n > 0).then_some(experts))
+    }
+
+    /// The whole model, whose layers `layer` gives.
+    pub fn plan(&self, pairs: Pairs, layer: impl Fn(usize) -> LayerPlan) -> Result<Plan> {
+        let (file, n_embd, n_vocab) = (self.file, self.n_embd, self.file.n_vocab()?);
+        Ok(Plan {
+            n_ctx_train: self.n_ctx_train,
+            embedding: EmbeddingPlan {
+                matrix: file.whole("token_embd", n_vocab, n_embd),
+                scale: 1.0,
+            },
+            ropes: vec![rope::plan(file, self.head_dim, self.n_ctx_train, pairs)?],
+            layers: (0..self.n_layer).map(layer).collect(),
+            head: HeadPlan {
+                norm: self.norm("output_norm", n_embd),
+                output: (file.has("output.weight")).then(|| file.matrix("output", n_vocab, n_embd)),
+                scale: 1.0,
+            },
+        })
+    }
+
+    /// What a layer adds first: attention.
+    pub fn attention(&self, layer: usize, qk_norm: Option<QkNorm>) -> Residual<MixPlan> {
+        let (file, n_embd) = (self.file, self.n_embd);
+        let (width, kv_width) = (self.width(), self.kv_width());
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        Residual {
+            before: self.norm(&name("attn_norm"), n_embd),
+            op: MixPlan::Attention(AttentionPlan {
+                q: file.matrix(&name("attn_q"), width, n_embd),
+                k: file.matrix(&name("attn_k"), kv_width, n_embd),
+                v: file.matrix(&name("attn_v"), kv_width, n_embd),
+                o: file.matrix(&name("attn_output"), n_embd, width),
+                n_head: self.n_head,
+                kv_heads: self.kv_heads,
+                head_dim: self.head_dim,
+                scale: self.attention_scale,
+                rope: self.turns.then_some(0),
+                qk_norm,
+            }),
+            scale: self.residual_scale,
+        }
+    }
+
+    /// Norms of queries and keys of so many numbers.
+    pub fn qk_norm(&self, layer: usize, q_len: usize, k_len: usize) -> QkNorm {
+        QkNorm {
+            q: self.norm(&format!("blk.{layer}.attn_q_norm"), q_len),
+            k: self.norm(&format!("blk.{layer}.attn_k_norm"), k_len),
+        }
+    }
+
+    /// What a layer adds then: a mixture if it has a router, or else a dense network.
+    pub fn ffn(&self, layer: usize, experts: Option<&Experts>) -> Residual<FfnPlan> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let has_router = self.file.has(&name("ffn_gate_inp.weight"));
+        let op = match experts.filter(|_| has_router) {
+            Some(experts) => FfnPlan::Mixture(self.mixture(layer, experts)),
+            None => FfnPlan::Dense(self.glu(layer, "", self.n_ff)),
+        };
+        let before = self.norm(&name("ffn_norm"), self.n_embd);
+        Residual { before, op, scale: self.residual_scale }
+    }
+
+    fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
+        let (file, n_embd) = (self.file, self.n_embd);
+        let &Experts { n, n_used, n_ff, normalize, scale, .. } = experts;
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let matrix = file.whole(&name("ffn_gate_inp"), n, n_embd);
+        let gate = || file.vector(&name("ffn_gate_inp_shexp"), n_embd);
+        MixturePlan {
+            router: RouterPlan { matrix, n_used, normalize, scale },
+            n_expert: n,
+            gate: file.experts(&name("ffn_gate"), n, n_ff, n_embd),
+            up: file.experts(&name("ffn_up"), n, n_ff, n_embd),
+            down: file.experts(&name("ffn_down"), n, n_embd, n_ff),
+            shared: (experts.n_ff_shared > 0).then(|| SharedPlan {
+                glu: self.glu(layer, "_shexp", experts.n_ff_shared),
+                gate: experts.gates_shared.then(gate),
+            }),
+        }
+    }
+
+    fn glu(&self, layer: usize, kind: &str, n_ff: usize) -> GluPlan {
+        let (file, n_embd) = (self.file, self.n_embd);
+        let name = |part: &str| format!("blk.{layer}.{part}{kind}");
+        GluPlan {
+            gate: file.matrix(&name("ffn_gate"), n_ff, n_embd),
+            up: file.matrix(&name("ffn_up"), n_ff, n_embd),
+            down: file.matrix(&name("ffn_down"), n_embd, n_ff),
+        }
+    }
+
+    fn norm(&self, stem: &str, len: usize) -> NormPlan {
+        NormPlan { weight: self.file.vector(stem, len), epsilon: self.rms_epsilon }
+    }
+
+    /// Numbers of all heads.
+    pub fn width(&self) -> usize {
+        self.n_head * self.head_dim
+    }
+
+    /// Numbers of all KV heads.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}

@@ -1,0 +1,66 @@
+//! What a model is planned from: the metadata and the tensors of its file.
+
+use std::collections::BTreeMap;
+
+use super::keys::Keys;
+use crate::error::{Error, Result};
+use crate::gguf::TensorInfo;
+use crate::plan::{Deal, ExpertsPlan, MatrixPlan, VectorPlan};
+
+/// The most entries of a vocabulary.
+const N_VOCAB_MAX: u64 = 1 << 21;
+
+/// Metadata and tensors of a file.
+pub(crate) struct File<'a> {
+    pub keys: Keys<'a>,
+    pub tensors: &'a BTreeMap<String, TensorInfo>,
+}
+
+impl File<'_> {
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// How many tokens there are embeddings of.
+    pub fn n_vocab(&self) -> Result<usize> {
+        match self.tensors.get("token_embd.weight") {
+            Some(t) if t.dims[1] > N_VOCAB_MAX => Err(Error::invalid(format!(
+                "a vocabulary of {}, more than {N_VOCAB_MAX}; the file is damaged",
+                t.dims[1]
+            ))),
+            Some(t) => Ok(t.dims[1] as usize),
+            None => Err(Error::missing_tensor("token_embd.weight")),
+        }
+    }
+
+    /// A matrix whose rows are dealt out, and its bias if there is one.
+    pub fn matrix(&self, stem: &str, rows: usize, cols: usize) -> MatrixPlan {
+        let bias = format!("{stem}.bias");
+        MatrixPlan {
+            name: format!("{stem}.weight"),
+            rows,
+            cols,
+            bias: self.has(&bias).then_some(bias),
+            deal: Deal::Rows,
+        }
+    }
+
+    /// A matrix that every member of a team has all of.
+    pub fn whole(&self, stem: &str, rows: usize, cols: usize) -> MatrixPlan {
+        MatrixPlan { deal: Deal::Whole, ..self.matrix(stem, rows, cols) }
+    }
+
+    pub fn vector(&self, stem: &str, len: usize) -> VectorPlan {
+        VectorPlan { name: format!("{stem}.weight"), len }
+    }
+
+    /// One of the matrices of each of `n` experts.
+    pub fn experts(&self, stem: &str, n: usize, rows: usize, cols: usize) -> ExpertsPlan {
+        let apart = |i: usize| format!("{stem}.{i}.weight");
+        let names = match self.has(&apart(0)) {
+            true => (0..n).map(apart).collect(),
+            false => vec![format!("{stem}_exps.weight")],
+        };
+        ExpertsPlan { names, rows, cols }
+    }
+}

@@ -1,0 +1,79 @@
+//! Gated linear units.
+
+use super::block::Block;
+use super::linear::Linear;
+use super::loader::Loader;
+use super::pass::Pass;
+use crate::error::Result;
+use crate::ops;
+use crate::plan::GluPlan;
+use crate::takes::{Room, Takes};
+use crate::team::{Parts, Split};
+
+/// A gated linear unit, of whose matrices this member has some rows.
+pub(crate) struct Glu {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Block for Glu {
+    type Plan = GluPlan;
+
+    fn takes(plan: &GluPlan, _size: usize) -> Takes {
+        let (n_embd, n_ff) = (plan.gate.cols, plan.n_ff());
+        Takes {
+            vector_len: n_embd.max(n_ff),
+            token_len: n_embd.max(n_ff),
+            products: 3 * n_embd as u64 * n_ff as u64,
+            room: Room { n_ff, ..Room::default() },
+            ..Takes::default()
+        }
+    }
+
+    fn load(plan: &GluPlan, loader: &mut Loader<'_>) -> Result<Self> {
+        Ok(Self {
+            gate: loader.linear(&plan.gate)?,
+            up: loader.linear(&plan.up)?,
+            down: loader.linear(&plan.down)?,
+        })
+    }
+}
+
+impl Glu {
+    /// This member's rows of what the network adds.
+    pub fn run(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let split = self.inner(pass);
+        pass.exchange.gather(&mut [Parts::whole(split, &mut pass.s.gate)])?;
+        self.down(pass);
+        Ok(())
+    }
+
+    /// This member's inner numbers, in `gate`.
+    pub fn inner(&self, pass: &mut Pass<'_>) -> Split {
+        let s = &mut *pass.s;
+        let split = pass.exchange.rows(self.gate.n_rows);
+        for (linear, out) in [(&self.gate, &mut s.gate), (&self.up, &mut s.up)] {
+            linear.multiply(split.mine(), &s.activations, &s.all, out);
+        }
+        swiglu(split, &mut s.gate, &s.up);
+        split
+    }
+
+    /// This member's rows of what the network adds, whose inner numbers are
+    /// gathered.
+    pub fn down(&self, pass: &mut Pass<'_>) {
+        let s = &mut *pass.s;
+        let rows = pass.exchange.rows(self.down.n_rows).mine();
+        s.inner.take(&mut s.gate, self.down.cols);
+        self.down.multiply(rows, &s.inner, &s.all, &mut s.out);
+    }
+}
+
+/// [`ops::swiglu`] of this member's part of each vector.
+pub(super) fn swiglu(split: Split, gate: &mut [f32], up: &[f32]) {
+    let n = split.len();
+    for (gate, up) in gate.chunks_exact_mut(n).zip(up.chunks_exact(n)) {
+        ops::swiglu(&mut gate[split.mine()], &up[split.mine()]);
+    }
+}

@@ -1,0 +1,201 @@
+//! Loading: tensors become matrices and vectors, or errors that name them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::linear::Linear;
+use crate::error::{Error, ErrorKind, Result};
+use crate::experts::{ExpertLayer, ExpertTensor};
+use crate::gguf::TensorInfo;
+use crate::plan::{Deal, ExpertsPlan, MatrixPlan, MixturePlan, VectorPlan};
+use crate::quant::{Format, dequantize_row};
+use crate::team::Exchange;
+use crate::weights::Source;
+
+/// Takes tensors out of the files, and checks that they fit the plan.
+pub(crate) struct Loader<'a> {
+    tensors: &'a BTreeMap<String, TensorInfo>,
+    sources: &'a [Box<dyn Source>],
+    exchange: &'a Exchange,
+    used: BTreeSet<&'a str>,
+    window_bytes: u64,
+    window_bytes_max: u64,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(
+        tensors: &'a BTreeMap<String, TensorInfo>,
+        sources: &'a [Box<dyn Source>],
+        exchange: &'a Exchange,
+        window_bytes_max: u64,
+    ) -> Self {
+        let used = BTreeSet::new();
+        Self { tensors, sources, exchange, used, window_bytes: 0, window_bytes_max }
+    }
+
+    /// This member's place in its team.
+    pub fn exchange(&self) -> &'a Exchange {
+        self.exchange
+    }
+
+    /// Bytes that can be addressed besides what was loaded.
+    pub fn window_bytes_left(&self) -> u64 {
+        self.window_bytes_max - self.window_bytes
+    }
+
+    /// A tensor that nobody asked for.
+    pub fn unused(&self) -> Option<&'a str> {
+        self.tensors.keys().map(String::as_str).find(|name| !self.used.contains(name))
+    }
+
+    /// A tensor of this shape in a format that can be computed with.
+    fn tensor(&mut self, name: &str, dims: &[usize]) -> Result<(&'a TensorInfo, Format)> {
+        let (name, tensor) =
+            self.tensors.get_key_value(name).ok_or_else(|| Error::missing_tensor(name))?;
+        self.used.insert(name);
+        let mut expected = [1; 4];
+        expected.iter_mut().zip(dims).for_each(|(e, &d)| *e = d as u64);
+        if tensor.dims != expected {
+            return Err(Error::invalid(format!(
+                "tensor {name} has shape {:?} where the metadata asks for {expected:?}; the file \
+                 is damaged: download it again",
+                tensor.dims
+            )));
+        }
+        let format = Format::from_type(tensor.ty).ok_or_else(|| {
+            Error::unsupported(format!(
+                "tensor {name} is quantised as {}, which is not supported; get the model in \
+                 Q4_K_M, Q5_K_M, Q6_K, Q8_0 or F16",
+                tensor.ty
+            ))
+        })?;
+        let group = format.group_rows();
+        if !tensor.dims[1].is_multiple_of(group as u64) {
+            return Err(Error::invalid(format!(
+                "tensor {name} of type {} has {} rows, not a multiple of {group}; pack the original \
+                 model again with `moewe pack`",
+                tensor.ty, tensor.dims[1]
+            )));
+        }
+        Ok((tensor, format))
+    }
+
+    /// The size of a matrix, if one window can have it.
+    fn addressable(&self, tensor: &TensorInfo, bytes: u64) -> Result<usize> {
+        let max = self.window_bytes_max.min(isize::MAX as u64);
+        usize::try_from(bytes).ok().filter(|_| bytes <= max).ok_or_else(|| {
+            let message = format!(
+                "tensor {} has a matrix of {bytes} bytes, more than the {max} that can be \
+                 addressed; choose a smaller quantisation",
+                tensor.name
+            );
+            Error::new(ErrorKind::OutOfMemory, message)
+        })
+    }
+
+    /// This member's rows of a matrix, with their bias if there is one.
+    pub fn linear(&mut self, plan: &MatrixPlan) -> Result<Linear> {
+        let &MatrixPlan { rows: n_rows, cols, .. } = plan;
+        let rows = match plan.deal {
+            Deal::Rows => self.exchange.rows(n_rows).mine(),
+            Deal::Whole => 0..n_rows,
+        };
+        let (tensor, format) = self.tensor(&plan.name, &[cols, n_rows])?;
+        let group = format.group_rows();
+        if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
+            return Err(Error::unsupported(format!(
+                "tensor {} of type {} cannot be dealt out to {} threads; compute with one, or pack \
+                 the original model again with `moewe pack`",
+                plan.name,
+                tensor.ty,
+                self.exchange.size()
+            )));
+        }
+        let row_bytes = format.row_bytes(cols) as u64;
+        let size = row_bytes * rows.len() as u64;
+        self.window_bytes = self.window_bytes.saturating_add(size);
+        if self.window_bytes > self.window_bytes_max {
+            return Err(Error::new(
+                ErrorKind::OutOfMemory,
+                format!(
+                    "the weights that every token needs take more than the {} bytes that can be \
+                     addressed; choose a smaller quantisation",
+                    self.window_bytes_max
+                ),
+            ));
+        }
+        let bytes = self.addressable(tensor, size)?;
+        let window = match bytes {
+            0 => None,
+            _ => {
+                let offset = tensor.offset + row_bytes * rows.start as u64;
+                Some(self.sources[tensor.file].window(offset, bytes)?)
+            }
+        };
+        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: n_rows }));
+        Ok(Linear { format, cols, n_rows, rows, window, bias: bias.transpose()? })
+    }
+
+    /// A vector, as floats.
+    pub fn vector(&mut self, plan: &VectorPlan) -> Result<Vec<f32>> {
+        let (tensor, format) = self.tensor(&plan.name, &[plan.len])?;
+        let bytes = self.addressable(tensor, tensor.size)?;
+        let window = self.sources[tensor.file].window(tensor.offset, bytes)?;
+        let mut out = vec![0.0; plan.len];
+        dequantize_row(format, window.bytes(), &mut out);
+        if out.iter().any(|x| !x.is_finite()) {
+            return Err(Error::invalid(format!(
+                "tensor {} holds numbers that are not finite; the file is damaged",
+                plan.name
+            )));
+        }
+        Ok(out)
+    }
+
+    /// The experts of a mixture. Nothing is made addressable yet.
+    pub fn experts(&mut self, plan: &MixturePlan) -> Result<ExpertLayer> {
+        Ok(ExpertLayer {
+            gate: self.expert_tensor(&plan.gate, plan.n_expert)?,
+            up: self.expert_tensor(&plan.up, plan.n_expert)?,
+            down: self.expert_tensor(&plan.down, plan.n_expert)?,
+        })
+    }
+
+    /// This member's rows of one matrix of each of `n` experts.
+    fn expert_tensor(&mut self, plan: &ExpertsPlan, n: usize) -> Result<ExpertTensor> {
+        let &ExpertsPlan { rows: n_rows, cols, .. } = plan;
+        let rows = self.exchange.rows(n_rows).mine();
+        let (format, places) = match plan.names.as_slice() {
+            [name] => {
+                let (tensor, format) = self.tensor(name, &[cols, n_rows, n])?;
+                let bytes = tensor.size / n as u64;
+                self.addressable(tensor, bytes)?;
+                let place = |i: u64| (tensor.file, tensor.offset + i * bytes);
+                (format, (0..n as u64).map(place).collect())
+            }
+            names => self.tensors_of_experts(names, n_rows, cols)?,
+        };
+        Ok(ExpertTensor { format, cols, n_rows, rows, places })
+    }
+
+    /// The format of tensors that have an expert each, and where they are.
+    fn tensors_of_experts(
+        &mut self,
+        names: &[String],
+        n_rows: usize,
+        cols: usize,
+    ) -> Result<(Format, Vec<(usize, u64)>)> {
+        let (_, format) = self.tensor(&names[0], &[cols, n_rows])?;
+        let mut places = Vec::new();
+        for name in names {
+            let (tensor, own) = self.tensor(name, &[cols, n_rows])?;
+            if own != format {
+                return Err(Error::unsupported(format!(
+                    "tensor {name} is quantised differently from its neighbours"
+                )));
+            }
+            self.addressable(tensor, tensor.size)?;
+            places.push((tensor.file, tensor.offset));
+        }
+        Ok((format, places))
+    }
+}

@@ -1,0 +1,228 @@
+//! What a model is made of, as plain data. An architecture says it
+//! ([`arch`](crate::arch)); [`blocks`](crate::blocks) load it and compute, and know
+//! no architecture.
+
+/// A model: token ids in, logits out.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    /// The context that the model was trained for, in tokens.
+    pub n_ctx_train: usize,
+    pub embedding: EmbeddingPlan,
+    /// Each layer's attention says which of these it turns by.
+    pub ropes: Vec<RopePlan>,
+    pub layers: Vec<LayerPlan>,
+    pub head: HeadPlan,
+}
+
+impl Plan {
+    /// Width of the hidden state.
+    pub fn n_embd(&self) -> usize {
+        self.embedding.matrix.cols
+    }
+
+    /// Size of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        self.embedding.matrix.rows
+    }
+}
+
+/// What a token's hidden state begins as: its row, times `scale`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EmbeddingPlan {
+    pub matrix: MatrixPlan,
+    pub scale: f32,
+}
+
+/// Logits: `output(norm(hidden)) * scale`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HeadPlan {
+    pub norm: NormPlan,
+    /// If absent, the embedding serves.
+    pub output: Option<MatrixPlan>,
+    pub scale: f32,
+}
+
+/// A layer: what mixes tokens, then what each token goes through alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LayerPlan {
+    pub mix: Residual<MixPlan>,
+    pub ffn: Residual<FfnPlan>,
+}
+
+/// What is added to the hidden states: `op(before(hidden)) * scale`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Residual<T> {
+    pub before: NormPlan,
+    pub op: T,
+    pub scale: f32,
+}
+
+/// How tokens look at those before them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum MixPlan {
+    Attention(AttentionPlan),
+}
+
+/// What is computed of each token.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum FfnPlan {
+    Dense(GluPlan),
+    Mixture(MixturePlan),
+}
+
+/// `o(softmax(q * k * scale) * v)`, head by head; `kv_heads` of keys and values are
+/// shared by as many heads each ([GQA](https://arxiv.org/abs/2305.13245)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AttentionPlan {
+    pub q: MatrixPlan,
+    pub k: MatrixPlan,
+    pub v: MatrixPlan,
+    pub o: MatrixPlan,
+    pub n_head: usize,
+    pub kv_heads: usize,
+    /// A multiple of four.
+    pub head_dim: usize,
+    pub scale: f32,
+    /// Index into [`Plan::ropes`], if positions turn queries and keys.
+    pub rope: Option<usize>,
+    pub qk_norm: Option<QkNorm>,
+}
+
+/// RMSNorms of queries and keys before they are turned: over a head each, or over all
+/// heads together, as their length says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QkNorm {
+    pub q: NormPlan,
+    pub k: NormPlan,
+}
+
+/// A gated linear unit: `down(swiglu(gate(x), up(x)))`
+/// ([SwiGLU](https://arxiv.org/abs/2002.05202)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GluPlan {
+    pub gate: MatrixPlan,
+    pub up: MatrixPlan,
+    pub down: MatrixPlan,
+}
+
+impl GluPlan {
+    /// Inner width.
+    pub fn n_ff(&self) -> usize {
+        self.down.cols
+    }
+}
+
+/// A mixture of experts, each a gated linear unit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MixturePlan {
+    pub router: RouterPlan,
+    pub n_expert: usize,
+    pub gate: ExpertsPlan,
+    pub up: ExpertsPlan,
+    pub down: ExpertsPlan,
+    pub shared: Option<SharedPlan>,
+}
+
+impl MixturePlan {
+    /// Inner width of an expert.
+    pub fn n_ff(&self) -> usize {
+        self.down.cols
+    }
+}
+
+/// The expert that every token goes through.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SharedPlan {
+    pub glu: GluPlan,
+    /// A vector; what the expert adds is weighed by the sigmoid of its product with the
+    /// token.
+    pub gate: Option<VectorPlan>,
+}
+
+/// Which experts a token goes through, and how they are weighed: by a softmax over all
+/// logits ([Mixtral](https://arxiv.org/abs/2401.04088)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouterPlan {
+    pub matrix: MatrixPlan,
+    /// Experts that are picked: those with the largest logits.
+    pub n_used: usize,
+    /// Whether the weights of those are scaled to add up to 1.
+    pub normalize: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+}
+
+/// A matrix of weights, with a bias if the file has one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MatrixPlan {
+    pub name: String,
+    pub rows: usize,
+    pub cols: usize,
+    pub bias: Option<String>,
+    pub deal: Deal,
+}
+
+/// What a member of a team gets of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deal {
+    /// Some of the rows.
+    Rows,
+    /// All of it, as every member looks into it.
+    Whole,
+}
+
+/// One of the matrices of each expert in a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExpertsPlan {
+    /// One tensor with all experts, or, in files from early 2024, one for each.
+    pub names: Vec<String>,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// A vector of weights.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct VectorPlan {
+    pub name: String,
+    pub len: usize,
+}
+
+/// RMSNorm ([Zhang and Sennrich](https://arxiv.org/abs/1910.07467)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NormPlan {
+    pub weight: VectorPlan,
+    pub epsilon: f32,
+}
+
+/// How positions turn queries and keys ([RoFormer](https://arxiv.org/abs/2104.09864)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RopePlan {
+    /// Numbers of a head that are turned, an even number.
+    pub dims: usize,
+    pub pairs: Pairs,
+    pub base: f64,
+    /// A tensor that divides the frequencies, as Llama 3 has it.
+    pub factors: Option<String>,
+    pub scaling: RopeScaling,
+    /// Factor on sine and cosine.
+    pub magnitude: f64,
+}
+
+/// Which numbers of a head are turned together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pairs {
+    Neighbours,
+    /// Those at the same place in the two halves of what is turned.
+    Halves,
+}
+
+/// How frequencies are scaled for contexts beyond those of the training.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum RopeScaling {
+    /// All by the same factor; 1 is none.
+    Linear { factor: f64 },
+    /// [YaRN](https://arxiv.org/abs/2309.00071): those that turn less than `slow` times
+    /// within the original context by `factor`, those that turn more than `fast` times
+    /// not at all.
+    Yarn { factor: f64, n_ctx: f64, fast: f64, slow: f64 },
+}

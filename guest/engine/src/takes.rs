@@ -1,0 +1,85 @@
+//! What the blocks of a model take: of a team's shared memory, of time, of room for
+//! vectors, of memory for what they remember.
+
+/// Tokens that go through the layers together.
+pub const BATCH_MAX: usize = 512;
+
+/// Numbers that are exchanged at a time, unless a single vector has more.
+const EXCHANGE_LEN: usize = 1 << 20;
+
+/// What a block takes, or all blocks of a model together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Takes {
+    /// The longest vector that is exchanged.
+    pub vector_len: usize,
+    /// The most numbers that are exchanged at once for each token of a batch.
+    pub token_len: usize,
+    /// Products of a token with weights that all tokens share, but for the few of norms
+    /// and routers.
+    pub products: u64,
+    /// Products of a token with experts, which it mostly has for itself.
+    pub expert_products: u64,
+    pub room: Room,
+    pub state: State,
+}
+
+/// The longest vectors that a token needs at a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Of hidden states.
+    pub n_embd: usize,
+    /// Of queries, and of keys and values.
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Of networks that are no experts; 0 if there are none.
+    pub n_ff: usize,
+    /// Of experts; 0 if there are none.
+    pub n_ff_expert: usize,
+    pub n_expert: usize,
+    pub n_expert_used: usize,
+}
+
+/// Bytes of what is remembered of each token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// By all members of a team together.
+    pub bytes_per_token: u64,
+    /// By the member that remembers most.
+    pub member_bytes_per_token: u64,
+}
+
+impl Takes {
+    /// What both take, one after the other.
+    pub fn and(self, other: Self) -> Self {
+        let (a, b) = (self.room, other.room);
+        Self {
+            vector_len: self.vector_len.max(other.vector_len),
+            token_len: self.token_len.max(other.token_len),
+            products: self.products.saturating_add(other.products),
+            expert_products: self.expert_products.saturating_add(other.expert_products),
+            room: Room {
+                n_embd: a.n_embd.max(b.n_embd),
+                heads: a.heads.max(b.heads),
+                kv_heads: a.kv_heads.max(b.kv_heads),
+                head_dim: a.head_dim.max(b.head_dim),
+                n_ff: a.n_ff.max(b.n_ff),
+                n_ff_expert: a.n_ff_expert.max(b.n_ff_expert),
+                n_expert: a.n_expert.max(b.n_expert),
+                n_expert_used: a.n_expert_used.max(b.n_expert_used),
+            },
+            state: State {
+                bytes_per_token: (self.state.bytes_per_token)
+                    .saturating_add(other.state.bytes_per_token),
+                member_bytes_per_token: (self.state.member_bytes_per_token)
+                    .saturating_add(other.state.member_bytes_per_token),
+            },
+        }
+    }
+
+    /// How many numbers a team exchanges at a time: those of a batch if that is not too
+    /// much, and a whole vector at least.
+    pub fn exchange_len(&self) -> usize {
+        self.token_len.saturating_mul(BATCH_MAX).min(EXCHANGE_LEN).max(self.vector_len)
+    }
+}

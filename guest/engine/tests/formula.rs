@@ -1,0 +1,206 @@
+//! Logits agree with a model's formula, written down plainly and computed in f64.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use moewe_engine::native::Folder;
+use moewe_engine::{Context, Model};
+use moewe_fixtures::{TOKENS, model};
+use moewe_gguf::{Gguf, Source as _};
+
+/// Weights by their tensors' names, and the length of their rows.
+struct Weights(HashMap<String, (Vec<f64>, usize)>);
+
+/// The factors of Granite.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    embedding: f64,
+    attention: f64,
+    residual: f64,
+    /// Divides.
+    logits: f64,
+}
+
+fn f16(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let size = match exponent {
+        0 => fraction * 2f64.powi(-24),
+        _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -size } else { size }
+}
+
+impl Weights {
+    /// Those of a file in F16 and F32.
+    fn read(path: &Path) -> Self {
+        let gguf = Gguf::read(path).unwrap();
+        let decoded = gguf.header.tensors.values().map(|tensor| {
+            let mut bytes = vec![0; tensor.size as usize];
+            gguf.sources[tensor.file].read(tensor.offset, &mut bytes).unwrap();
+            let numbers = match tensor.ty.name() {
+                "F32" => {
+                    let words = bytes.as_chunks::<4>().0.iter();
+                    words.map(|&word| f32::from_le_bytes(word).into()).collect()
+                }
+                "F16" => {
+                    let words = bytes.as_chunks::<2>().0.iter();
+                    words.map(|&word| f16(u16::from_le_bytes(word))).collect()
+                }
+                other => panic!("{}: {other}", tensor.name),
+            };
+            (tensor.name.clone(), (numbers, tensor.dims[0] as usize))
+        });
+        Self(decoded.collect())
+    }
+
+    fn row(&self, name: &str, i: usize) -> &[f64] {
+        let (numbers, cols) = &self.0[&format!("{name}.weight")];
+        &numbers[i * cols..(i + 1) * cols]
+    }
+
+    /// `n` rows from `first` on, times a vector.
+    fn rows(&self, name: &str, first: usize, n: usize, x: &[f64]) -> Vec<f64> {
+        (first..first + n).map(|i| dot(self.row(name, i), x)).collect()
+    }
+
+    fn matrix(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let (numbers, cols) = &self.0[&format!("{name}.weight")];
+        self.rows(name, 0, numbers.len() / cols, x)
+    }
+
+    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let rms = (dot(x, x) / x.len() as f64 + 1e-6).sqrt();
+        x.iter().zip(self.row(name, 0)).map(|(x, w)| x / rms * w).collect()
+    }
+
+    /// The network number `i` of those in the tensors of this kind.
+    fn glu(&self, layer: &str, kind: &str, i: usize, n_ff: usize, x: &[f64]) -> Vec<f64> {
+        let name = |part: &str| format!("{layer}.ffn_{part}_{kind}");
+        let gate = self.rows(&name("gate"), i * n_ff, n_ff, x);
+        let up = self.rows(&name("up"), i * n_ff, n_ff, x);
+        let inner = gate.iter().zip(up).map(|(g, up)| g / (1.0 + (-g).exp()) * up);
+        self.rows(&name("down"), i * x.len(), x.len(), &inner.collect::<Vec<_>>())
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let weights: Vec<_> = x.iter().map(|x| x.exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+fn add(x: &mut [f64], y: &[f64], factor: f64) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y * factor);
+}
+
+/// Turns neighbours in each head.
+fn turn(x: &mut [f64], position: usize) {
+    for head in x.chunks_mut(HEAD_DIM) {
+        for (i, pair) in head.chunks_mut(2).enumerate() {
+            let angle = position as f64 * 1e6f64.powf(-2.0 * i as f64 / HEAD_DIM as f64);
+            let (x, y) = (pair[0], pair[1]);
+            pair[0] = x * angle.cos() - y * angle.sin();
+            pair[1] = x * angle.sin() + y * angle.cos();
+        }
+    }
+}
+
+// The shape of the model that is generated.
+const HEAD_DIM: usize = 32;
+/// Heads that share keys and values.
+const GROUP: usize = 4;
+const N_USED: usize = 3;
+const N_FF: usize = 256;
+const N_FF_SHARED: usize = 512;
+
+/// Logits behind each token, as `modeling_granitemoeshared.py` of Hugging Face says.
+fn granite(weights: &Weights, tokens: &[u32], factors: Factors) -> Vec<Vec<f64>> {
+    let scaled = |&token: &u32| {
+        let row = weights.row("token_embd", token as usize);
+        row.iter().map(|x| x * factors.embedding).collect::<Vec<_>>()
+    };
+    let mut hidden: Vec<_> = tokens.iter().map(scaled).collect();
+    for layer in ["blk.0", "blk.1"] {
+        let name = |part: &str| format!("{layer}.{part}");
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for (position, hidden) in hidden.iter_mut().enumerate() {
+            let x = weights.norm(&name("attn_norm"), hidden);
+            let mut query = weights.matrix(&name("attn_q"), &x);
+            let mut key = weights.matrix(&name("attn_k"), &x);
+            turn(&mut query, position);
+            turn(&mut key, position);
+            keys.push(key);
+            values.push(weights.matrix(&name("attn_v"), &x));
+            let mut mixed = vec![0.0; query.len()];
+            for (i, query) in query.chunks(HEAD_DIM).enumerate() {
+                let of_head = i / GROUP * HEAD_DIM..(i / GROUP + 1) * HEAD_DIM;
+                let score = |key: &Vec<f64>| dot(query, &key[of_head.clone()]) * factors.attention;
+                let scores: Vec<_> = keys.iter().map(score).collect();
+                for (weight, value) in softmax(&scores).into_iter().zip(&values) {
+                    add(&mut mixed[i * HEAD_DIM..][..HEAD_DIM], &value[of_head.clone()], weight);
+                }
+            }
+            add(hidden, &weights.matrix(&name("attn_output"), &mixed), factors.residual);
+
+            let x = weights.norm(&name("ffn_norm"), hidden);
+            let logits = weights.matrix(&name("ffn_gate_inp"), &x);
+            let mut order: Vec<_> = (0..logits.len()).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            order.truncate(N_USED);
+            let chosen: Vec<_> = order.iter().map(|&expert| logits[expert]).collect();
+            let mut out = weights.glu(layer, "shexp", 0, N_FF_SHARED, &x);
+            for (&expert, weight) in order.iter().zip(softmax(&chosen)) {
+                add(&mut out, &weights.glu(layer, "exps", expert, N_FF, &x), weight);
+            }
+            add(hidden, &out, factors.residual);
+        }
+    }
+    let logits = |hidden: &Vec<f64>| {
+        let logits = weights.matrix("output", &weights.norm("output_norm", hidden));
+        logits.into_iter().map(|x| x / factors.logits).collect()
+    };
+    hidden.iter().map(logits).collect()
+}
+
+/// The largest difference of any logit.
+fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn granitemoe() {
+    let path = model("granitemoe-f16");
+    let (folder, name) = Folder::of(&path).unwrap();
+    let weights = Weights::read(&path);
+    let tokens = &TOKENS[..8];
+    let mut context = Context::new(Rc::new(Model::load(&folder, &name, u64::MAX).unwrap()), None)
+        .unwrap_or_else(|e| panic!("{e}"));
+    let mut logits = |&token: &u32| {
+        context.feed(&[token]).unwrap();
+        context.logits().unwrap().iter().map(|&x| x.into()).collect()
+    };
+    let got: Vec<Vec<f64>> = tokens.iter().map(&mut logits).collect();
+
+    let factors =
+        Factors { embedding: 3.0, attention: f64::from(0.1f32), residual: 0.5, logits: 2.0 };
+    let error = difference(&got, &granite(&weights, tokens, factors));
+    println!("largest difference {error:.1e}");
+    assert!(error < 1e-4, "off by {error}");
+    // Each of the factors matters.
+    for left_out in [
+        Factors { embedding: 1.0, ..factors },
+        Factors { attention: 1.0 / (HEAD_DIM as f64).sqrt(), ..factors },
+        Factors { residual: 1.0, ..factors },
+        Factors { logits: 1.0, ..factors },
+    ] {
+        let error = difference(&got, &granite(&weights, tokens, left_out));
+        assert!(error > 1e-2, "{left_out:?} makes a difference of {error} only");
+    }
+}
