@@ -193,3 +193,42 @@ fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths:
     let floats = numbers.saturating_add(n_logits).saturating_mul(size_of::<f32>() as u64);
     floats.saturating_add(widths.bytes_min()).saturating_add(HEAP_LOSS_BYTES)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::native::Folder;
+    use crate::takes::{Room, State};
+
+    #[test]
+    fn blocks_say_what_they_take() {
+        let path = moewe_fixtures::model("qwen2moe-q8_0");
+        let (folder, name) = Folder::of(&path).unwrap();
+        let header = Gguf::open(&folder, &name).unwrap().header;
+        let plan = arch::plan(&header.metadata, &header.tensors).unwrap();
+        let (attention, shared) = (2 * 256 * (8 + 2) * 32, 3 * 256 * 512);
+        let takes_of = |member_bytes_per_token| Takes {
+            // The vocabulary is as long as the shared expert is wide.
+            vector_len: 512,
+            token_len: 3 * 256 + 512,
+            products: 2 * (attention + shared) + 512 * 256,
+            expert_products: 2 * 3 * (3 * 256 * 256),
+            room: Room {
+                n_embd: 256,
+                heads: 8 * 32,
+                kv_heads: 2 * 32,
+                head_dim: 32,
+                n_ff: 512,
+                n_ff_expert: 256,
+                n_expert: 8,
+                n_expert_used: 3,
+            },
+            state: State { bytes_per_token: 1024, member_bytes_per_token },
+        };
+        // Of three members, one has heads that need both KV heads.
+        for (size, member_bytes_per_token) in [(1, 1024), (2, 512), (3, 1024), (8, 512)] {
+            assert_eq!(takes(&plan, size), takes_of(member_bytes_per_token), "{size}");
+        }
+        assert_eq!(takes(&plan, 1).exchange_len(), 512 * (3 * 256 + 512));
+    }
+}

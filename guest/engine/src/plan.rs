@@ -174,10 +174,18 @@ pub(crate) enum Deal {
 /// One of the matrices of each expert in a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ExpertsPlan {
-    /// One tensor with all experts, or, in files from early 2024, one for each.
-    pub names: Vec<String>,
+    pub tensors: ExpertTensors,
     pub rows: usize,
     pub cols: usize,
+}
+
+/// The tensors that experts are in.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ExpertTensors {
+    /// All in the one of this name.
+    One(String),
+    /// One for each, as in files from early 2024: `STEM.NUMBER.weight`.
+    Each { stem: String },
 }
 
 /// A vector of weights.

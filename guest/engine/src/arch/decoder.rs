@@ -209,9 +209,9 @@ impl<'a> Decoder<'a> {
         MixturePlan {
             router: RouterPlan { matrix, n_used, normalize, scale },
             n_expert: n,
-            gate: file.experts(&name("ffn_gate"), n, n_ff, n_embd),
-            up: file.experts(&name("ffn_up"), n, n_ff, n_embd),
-            down: file.experts(&name("ffn_down"), n, n_embd, n_ff),
+            gate: file.experts(&name("ffn_gate"), n_ff, n_embd),
+            up: file.experts(&name("ffn_up"), n_ff, n_embd),
+            down: file.experts(&name("ffn_down"), n_embd, n_ff),
             shared: (experts.n_ff_shared > 0).then(|| SharedPlan {
                 glu: self.glu(layer, "_shexp", experts.n_ff_shared),
                 gate: experts.gates_shared.then(gate),

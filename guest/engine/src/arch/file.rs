@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::keys::Keys;
 use crate::error::{Error, Result};
 use crate::gguf::TensorInfo;
-use crate::plan::{Deal, ExpertsPlan, MatrixPlan, VectorPlan};
+use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, VectorPlan};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
@@ -54,13 +54,12 @@ impl File<'_> {
         VectorPlan { name: format!("{stem}.weight"), len }
     }
 
-    /// One of the matrices of each of `n` experts.
-    pub fn experts(&self, stem: &str, n: usize, rows: usize, cols: usize) -> ExpertsPlan {
-        let apart = |i: usize| format!("{stem}.{i}.weight");
-        let names = match self.has(&apart(0)) {
-            true => (0..n).map(apart).collect(),
-            false => vec![format!("{stem}_exps.weight")],
+    /// One of the matrices of each expert.
+    pub fn experts(&self, stem: &str, rows: usize, cols: usize) -> ExpertsPlan {
+        let tensors = match self.has(&format!("{stem}.0.weight")) {
+            true => ExpertTensors::Each { stem: stem.to_owned() },
+            false => ExpertTensors::One(format!("{stem}_exps.weight")),
         };
-        ExpertsPlan { names, rows, cols }
+        ExpertsPlan { tensors, rows, cols }
     }
 }

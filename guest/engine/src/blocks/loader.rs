@@ -6,7 +6,7 @@ use super::linear::Linear;
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, ExpertTensor};
 use crate::gguf::TensorInfo;
-use crate::plan::{Deal, ExpertsPlan, MatrixPlan, MixturePlan, VectorPlan};
+use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, VectorPlan};
 use crate::quant::{Format, dequantize_row};
 use crate::team::Exchange;
 use crate::weights::Source;
@@ -164,38 +164,31 @@ impl<'a> Loader<'a> {
     fn expert_tensor(&mut self, plan: &ExpertsPlan, n: usize) -> Result<ExpertTensor> {
         let &ExpertsPlan { rows: n_rows, cols, .. } = plan;
         let rows = self.exchange.rows(n_rows).mine();
-        let (format, places) = match plan.names.as_slice() {
-            [name] => {
+        let (format, places) = match &plan.tensors {
+            ExpertTensors::One(name) => {
                 let (tensor, format) = self.tensor(name, &[cols, n_rows, n])?;
                 let bytes = tensor.size / n as u64;
                 self.addressable(tensor, bytes)?;
                 let place = |i: u64| (tensor.file, tensor.offset + i * bytes);
                 (format, (0..n as u64).map(place).collect())
             }
-            names => self.tensors_of_experts(names, n_rows, cols)?,
+            ExpertTensors::Each { stem } => {
+                let mut places = Vec::new();
+                let mut format = None;
+                for i in 0..n {
+                    let name = format!("{stem}.{i}.weight");
+                    let (tensor, own) = self.tensor(&name, &[cols, n_rows])?;
+                    if *format.get_or_insert(own) != own {
+                        return Err(Error::unsupported(format!(
+                            "tensor {name} is quantised differently from its neighbours"
+                        )));
+                    }
+                    self.addressable(tensor, tensor.size)?;
+                    places.push((tensor.file, tensor.offset));
+                }
+                (format.ok_or_else(|| Error::missing_tensor(stem))?, places)
+            }
         };
         Ok(ExpertTensor { format, cols, n_rows, rows, places })
-    }
-
-    /// The format of tensors that have an expert each, and where they are.
-    fn tensors_of_experts(
-        &mut self,
-        names: &[String],
-        n_rows: usize,
-        cols: usize,
-    ) -> Result<(Format, Vec<(usize, u64)>)> {
-        let (_, format) = self.tensor(&names[0], &[cols, n_rows])?;
-        let mut places = Vec::new();
-        for name in names {
-            let (tensor, own) = self.tensor(name, &[cols, n_rows])?;
-            if own != format {
-                return Err(Error::unsupported(format!(
-                    "tensor {name} is quantised differently from its neighbours"
-                )));
-            }
-            self.addressable(tensor, tensor.size)?;
-            places.push((tensor.file, tensor.offset));
-        }
-        Ok((format, places))
     }
 }
