@@ -197,14 +197,12 @@ fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::native::Folder;
     use crate::takes::{Room, State};
 
     #[test]
     fn blocks_say_what_they_take() {
         let path = moewe_fixtures::model("qwen2moe-q8_0");
-        let (folder, name) = Folder::of(&path).unwrap();
-        let header = Gguf::open(&folder, &name).unwrap().header;
+        let header = Gguf::read(&path).unwrap().header;
         let plan = arch::plan(&header.metadata, &header.tensors).unwrap();
         let (attention, shared) = (2 * 256 * (8 + 2) * 32, 3 * 256 * 512);
         let takes_of = |member_bytes_per_token| Takes {
