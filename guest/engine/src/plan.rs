@@ -66,8 +66,8 @@ pub(crate) enum MixPlan {
 /// What is computed of each token.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum FfnPlan {
-    Dense(GluPlan),
-    Mixture(MixturePlan),
+    Dense(Box<GluPlan>),
+    Mixture(Box<MixturePlan>),
 }
 
 /// `o(softmax(q * k * scale) * v)`, head by head; `kv_heads` of keys and values are

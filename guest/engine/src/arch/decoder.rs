@@ -193,8 +193,8 @@ impl<'a> Decoder<'a> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let has_router = self.file.has(&name("ffn_gate_inp.weight"));
         let op = match experts.filter(|_| has_router) {
-            Some(experts) => FfnPlan::Mixture(self.mixture(layer, experts)),
-            None => FfnPlan::Dense(self.glu(layer, "", self.n_ff)),
+            Some(experts) => FfnPlan::Mixture(Box::new(self.mixture(layer, experts))),
+            None => FfnPlan::Dense(Box::new(self.glu(layer, "", self.n_ff))),
         };
         let before = self.norm(&name("ffn_norm"), self.n_embd);
         Residual { before, op, scale: self.residual_scale }
