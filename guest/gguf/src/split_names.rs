@@ -24,7 +24,7 @@ impl<'a> SplitNames<'a> {
             is_number.then(|| digits.parse().ok())?
         };
         let (file, n_files) = (number(file)?, number(n_files)?);
-        (1..=n_files).contains(&file).then_some((Self { stem, n_files }, file - 1))
+        (1..=n_files).contains(&file).then(|| (Self { stem, n_files }, file - 1))
     }
 
     /// The names that go with that of the first file; `None` if it is not the first of
