@@ -35,7 +35,7 @@ fn circles(root: &Path) -> Vec<Vec<String>> {
     circles
 }
 
-/// The root files of all crates of the workspace, but for build scripts.
+/// The root files of all crates of the workspace.
 fn roots() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["metadata", "--no-deps", "--format-version", "1"]);

@@ -1,6 +1,7 @@
 //! Building the guest.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,20 +20,26 @@ pub fn engine() -> PathBuf {
     output("moewe.wasm")
 }
 
-/// Has the host's build script wait for the engine, until the answer is dropped.
-pub fn lock() -> Result<File> {
+/// Has the host's build script wait for the engine, until the answer is dropped; `None`
+/// if it may have run already, so that it would not, or if there are no locks here.
+pub fn first_lock() -> Result<Option<File>> {
     let path = engine().with_extension("wasm.lock");
+    if engine().exists() || path.exists() {
+        return Ok(None);
+    }
     let shown = || format!("{} cannot be locked", path.display());
     fs::create_dir_all(output("")).with_context(shown)?;
     let file = File::create(&path).with_context(shown)?;
-    file.lock().with_context(shown)?;
-    Ok(file)
+    match file.lock() {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        locked => locked.map(|()| Some(file)).with_context(shown),
+    }
 }
 
 /// Builds the engine.
-pub fn build_engine() -> Result<()> {
+pub fn build_engine(toolchain: &Toolchain) -> Result<()> {
     let [package, ..] = GUESTS;
-    let [module] = modules([package])?;
+    let [module] = modules(toolchain, [package])?;
     let bytes = component::encode(&module)?;
     component::check(&bytes, "moewe:inference/", "moewe:inference/inference@")
         .context("the engine")?;
@@ -41,9 +48,10 @@ pub fn build_engine() -> Result<()> {
 
 /// Builds the engine and the program for WASI runtimes.
 pub fn build() -> Result<()> {
-    build_engine()?;
+    let toolchain = Toolchain::find()?;
+    build_engine(&toolchain)?;
     let [_, packages @ ..] = GUESTS;
-    let [provider, command] = modules(packages)?;
+    let [provider, command] = modules(&toolchain, packages)?;
     for module in [&provider, &command] {
         let path = module.with_extension(COMPONENT);
         let written = fs::write(&path, component::encode(module)?);
@@ -59,8 +67,8 @@ pub fn build() -> Result<()> {
 }
 
 /// Builds packages for wasm32, and returns the files of their modules.
-fn modules<const N: usize>(packages: [&str; N]) -> Result<[PathBuf; N]> {
-    let folder = Toolchain::find()?.build(&packages, &output("guest"))?;
+fn modules<const N: usize>(toolchain: &Toolchain, packages: [&str; N]) -> Result<[PathBuf; N]> {
+    let folder = toolchain.build(&packages, &output("guest"))?;
     Ok(packages.map(|name| folder.join(name.replace('-', "_")).with_extension("wasm")))
 }
 

@@ -33,20 +33,29 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 /// Always with the whole workspace in view: cargo then chooses the same features of the
 /// dependencies every time, and Wasmtime is compiled once.
 pub fn build(programs: &[&str]) -> Result<PathBuf> {
-    process::run(workspace_build().args(programs.iter().flat_map(|name| ["--bin", name])))?;
+    process::run(workspace("build").args(programs.iter().flat_map(|name| ["--bin", name])))?;
     Ok(folder())
 }
 
 /// Builds all programs and tests, and returns the folder in which the programs are.
 pub fn build_all() -> Result<PathBuf> {
-    process::run(workspace_build().args(["--bins", "--tests"]))?;
+    process::run(workspace("build").args(["--bins", "--tests"]))?;
     Ok(folder())
 }
 
-fn workspace_build() -> Command {
-    let mut build = cargo(["build", "--workspace"]);
-    build.args(GUESTS.iter().flat_map(|package| ["--exclude", package]));
-    build
+/// A command of cargo for the workspace but for the guests, which have other features of
+/// what they share with the host.
+pub fn workspace(command: &str) -> Command {
+    let mut cargo = cargo([command, "--workspace"]);
+    cargo.args(GUESTS.iter().flat_map(|package| ["--exclude", package]));
+    cargo
+}
+
+/// Runs the guests' own tests, natively.
+pub fn test_guests() -> Command {
+    let mut test = cargo(["test"]);
+    test.args(GUESTS.iter().flat_map(|package| ["--package", package]));
+    test
 }
 
 /// Builds the engine's own benchmark for a processor, `native` for this machine's,

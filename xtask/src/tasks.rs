@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::host::cargo;
 use crate::paths::output;
+use crate::toolchain::Toolchain;
 use crate::{guest, host, models, process, python};
 
 /// Builds the command, and lets the default model continue `prompt`.
@@ -20,15 +21,16 @@ pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
 
 /// Builds the engine and programs of the host, and returns the folder in which these are.
 fn build(programs: &[&str]) -> Result<PathBuf> {
-    if guest::engine().exists() {
-        guest::build_engine()?;
+    // Before anything takes minutes.
+    let toolchain = Toolchain::find()?;
+    let Some(lock) = guest::first_lock()? else {
+        guest::build_engine(&toolchain)?;
         return host::build(programs);
-    }
+    };
     // Side by side: both take minutes the first time.
-    let lock = guest::lock()?;
     thread::scope(|scope| {
         let host = scope.spawn(|| host::build(programs));
-        let engine = guest::build_engine();
+        let engine = guest::build_engine(&toolchain);
         drop(lock);
         let host = host.join().expect("it does not panic");
         engine.and(host)
@@ -41,9 +43,9 @@ pub fn test() -> Result<()> {
     let moewe = host::build_all()?.join("moewe");
     let folder = output("models");
     let model = models::fetch(&moewe, &folder)?;
-    process::run(
-        cargo(["test", "--workspace"]).env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model),
-    )?;
+    let mut tests = host::workspace("test");
+    process::run(tests.env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model))?;
+    process::run(&mut host::test_guests())?;
     python::test_wasi(&moewe, &model)
 }
 

@@ -26,8 +26,11 @@ impl Rope {
     /// `factors` are those that the plan names: they divide the frequencies.
     pub fn new(plan: &RopePlan, factors: Option<&[f32]>) -> Result<Self> {
         let &RopePlan { dims, base, .. } = plan;
-        if factors.is_some_and(|f| f.len() != dims / 2 || f.iter().any(|&f| f <= 0.0)) {
-            return Err(Error::invalid("tensor rope_freqs.weight does not fit; it is damaged"));
+        if factors.is_some_and(|factors| factors.iter().any(|&factor| factor <= 0.0)) {
+            return Err(Error::invalid(format!(
+                "tensor {} has factors that are not positive; the file is damaged",
+                plan.factors.as_deref().unwrap_or_default()
+            )));
         }
         let frequency = |i: usize| {
             let f = libm::pow(base, -2.0 * i as f64 / dims as f64);

@@ -64,6 +64,13 @@ impl<'a> Decoder<'a> {
         if keys.count("attention.value_length")?.unwrap_or(head_dim) != head_dim {
             return Err(Error::unsupported("heads with keys and values of different lengths"));
         }
+        // Some converters write it beside the other two.
+        if keys.count("attention.head_dim")?.unwrap_or(head_dim) != head_dim {
+            return Err(Error::unsupported(format!(
+                "`{}` is not the length of keys, {head_dim}",
+                keys.full("attention.head_dim")
+            )));
+        }
         if head_dim == 0 || !head_dim.is_multiple_of(4) {
             return Err(Error::unsupported(format!(
                 "heads of {head_dim} numbers; they must be a multiple of 4"

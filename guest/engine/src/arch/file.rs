@@ -11,7 +11,7 @@ use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, VectorPlan};
 const N_VOCAB_MAX: u64 = 1 << 21;
 
 /// Metadata and tensors of a file.
-pub(crate) struct File<'a> {
+pub(super) struct File<'a> {
     pub keys: Keys<'a>,
     pub tensors: &'a BTreeMap<String, TensorInfo>,
 }

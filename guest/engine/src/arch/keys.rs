@@ -7,14 +7,28 @@ use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value};
 
 /// The most of anything that a model may have: heads, experts, numbers in a
-/// vector. A product of two of them and of a batch fits 32 bits.
-pub(crate) const COUNT_MAX: u32 = 1 << 16;
+/// vector. Times a batch, it fits 32 bits.
+pub(super) const COUNT_MAX: u32 = 1 << 16;
 /// The most layers.
 const N_LAYER_MAX: u32 = 1 << 10;
 
-/// Keys that say nothing of what is computed from tokens to logits.
-pub(super) const HARMLESS: [&str; 4] =
-    ["pooling_type", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
+/// Keys that say nothing of what is computed from tokens to logits, among them those that
+/// converters write whatever the architecture, for the few that read them.
+pub(super) const HARMLESS: [&str; 13] = [
+    "attention.group_norm_epsilon",
+    "attention.group_norm_groups",
+    "attention.layer_norm_epsilon",
+    "decoder_start_token_id",
+    "pooling_type",
+    "rescale_every_n_layers",
+    "rope.scaling.finetuned",
+    "swin_norm",
+    "tensor_data_layout",
+    "time_decay_extra_dim",
+    "time_mix_extra_dim",
+    "use_parallel_residual",
+    "vocab_size",
+];
 
 /// Keys that ask for nothing if they have one of these values. Where an architecture
 /// does what they ask for, it reads them.
@@ -46,7 +60,7 @@ pub(super) const NEUTRAL: [(&str, &[f64]); 23] = [
 ];
 
 /// Metadata of one architecture. It remembers which of the keys were read.
-pub(crate) struct Keys<'a> {
+pub(super) struct Keys<'a> {
     metadata: &'a Metadata,
     architecture: &'a str,
     read: RefCell<BTreeSet<String>>,
@@ -160,7 +174,7 @@ impl<'a> Keys<'a> {
             };
             return Err(Error::unsupported(format!(
                 "{what} in the architecture `{}`; the model would not compute what it was trained \
-                 for",
+                 for: get it from another source, or one of another kind",
                 self.architecture
             )));
         }

@@ -25,7 +25,7 @@ use crate::plan::Plan;
 type Architecture = (&'static str, fn(&File<'_>) -> Result<Plan>);
 
 /// All architectures that there are.
-const ALL: [Architecture; 7] = [
+const ALL: &[Architecture] = &[
     ("llama", llama::plan),
     ("qwen2", qwen2::plan),
     ("qwen2moe", qwen2moe::plan),

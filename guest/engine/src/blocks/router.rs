@@ -25,6 +25,7 @@ impl Block for Router {
 
     fn takes(plan: &RouterPlan, _size: usize) -> Takes {
         Takes {
+            vector_len: plan.matrix.rows,
             room: Room {
                 n_expert: plan.matrix.rows,
                 n_expert_used: plan.n_used,

@@ -90,18 +90,18 @@ impl Encoding {
 impl Format {
     /// The format of a tensor type, if the engine has it.
     pub fn from_type(ty: TensorType) -> Option<Self> {
-        let encoding = match ty.unpacked().name() {
-            "F32" => Encoding::F32,
-            "F16" => Encoding::F16,
-            "BF16" => Encoding::Bf16,
-            "Q4_0" => Encoding::Q4_0,
-            "Q4_1" => Encoding::Q4_1,
-            "Q5_0" => Encoding::Q5_0,
-            "Q5_1" => Encoding::Q5_1,
-            "Q8_0" => Encoding::Q8_0,
-            "Q4_K" => Encoding::Q4K,
-            "Q5_K" => Encoding::Q5K,
-            "Q6_K" => Encoding::Q6K,
+        let encoding = match ty.unpacked() {
+            TensorType::F32 => Encoding::F32,
+            TensorType::F16 => Encoding::F16,
+            TensorType::BF16 => Encoding::Bf16,
+            TensorType::Q4_0 => Encoding::Q4_0,
+            TensorType::Q4_1 => Encoding::Q4_1,
+            TensorType::Q5_0 => Encoding::Q5_0,
+            TensorType::Q5_1 => Encoding::Q5_1,
+            TensorType::Q8_0 => Encoding::Q8_0,
+            TensorType::Q4_K => Encoding::Q4K,
+            TensorType::Q5_K => Encoding::Q5K,
+            TensorType::Q6_K => Encoding::Q6K,
             _ => return None,
         };
         Some(Self { encoding, group_rows: ty.group_rows() as usize })
