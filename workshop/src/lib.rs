@@ -1,7 +1,7 @@
 //! What studies a model, and does not run it for anybody.
 //!
 //! [`plan`](mod@plan) says beforehand what fits into memory and how fast it will be,
-//! [`bench`] measures how fast it is. A [`Trace`] tells which experts a run used:
+//! [`mod@bench`] measures how fast it is. A [`Trace`] tells which experts a run used:
 //! [`comparison`] has other cache policies and other budgets have their try at it, by
 //! way of [`simulate`], which counts hits, and [`timing`], which counts seconds.
 //! [`synthetic`] makes traces up.
