@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use moewe_gguf::SplitNames;
+
 use crate::error::{Error, ErrorKind};
 
 /// The most bytes that one `read` returns.
@@ -112,21 +114,8 @@ impl WeightFiles {
 
 /// Whether both names are of one split model: `NAME-0000I-of-0000N.gguf`.
 fn is_sibling(name: &str, other: &str) -> bool {
-    fn parts(name: &str) -> Option<(&str, u32, &str)> {
-        let (rest, n_split) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (stem, index) = rest.rsplit_once('-')?;
-        let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-        (digits(index) && digits(n_split)).then_some((stem, index.parse().ok()?, n_split))
-    }
-    match (parts(name), parts(other)) {
-        (Some((stem, _, n_split)), Some((other_stem, index, other_n_split))) => {
-            stem == other_stem
-                && n_split == other_n_split
-                && index >= 1
-                && n_split.parse().is_ok_and(|n: u32| index <= n)
-        }
-        _ => false,
-    }
+    let names = |name| SplitNames::of(name).map(|(names, _)| names);
+    names(name).is_some_and(|own| names(other) == Some(own))
 }
 
 /// One file of a model, open for reading.

@@ -43,6 +43,19 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The file that shall be removed by a recipe's name is another.
+    #[error(
+        "{path} is not the file of {name} ({reason}), and stays: `moewe rm {path}` removes it",
+        path = path.display()
+    )]
+    OtherFile {
+        /// The recipe's name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
     /// There is nothing of a known model to remove.
     #[error("there is nothing of {name} to remove; `moewe list` shows what is here")]
     NothingToRemove {

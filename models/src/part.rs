@@ -55,7 +55,7 @@ impl Drop for Part {
 
 /// Opens a file of the program's own, or makes it, and locks it until it is closed;
 /// `None` if another program has locked it.
-pub fn open_locked(path: &Path) -> io::Result<Option<File>> {
+fn open_locked(path: &Path) -> io::Result<Option<File>> {
     loop {
         let file = open_own(path)?;
         match file.try_lock() {

@@ -15,6 +15,9 @@ use crate::library::wrong_size;
 use crate::part::settle;
 use crate::{Error, Library, Progress, Recipe, Result, Source, Step, Wheel, index};
 
+/// So often a pull tries to lock a file that is removed each time.
+const N_LOCKS_MAX: usize = 100;
+
 impl Library {
     /// Fetches a model and returns its path. When it is there already, it is
     /// checked and left alone.
@@ -36,8 +39,7 @@ impl Library {
             return Ok(place);
         }
         let partial = self.partial();
-        fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-        let _lock = lock(&lock_in(&partial, &recipe.file), recipe, progress)?;
+        let _lock = lock(&partial, recipe, progress)?;
         // The pull that held the lock may have done the work.
         if is_there(recipe, &place, progress)? {
             progress.note(&format!("{} is at {}", recipe.name, place.display()));
@@ -304,10 +306,15 @@ fn difference(
 
 /// Waits for other pulls of the model, and keeps them waiting until the file
 /// that it returns is dropped. The lock file stays; only who removes the model removes
-/// it, holding the lock.
-fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
-    loop {
-        let file = open_own(path).map_err(Error::io("write", path))?;
+/// it, holding the lock, and the folder if it is empty then.
+fn lock(partial: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
+    let path = &lock_in(partial, &recipe.file);
+    for _ in 0..N_LOCKS_MAX {
+        fs::create_dir_all(partial).map_err(Error::io("create", partial))?;
+        let file = match open_own(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.map_err(Error::io("write", path))?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -321,6 +328,7 @@ fn lock(path: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<Fil
             return Ok(file);
         }
     }
+    Err(Error::Busy(path.into()))
 }
 
 /// A file to begin anew.
@@ -333,12 +341,11 @@ fn empty(part: &Path) -> Result<File> {
     open().map_err(Error::io("write", part))
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+/// Says whether it was there.
+pub(crate) fn remove_if_there(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true).map_err(Error::io("remove", path)),
     }
 }
 
@@ -375,15 +382,16 @@ mod tests {
     #[test]
     fn a_lock_that_was_removed_meanwhile_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let path = lock_in(folder.path(), "model.gguf");
+        let partial = folder.path().join(".partial");
+        let path = lock_in(&partial, &default_model().file);
         let (notes, heard) = channel();
         let mut progress = [Notes(notes.clone()), Notes(notes)];
         let [first, second] = &mut progress;
-        let first = lock(&path, default_model(), first).unwrap();
+        let first = lock(&partial, default_model(), first).unwrap();
         thread::scope(|scope| {
-            let second = scope.spawn(|| lock(&path, default_model(), second).unwrap());
+            let second = scope.spawn(|| lock(&partial, default_model(), second).unwrap());
             assert!(heard.recv().unwrap().starts_with("waiting for another pull"));
-            fs::remove_file(&path).unwrap();
+            fs::remove_dir_all(&partial).unwrap();
             drop(first);
             assert!(is_at(&second.join().unwrap(), &path));
         });

@@ -211,7 +211,11 @@ fn who_is_interrupted_leaves_the_old_file() {
 fn interrupt(command: &mut Command, folder: &Path, n_files: usize) -> Option<Output> {
     let n_found = || folder.read_dir().unwrap().count();
     let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while n_found() < n_files && process.try_wait().unwrap().is_none() {
+    while n_found() < n_files {
+        // Who is done, and was asked for it, cannot be signalled any more.
+        if process.try_wait().unwrap().is_some() {
+            return None;
+        }
         thread::sleep(Duration::from_millis(1));
     }
     let process_id = process.id().to_string();

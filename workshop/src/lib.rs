@@ -33,4 +33,4 @@ pub mod timing;
 mod trace;
 
 pub use error::{Error, Result};
-pub use trace::Trace;
+pub use trace::{Trace, hottest_experts};

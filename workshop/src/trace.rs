@@ -31,21 +31,6 @@ impl Trace {
         Ok(Self { header, records: reader.collect::<Result<_, _>>()? })
     }
 
-    /// The experts, those first that most tokens used.
-    pub fn hottest(&self) -> Vec<Key> {
-        let mut uses = BTreeMap::new();
-        for record in &self.records {
-            if let Record::Demand { layer, choices } = record {
-                for &(expert, _) in choices {
-                    *uses.entry(Key { layer: *layer, expert }).or_insert(0_u64) += 1;
-                }
-            }
-        }
-        let mut uses: Vec<_> = uses.into_iter().collect();
-        uses.sort_by_key(|&(_, n)| Reverse(n));
-        uses.into_iter().map(|(key, _)| key).collect()
-    }
-
     /// The slots of the run, at its end; before, the model was loaded.
     pub fn n_slots(&self) -> usize {
         let slots = self.records.iter().rev().find_map(|record| match record {
@@ -71,6 +56,32 @@ impl Trace {
         let n_slots = (bytes - other_bytes) / slot_bytes.max(1);
         Ok(n_slots.min((n_layer * n_expert) as u64) as usize)
     }
+}
+
+/// The experts in the trace in `path`, those first that most tokens used. The trace
+/// may be longer than memory.
+///
+/// # Errors
+///
+/// Those of opening the file and reading it.
+pub fn hottest_experts(path: &Path) -> Result<Vec<Key>, TraceError> {
+    hottest_of(Reader::new(File::open(path)?)?)
+}
+
+fn hottest_of(
+    records: impl Iterator<Item = Result<Record, TraceError>>,
+) -> Result<Vec<Key>, TraceError> {
+    let mut uses = BTreeMap::new();
+    for record in records {
+        if let Record::Demand { layer, choices } = record? {
+            for (expert, _) in choices {
+                *uses.entry(Key { layer, expert }).or_insert(0_u64) += 1;
+            }
+        }
+    }
+    let mut uses: Vec<_> = uses.into_iter().collect();
+    uses.sort_by_key(|&(_, n)| Reverse(n));
+    Ok(uses.into_iter().map(|(key, _)| key).collect())
 }
 
 #[cfg(test)]
@@ -109,7 +120,8 @@ mod tests {
             Record::Capacity { n_slots: 4 },
         ]);
         let key = |(layer, expert)| Key { layer, expert };
-        assert_eq!(trace.hottest(), [(1, 4), (0, 3), (0, 7), (1, 3)].map(key));
         assert_eq!(trace.n_slots(), 4);
+        let hottest = hottest_of(trace.records.into_iter().map(Ok)).unwrap();
+        assert_eq!(hottest, [(1, 4), (0, 3), (0, 7), (1, 3)].map(key));
     }
 }

@@ -11,7 +11,7 @@ use crate::source::Source;
 use crate::tensor_type::TensorType;
 
 /// What a file begins with.
-pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+pub const MAGIC: &[u8; 4] = b"GGUF";
 /// The key of the multiples at which tensors begin.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 /// Tensors begin at multiples of this, if a file says nothing else.

@@ -41,7 +41,7 @@ mod writer;
 
 pub use error::{Error, ErrorKind, Result, one_line};
 pub use expert_name::{ExpertName, Part, Projection};
-pub use header::{ALIGNMENT, ALIGNMENT_KEY, Header, N_PAIRS_MAX, N_TENSORS_MAX, TensorInfo};
+pub use header::{ALIGNMENT, ALIGNMENT_KEY, Header, MAGIC, N_PAIRS_MAX, N_TENSORS_MAX, TensorInfo};
 pub use metadata::{Metadata, Strings, Value, ValueType};
 pub use model::Gguf;
 pub use source::{File, Source};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use moewe::SessionOptions;
-use moewe_output::Output;
+use moewe_output::{Output, Place};
 use moewe_packed::family;
 use npyz::WriterBuilder as _;
 
@@ -50,13 +50,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let mut inputs = family(&open::resolve(&args.model.model)?);
     inputs.push(args.tokens.clone());
-    let stop = interrupt::stop_flag()?;
-    let mut out = BufWriter::new(Output::create(&args.out, &inputs)?);
+    let place = Place::of(&args.out, &inputs)?;
     let model = open::open(&args.model)?;
+    let failed = || format!("{} cannot be written", args.out.display());
+    // Until now there is nothing to clear up.
+    let stop = interrupt::stop_flag()?;
+    let mut out = BufWriter::new(Output::at(place).with_context(failed)?);
     let mut session = model.session(SessionOptions::default())?;
     let shape = [ids.len() as u64, model.info().n_vocab.into()];
     let bar = generate::token_bar("computing logits", ids.len());
-    let failed = || format!("{} cannot be written", args.out.display());
     let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
     let mut writer = options.writer(&mut out).begin_nd().with_context(failed)?;
     for id in ids {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use moewe::{ExpertStats, MemoryOptions, PolicyKind, Prefetch};
-use moewe_workshop::Trace;
+use moewe_workshop::hottest_experts;
 
 /// A budget of memory, and how experts share it.
 #[derive(clap::Args)]
@@ -94,7 +94,7 @@ impl MemoryArgs {
         options.trace = self.trace.clone();
         if let Some(path) = &self.pin {
             let failed = || format!("{}: cannot be read", path.display());
-            options.pins = Trace::read(path).with_context(failed)?.hottest();
+            options.pins = hottest_experts(path).with_context(failed)?;
         }
         Ok(Some(options))
     }

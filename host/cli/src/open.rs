@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Result;
-use clap::{ValueEnum, value_parser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::value_parser;
 use moewe::{Engine, Model, ModelOptions, WeightsMode};
 use moewe_models::Library;
 use moewe_packed::PackedCopy;
@@ -23,8 +24,8 @@ pub struct ModelArgs {
     pub model: PathBuf,
     /// Map the weights into the sandbox, or copy them: slower to start, but
     /// proof against files that change while they are in use
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = Weights::Attach)]
-    pub weights: Weights,
+    #[arg(long, value_name = "MODE", value_parser = weights(), default_value = "attach")]
+    pub weights: WeightsMode,
     /// Compute with N threads; the result is the same to the bit [default: one
     /// for each processor, at most 8]
     #[arg(short = 't', long, value_name = "N", value_parser = value_parser!(u8).range(1..=64))]
@@ -45,13 +46,14 @@ impl ModelArgs {
     }
 }
 
-/// How the weights get into the sandbox.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Weights {
-    /// Map the file
-    Attach,
-    /// Copy the bytes
-    Read,
+/// Reads `--weights`.
+fn weights() -> impl TypedValueParser<Value = WeightsMode> {
+    let modes = [("attach", "Map the file"), ("read", "Copy the bytes")];
+    let modes = modes.map(|(name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(modes).map(|name| match name.as_str() {
+        "read" => WeightsMode::Read,
+        _ => WeightsMode::Attach,
+    })
 }
 
 /// The file that the user means.
@@ -74,10 +76,7 @@ pub fn print_file(model: &Model) {
 pub fn open(args: &ModelArgs) -> Result<Model> {
     let path = resolve(&args.model)?;
     let mut options = ModelOptions::default();
-    options.weights = match args.weights {
-        Weights::Attach => WeightsMode::Attach,
-        Weights::Read => WeightsMode::Read,
-    };
+    options.weights = args.weights;
     options.threads = args.threads();
     options.memory = args.memory.options()?;
     // One user, one model: the KV cache may have all that can be addressed.

@@ -27,22 +27,27 @@ impl Output {
     ///
     /// Those of [`Place::of`], and of making a file beside the place.
     pub fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self, Error> {
-        let place = match Place::of(path, inputs)? {
+        Self::at(Place::of(path, inputs)?).map_err(Error::io(path))
+    }
+
+    /// Begins to write to a place that was found before.
+    ///
+    /// # Errors
+    ///
+    /// Those of making a file beside it.
+    pub fn at(place: Place) -> io::Result<Self> {
+        let place = match place {
             Place::File(place) => place,
             Place::Stream(stream) => return Ok(Self(To::Stream(stream))),
         };
-        let beside = || {
-            let mut builder = tempfile::Builder::new();
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-            let file = builder.tempfile_in(folder_of(&place))?;
-            // Who could not read the old one shall not read the new one.
-            if let Ok(old) = fs::metadata(&place) {
-                file.as_file().set_permissions(old.permissions())?;
-            }
-            Ok(file)
-        };
-        let file = beside().map_err(Error::io(path))?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder_of(&place))?;
+        // Who could not read the old one shall not read the new one.
+        if let Ok(old) = fs::metadata(&place) {
+            file.as_file().set_permissions(old.permissions())?;
+        }
         Ok(Self(To::Beside(file, place)))
     }
 

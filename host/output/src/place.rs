@@ -34,7 +34,10 @@ impl Place {
         }
         let (end, is_of_process) = follow(path).map_err(failed())?;
         let is_there = match path.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folder_of(&end).metadata().map_err(failed())?;
+                false
+            }
             metadata => {
                 let metadata = metadata.map_err(failed())?;
                 if is_one_of(path, inputs) {

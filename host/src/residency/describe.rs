@@ -95,7 +95,7 @@ impl ExpertStore {
         let n_experts = table.n_experts();
         let n_max = n_experts.min(budget.bytes / table.slot_bytes.max(1));
         let length = n_max.saturating_mul(table.slot_bytes).max(1);
-        let arena = Arc::new(Mapping::new("moewe-residency", length).map_err(io)?);
+        let arena = Arc::new(Mapping::new("moewe-experts", length).map_err(io)?);
         let n_slots = n_slots.min(n_experts);
         let options = CacheOptions {
             policy: self.options.policy,

@@ -106,6 +106,67 @@ fn a_split_model_goes_as_a_whole() {
     }
 }
 
+/// `a.gguf` and `a-00001-of-00002.gguf` have one place for their copies.
+#[test]
+fn the_copy_of_another_model_stays() {
+    let (_dir, folder, library) = folders();
+    let (model, copy) = packed(&folder, "a.gguf");
+    let splits = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"];
+    put(&folder, &splits, b"GGUF");
+    let split = folder.join(splits[0]);
+    remove(&library, &[&split]).unwrap();
+    assert_eq!(names(&folder), ["a.gguf", "a.packed.gguf"]);
+
+    // As many files as its model has has this one as well.
+    put(&folder, &["a-00001-of-00001.gguf"], b"GGUF");
+    remove(&library, &[&folder.join("a-00001-of-00001.gguf")]).unwrap();
+    assert_eq!(names(&folder), ["a.gguf", "a.packed.gguf"]);
+
+    // What is left of it is nobody else's.
+    put(&folder, &splits, b"GGUF");
+    fs::remove_file(&model).unwrap();
+    remove(&library, &[&split]).unwrap();
+    assert_eq!(names(&folder), ["a.packed.gguf"]);
+
+    // Nobody can say whose a copy in another layout is, unless all go.
+    let mut bytes = fs::read(&copy).unwrap();
+    // The first one is GGUF's own.
+    let version_at = bytes[8..].windows(4).position(|four| four == [3, 0, 0, 0]).unwrap() + 8;
+    bytes[version_at] = 2;
+    fs::write(&copy, &bytes).unwrap();
+    put(&folder, &["a.gguf"], b"GGUF");
+    put(&folder, &splits, b"GGUF");
+    remove(&library, &[&model]).unwrap();
+    assert_eq!(names(&folder), [splits[0], splits[1], "a.packed.gguf"]);
+    put(&folder, &["a.gguf"], b"GGUF");
+    remove(&library, &[&model, &split]).unwrap();
+    assert!(names(&folder).is_empty());
+}
+
+#[test]
+fn a_copy_of_what_was_replaced_goes() {
+    let (_dir, folder, library) = folders();
+    let (model, _) = packed(&folder, "a.gguf");
+    put(&folder, &["a.gguf"], b"GGUF");
+    remove(&library, &[&model]).unwrap();
+    assert!(names(&folder).is_empty());
+}
+
+#[test]
+fn what_somebody_else_removes_is_passed_over() {
+    let (_dir, folder, library) = folders();
+    let (model, copy) = packed(&folder, "a.gguf");
+    put(&folder, &["a.gguf.part"], b"left");
+    let mut removed = Vec::new();
+    let mut note = |path: &Path, _| {
+        removed.push(path.to_owned());
+        let _ = fs::remove_file(&copy);
+    };
+    library.remove(&[&model], &mut note).unwrap();
+    assert_eq!(removed, [folder.join("a.gguf.part"), model]);
+    assert!(names(&folder).is_empty());
+}
+
 #[test]
 fn what_is_no_model_stays() {
     let (_dir, folder, library) = folders();
@@ -117,6 +178,8 @@ fn what_is_no_model_stays() {
     };
     put(&folder, &["notes.gguf", "notes.gguf.part"], b"Dear diary");
     put(&folder, &["short"], b"GG");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("short", folder.join("short.part")).unwrap();
     refused("notes.gguf", "notes.gguf is not a GGUF file");
     refused("short", "is not a GGUF file");
     refused("absent.gguf", "no such file");
@@ -167,6 +230,16 @@ fn what_has_another_name_stays() {
     assert_eq!(names(&elsewhere), ["a.gguf", "a.packed.gguf"]);
     assert!(fs::read(&copy).unwrap() == before);
 
+    // One that leads nowhere.
+    for (model, folder) in [(&link, &folder), (&"smollm2".into(), &dir.path().join("models"))] {
+        fs::create_dir_all(folder).unwrap();
+        for name in ["a.gguf", &default_model().file] {
+            symlink("nowhere", folder.join(name)).unwrap();
+        }
+        assert_eq!(remove(&library, &[model]).unwrap().0.len(), 1);
+        assert_eq!(names(folder).len(), 1);
+    }
+
     // The bytes of a hard link are not free, those of the last one are.
     let other = elsewhere.join("other.gguf");
     fs::hard_link(&model, &other).unwrap();
@@ -202,9 +275,19 @@ fn a_known_model_goes_with_what_fetching_has_left() {
     assert_eq!(remove("smollm2").unwrap().1, 8);
     assert!(names(&folder).is_empty());
 
-    // It is there, if with another size, and another model is being fetched.
-    for name in ["SmolLM2", &recipe.file] {
+    // Another file in its place goes only if it is named itself.
+    put(&folder, &[&recipe.file], b"GGUF");
+    put_leftovers();
+    let error = remove("smollm2").unwrap_err();
+    assert!(matches!(error, Error::OtherFile { .. }), "{error}");
+    assert_eq!(names(&folder), [".partial", &recipe.file]);
+    assert_eq!(names(&partial).len(), 3);
+
+    // It is there, and another model is being fetched.
+    for (name, size_bytes) in [("SmolLM2", recipe.size_bytes), (&*recipe.file, 4)] {
         put(&folder, &[&recipe.file], b"GGUF");
+        let model = File::options().write(true).open(folder.join(&recipe.file)).unwrap();
+        model.set_len(size_bytes).unwrap();
         put_leftovers();
         fs::write(partial.join("other.gguf.part"), "left").unwrap();
         let (removed, _) = remove(name).unwrap();
@@ -212,6 +295,18 @@ fn a_known_model_goes_with_what_fetching_has_left() {
         assert_eq!(names(&folder), [".partial"]);
         assert_eq!(names(&partial), ["other.gguf.part"]);
     }
+
+    // Without a lock file, none is made.
+    fs::remove_dir_all(&partial).unwrap();
+    put_leftovers();
+    fs::remove_file(partial.join(&lock)).unwrap();
+    put(&folder, &[&recipe.file], b"Dear diary");
+    let error = remove(&recipe.file).unwrap_err();
+    assert!(matches!(error, Error::NotGguf(_)), "{error}");
+    assert_eq!(names(&partial).len(), 2);
+    fs::remove_file(folder.join(&recipe.file)).unwrap();
+    assert_eq!(remove("smollm2").unwrap().1, 8);
+    assert!(names(&folder).is_empty());
 
     put_leftovers();
     let pull = File::open(partial.join(&lock)).unwrap();
