@@ -121,7 +121,7 @@ impl Sandbox {
     /// Renders a conversation, apart from the members: it cannot end the sandbox.
     pub(crate) fn render(&self, conversation: &wit::Conversation) -> Result<Vec<u8>> {
         self.check_alive()?;
-        render::render(&self.program.renderer, &self.team, self.limits, conversation)
+        render::render(self.program.renderer(), &self.team, self.limits, conversation)
     }
 
     /// Has all members call a function of the session, which was started, and
