@@ -51,12 +51,7 @@ impl Program {
     /// The same for the guest with 64-bit addresses. `spectre_guard` says whether a wrong
     /// guess of the processor cannot lead its loads out of its memory.
     pub(crate) fn wide(spectre_guard: bool, narrow: Arc<Self>) -> wasmtime::Result<Self> {
-        let mut config = config();
-        if !spectre_guard {
-            // SAFETY: without it, code still checks each address; only what the processor
-            // does before it knows the outcome is not confined.
-            unsafe { config.cranelift_flag_set(SPECTRE_GUARD, "false") };
-        }
+        let config = wide_config(spectre_guard);
         let wide = WIDE.ok_or_else(|| {
             wasmtime::format_err!(
                 "this build has no guest with 64-bit addresses; `cargo xtask guest` says what \
@@ -101,6 +96,20 @@ pub(super) fn config() -> Config {
     let mut config = Config::new();
     config.wasm_memory64(true).wasm_relaxed_simd(true).epoch_interruption(true);
     memory::configure(&mut config);
+    config
+}
+
+/// The same for guests with 64-bit addresses.
+pub(super) fn wide_config(spectre_guard: bool) -> Config {
+    let mut config = config();
+    // None does move. But for memories that cannot, what is reserved for all of them is
+    // taken for the bound, and 4 GiB would be all that they have.
+    config.memory_may_move(true);
+    if !spectre_guard {
+        // SAFETY: without it, code still checks each address; only what the processor
+        // does before it knows the outcome is not confined.
+        unsafe { config.cranelift_flag_set(SPECTRE_GUARD, "false") };
+    }
     config
 }
 
