@@ -35,6 +35,8 @@ pub(crate) enum WeightErrorKind {
     InvalidRange,
     /// It cannot be mapped; it can be read.
     Unsupported,
+    /// It can be mapped when others are given back.
+    TooManyWindows,
     /// The file is not what it was any more.
     Changed,
     /// The bytes could not be delivered.

@@ -28,10 +28,13 @@ pub enum WeightsMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WeightStats {
-    /// Bytes copied into guests.
+    /// Bytes that guests read, headers and weights.
     pub bytes_read: u64,
-    /// How often bytes were copied.
+    /// How often they did so.
     pub n_read: u64,
+    /// Bytes of weights that were copied into guests, as they could not be attached or
+    /// were not to be. Each session and each of its threads has a copy of its own.
+    pub bytes_copied: u64,
     /// Bytes mapped into guests.
     pub bytes_attached: u64,
     /// How often a window was mapped.

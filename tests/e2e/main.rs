@@ -17,3 +17,5 @@ mod speculation;
 #[cfg(target_os = "linux")]
 mod templates;
 mod wasi;
+#[cfg(target_os = "linux")]
+mod windows;

@@ -37,9 +37,6 @@ const SLOT_BYTES: u64 = 111 * 4096;
 /// 1.03 GB, of which an eighth suffices.
 const LARGE: Shape = Shape { n_layer: 12, n_embd: 1024, n_ff_expert: 768, n_expert: 64, ..SMALL };
 
-/// Set in a process that runs a single test.
-const ALONE: &str = "MOEWE_TEST_ALONE";
-
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -50,7 +47,7 @@ fn small() -> &'static [PathBuf; 2] {
     PATHS.get_or_init(|| {
         let paths = ["memory-small.gguf", "memory-of-small.gguf"].map(|name| folder().join(name));
         // The process that asked for one test alone has made them.
-        if std::env::var_os(ALONE).is_some() {
+        if moewe_tests::is_alone() {
             return paths;
         }
         generate(&paths[0], &SMALL, 1, &mut Silent).unwrap();
@@ -163,19 +160,9 @@ fn every_family_computes_the_same_with_the_least() {
     }
 }
 
-/// Whether this process runs this test alone; otherwise another one does so, to
-/// its end. What a process has, other tests included, counts in its budget.
 fn is_alone(test: &str) -> bool {
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
     small();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", &format!("memory::{test}")]).env(ALONE, "1").output();
-    let output = output.unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
-    false
+    moewe_tests::runs_alone(&format!("memory::{test}"))
 }
 
 /// Opens a model, for as many sessions as are asked for, with as little memory as

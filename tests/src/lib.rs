@@ -21,6 +21,29 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// Set in a process that runs a single test.
+const ALONE: &str = "MOEWE_TEST_ALONE";
+
+/// Whether this process runs a single test.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+/// Whether this process runs the test of this name alone; otherwise another one does so,
+/// to its end. What a process has, other tests included, counts in its budgets.
+pub fn runs_alone(test: &str) -> bool {
+    if is_alone() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().expect("the path of the test program"));
+    let output = command.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output();
+    let output = output.expect("the test program starts");
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
+    print!("{out}");
+    false
+}
+
 /// Runs the command `moewe` to its end.
 pub fn moewe<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     let mut command = Command::new(program("moewe"));

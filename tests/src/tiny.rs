@@ -20,6 +20,9 @@ pub struct Tiny {
 pub const N_VOCAB: u32 = 64;
 const N_EMBD: u32 = 32;
 const N_FF: u32 = 32;
+/// Feed-forward networks without experts.
+const FFN: [(&str, &[u32]); 3] =
+    [("ffn_gate", &[N_EMBD, N_FF]), ("ffn_up", &[N_EMBD, N_FF]), ("ffn_down", &[N_FF, N_EMBD])];
 /// Tokens that are no text.
 pub const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
@@ -31,7 +34,7 @@ impl Tiny {
 
     /// Writes the model as a GGUF file, without a tokenizer.
     pub fn write(&self, path: &Path) {
-        self.write_with(path, self.metadata());
+        write_with(path, self.metadata(), &self.tensors(&FFN));
     }
 
     /// The same with a tokenizer for letters, digits and some signs, and a chat template.
@@ -53,7 +56,22 @@ impl Tiny {
         header.i32s("tokenizer.ggml.token_type", &kinds);
         header.strings("tokenizer.ggml.merges", [""; 0]);
         header.u32("tokenizer.ggml.eos_token_id", 0);
-        self.write_with(path, header);
+        write_with(path, header, &self.tensors(&FFN));
+    }
+
+    /// Writes the model with `n_expert` experts in each layer, of which a token uses
+    /// `n_expert_used`, in place of its feed-forward networks.
+    pub fn write_with_experts(&self, path: &Path, n_expert: u32, n_expert_used: u32) {
+        let mut header = self.metadata();
+        header.u32("llama.expert_count", n_expert);
+        header.u32("llama.expert_used_count", n_expert_used);
+        let experts = [
+            ("ffn_gate_inp", &[N_EMBD, n_expert][..]),
+            ("ffn_gate_exps", &[N_EMBD, N_FF, n_expert]),
+            ("ffn_up_exps", &[N_EMBD, N_FF, n_expert]),
+            ("ffn_down_exps", &[N_FF, N_EMBD, n_expert]),
+        ];
+        write_with(path, header, &self.tensors(&experts));
     }
 
     fn metadata(&self) -> Writer {
@@ -74,37 +92,38 @@ impl Tiny {
         header
     }
 
-    /// Writes a file of these metadata and the tensors.
-    fn write_with(&self, path: &Path, mut header: Writer) {
+    /// The tensors, with these feed-forward networks in each layer.
+    fn tensors(&self, ffn: &[(&str, &[u32])]) -> Vec<(String, Vec<u32>)> {
         let width = self.n_head * self.head_dim;
-        let mut tensors = vec![
-            ("token_embd".to_owned(), vec![N_EMBD, N_VOCAB]),
-            ("output_norm".to_owned(), vec![N_EMBD]),
+        let attention = [
+            ("attn_norm", &[N_EMBD][..]),
+            ("attn_q", &[N_EMBD, width]),
+            ("attn_k", &[N_EMBD, width]),
+            ("attn_v", &[N_EMBD, width]),
+            ("attn_output", &[width, N_EMBD]),
+            ("ffn_norm", &[N_EMBD]),
         ];
-        for i in 0..self.n_layer {
-            let of_layer = [
-                ("attn_norm", vec![N_EMBD]),
-                ("attn_q", vec![N_EMBD, width]),
-                ("attn_k", vec![N_EMBD, width]),
-                ("attn_v", vec![N_EMBD, width]),
-                ("attn_output", vec![width, N_EMBD]),
-                ("ffn_norm", vec![N_EMBD]),
-                ("ffn_gate", vec![N_EMBD, N_FF]),
-                ("ffn_up", vec![N_EMBD, N_FF]),
-                ("ffn_down", vec![N_FF, N_EMBD]),
-            ];
-            tensors.extend(of_layer.map(|(name, dims)| (format!("blk.{i}.{name}"), dims)));
-        }
-        let mut data = Vec::new();
-        for (name, dims) in &tensors {
-            let dims: Vec<u64> = dims.iter().copied().map(u64::from).collect();
-            // All are a multiple of the alignment.
-            let size = header.tensor(&format!("{name}.weight"), &dims, TensorType::F32);
-            // From -0.5 to 0.5, in no obvious order.
-            let number = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 65536.0;
-            (0..size / 4).for_each(|i| data.extend((number(i + 1) - 0.5).to_le_bytes()));
-        }
-        let out = [header.padded(), data].concat();
-        std::fs::write(path, out).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let ends = [("token_embd", &[N_EMBD, N_VOCAB][..]), ("output_norm", &[N_EMBD])];
+        let ends = ends.map(|(name, dims)| (name.to_owned(), dims.to_vec()));
+        let layers = (0..self.n_layer).flat_map(|i| {
+            let of_layer = attention.iter().chain(ffn);
+            of_layer.map(move |(name, dims)| (format!("blk.{i}.{name}"), dims.to_vec()))
+        });
+        ends.into_iter().chain(layers).collect()
     }
+}
+
+/// Writes a file of these metadata and tensors.
+fn write_with(path: &Path, mut header: Writer, tensors: &[(String, Vec<u32>)]) {
+    let mut data = Vec::new();
+    for (name, dims) in tensors {
+        let dims: Vec<u64> = dims.iter().copied().map(u64::from).collect();
+        // All are a multiple of the alignment.
+        let size = header.tensor(&format!("{name}.weight"), &dims, TensorType::F32);
+        // From -0.5 to 0.5, in no obvious order.
+        let number = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as f32 / 65536.0;
+        (0..size / 4).for_each(|i| data.extend((number(i + 1) - 0.5).to_le_bytes()));
+    }
+    let out = [header.padded(), data].concat();
+    std::fs::write(path, out).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

@@ -28,8 +28,9 @@ fn store(number: u32) -> ManuallyDrop<experts::Store> {
 
 impl Host for Imports {
     fn capabilities(&self) -> Capabilities {
-        let weights::Capabilities { attach, page_size } = weights::get_capabilities();
-        Capabilities { attach, page_size }
+        let weights::Capabilities { attach, page_size, n_windows_max } =
+            weights::get_capabilities();
+        Capabilities { attach, page_size, n_windows_max }
     }
 
     fn detach(&self, address: u64, length: u64) -> Result<()> {
@@ -50,6 +51,10 @@ impl Host for Imports {
 
     fn attach(&self, number: u32, offset: u64, length: u64, address: u64) -> Result<u64> {
         Ok(source(number).attach(offset, length, address)?)
+    }
+
+    fn copied(&self, number: u32, length: u64) {
+        source(number).copied(length);
     }
 
     fn prefetch(&self, number: u32, offset: u64, length: u64) {
@@ -143,6 +148,7 @@ impl From<weights::Error> for HostError {
             weights::ErrorCode::Changed => HostErrorCode::Changed,
             weights::ErrorCode::Io => HostErrorCode::Io,
             weights::ErrorCode::OutOfMemory => HostErrorCode::OutOfMemory,
+            weights::ErrorCode::TooManyWindows => HostErrorCode::TooManyWindows,
         };
         Self { code, message }
     }

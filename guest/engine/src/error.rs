@@ -20,6 +20,8 @@ pub enum ErrorKind {
     ContextFull,
     /// There is not enough memory.
     OutOfMemory,
+    /// There are as many windows on the weights as there may be; some must be given back.
+    TooManyWindows,
     /// Another member of the team failed.
     Team,
     /// The caller wanted it to end early; nothing has changed.

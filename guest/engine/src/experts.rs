@@ -1,15 +1,17 @@
 //! The experts of all layers, made addressable when the router wants them.
 
-use std::cell::RefCell;
-use std::hash::Hash;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
-use lru::LruCache;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::quant::{Format, Matrix};
-use crate::weights::{ExpertStore, Piece, Place, Source, Window};
+use crate::weights::{ExpertStore, Piece, Place, Source};
+use crate::windows::{Layout, Shown, WindowLimits, Windows, around, pages};
+
+/// Tensors of a packed file begin on a page. Matrices with no more than that between
+/// them touch.
+const GAP_MAX: u64 = 4096;
 
 /// An expert that the router picked for a token.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +48,10 @@ impl ExpertTensor {
         Matrix::new(self.format, self.rows.len(), self.cols, bytes)
     }
 
-    fn window(&self, sources: &[Box<dyn Source>], expert: usize) -> Result<Box<dyn Window>> {
-        let (file, offset) = self.places[expert];
-        sources[file].window(offset + self.skipped() as u64, self.bytes())
+    /// This member's rows of an expert whose matrix begins here.
+    fn rows_at(&self, start: u64) -> Range<u64> {
+        let start = start + self.skipped() as u64;
+        start..start + self.bytes() as u64
     }
 
     /// All rows of an expert.
@@ -99,80 +102,44 @@ impl ExpertLayer {
         (0..self.gate.places.len()).flat_map(|expert| self.pieces_of(expert)).collect()
     }
 
+    /// How many experts there are.
+    fn n_expert(&self) -> usize {
+        self.gate.places.len()
+    }
+
+    /// Windows on an expert in its files, one on all matrices that touch if they `join`.
+    fn in_files(&self, expert: usize, join: bool) -> Layout {
+        let pieces = self.pieces_of(expert);
+        let rows = PROJECTIONS
+            .map(|projection| self.tensor(projection).rows_at(pieces[projection as usize].offset));
+        let touch = |a: &Piece, b: &Piece| {
+            let gap = b.offset.checked_sub(a.offset + a.length);
+            join && a.file == b.file && gap.is_some_and(|gap| gap < GAP_MAX)
+        };
+        let [gate, up, down] = &pieces;
+        Layout::new(rows, [touch(gate, up), touch(up, down)])
+    }
+
     /// Where a slot with an expert has this member's rows of each matrix.
-    fn ranges(&self, expert: usize, page_size: usize) -> [Range<usize>; 3] {
+    fn in_slot(&self, expert: usize, page_size: u64) -> [Range<u64>; 3] {
         let mut at = 0;
         PROJECTIONS.map(|projection| {
             let tensor = self.tensor(projection);
             let piece = tensor.piece(expert);
-            let first = at + (piece.offset % page_size as u64) as usize;
-            at = (first + piece.length as usize).next_multiple_of(page_size);
-            let start = first + tensor.skipped();
-            start..start + tensor.bytes()
+            let first = at + piece.offset % page_size;
+            at = (first + piece.length).next_multiple_of(page_size);
+            tensor.rows_at(first)
         })
     }
-}
 
-/// The most windows on slots, all members of a team together: each is a mapping
-/// or two, of which a process has 65530 by default.
-const N_SLOT_WINDOWS_MAX: usize = 24 << 10;
-
-/// Windows on experts, a window on each matrix: those that were used last, which
-/// take at most `bytes_max`.
-pub(crate) struct Windows<K: Hash + Eq> {
-    bytes_max: u64,
-    n_max: usize,
-    bytes: u64,
-    experts: LruCache<K, Rc<Shown>>,
-}
-
-/// The windows on an expert, and the ranges that they show.
-struct Shown {
-    ranges: [Range<usize>; 3],
-    /// Absent where there are no rows.
-    windows: [Option<Box<dyn Window>>; 3],
-}
-
-impl Shown {
-    fn bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| range.len() as u64).sum()
-    }
-}
-
-impl<K: Hash + Eq> Windows<K> {
-    fn new(bytes_max: u64, n_max: usize) -> Self {
-        Self { bytes_max, n_max, bytes: 0, experts: LruCache::unbounded() }
-    }
-
-    /// The windows on ranges of what `key` names.
-    fn get(
-        &mut self,
-        key: K,
-        ranges: [Range<usize>; 3],
-        open: impl Fn(Projection) -> Result<Box<dyn Window>>,
-    ) -> Result<Rc<Shown>> {
-        if let Some(shown) = self.experts.get(&key)
-            && shown.ranges == ranges
-        {
-            return Ok(shown.clone());
-        }
-        if let Some(other) = self.experts.pop(&key) {
-            self.bytes -= other.bytes();
-        }
-        let bytes = ranges.iter().map(|range| range.len() as u64).sum::<u64>();
-        let n = PROJECTIONS.len();
-        while self.bytes + bytes > self.bytes_max || (self.experts.len() + 1) * n > self.n_max {
-            let Some((_, evicted)) = self.experts.pop_lru() else { break };
-            self.bytes -= evicted.bytes();
-        }
-        let [gate, up, down] = PROJECTIONS.map(|projection| {
-            let is_empty = ranges[projection as usize].is_empty();
-            if is_empty { Ok(None) } else { open(projection).map(Some) }
-        });
-        let shown = Rc::new(Shown { ranges, windows: [gate?, up?, down?] });
-        self.bytes += bytes;
-        self.experts.put(key, shown.clone());
-        Ok(shown)
+    /// What this member needs of any slot with one of the experts, for each matrix: whole
+    /// pages.
+    fn of_slots(&self, page_size: u64) -> [Range<u64>; 3] {
+        let experts = (0..self.n_expert()).map(|expert| self.in_slot(expert, page_size));
+        experts.fold([const { 0..0 }; 3], |all, rows| {
+            let rows = rows.map(|rows| pages(&rows, page_size));
+            PROJECTIONS.map(|i| around(&all[i as usize], &rows[i as usize]))
+        })
     }
 }
 
@@ -180,48 +147,119 @@ impl<K: Hash + Eq> Windows<K> {
 pub(crate) struct ExpertRows<'a> {
     layer: &'a ExpertLayer,
     shown: Rc<Shown>,
-    /// Where the windows have them.
-    ranges: [Range<usize>; 3],
+    layout: Layout,
 }
 
 impl ExpertRows<'_> {
     pub fn matrix(&self, projection: Projection) -> Matrix<'_> {
-        let i = projection as usize;
-        let bytes = self.shown.windows[i].as_ref().map_or(&[][..], |window| window.bytes());
-        self.layer.tensor(projection).matrix(&bytes[self.ranges[i].clone()])
+        let bytes = self.shown.rows(&self.layout, projection as usize);
+        self.layer.tensor(projection).matrix(bytes)
     }
 }
 
-/// How experts become addressable. They may be larger than the address space:
-/// windows take at most so many bytes.
+/// How experts become addressable. Windows are given back when there are too many.
 pub(crate) enum Experts {
-    /// By windows on the files, by layer and expert.
-    Files(RefCell<Windows<(usize, usize)>>),
-    /// By windows on the slots of a store, by slot.
-    Stored(Box<dyn ExpertStore>, RefCell<Windows<usize>>),
+    /// By windows on the files.
+    Files(Files),
+    /// By windows on the slots of a store.
+    Stored(Stored),
+}
+
+pub(crate) struct Files {
+    /// By layer and expert.
+    windows: RefCell<Windows<(usize, usize)>>,
+    /// Whether an expert has one window where its matrices touch.
+    joins: bool,
+}
+
+pub(crate) struct Stored {
+    store: Box<dyn ExpertStore>,
+    /// By slot.
+    windows: RefCell<Windows<usize>>,
+    /// What the windows on a slot show, whatever expert is in it, and in which of them
+    /// each matrix has its rows.
+    spans: [Range<u64>; 3],
+    window_of: [usize; 3],
+    n_layers: usize,
+    /// Demands in a row of which all experts were there.
+    n_there: Cell<usize>,
+}
+
+/// Whether an expert has one window, rather than one for each matrix, if so large a share
+/// of all can be shown at a time by either. A member of a team would have rows of others
+/// in it: addresses that it does not need, and pages that seem to be its own. So it has
+/// one only if more can be shown then.
+fn joins(share_joined: f64, share_apart: f64, is_alone: bool) -> bool {
+    share_joined > share_apart || (is_alone && share_joined == share_apart)
+}
+
+impl Files {
+    fn new<'a>(
+        limits: WindowLimits,
+        layers: impl Iterator<Item = &'a ExpertLayer> + Clone,
+        is_alone: bool,
+    ) -> Self {
+        let [joined, apart] = [true, false].map(|join| {
+            let layouts = layers.clone().filter(|layer| layer.n_expert() > 0);
+            Layout::share(limits, layouts.map(|layer| (layer.n_expert(), layer.in_files(0, join))))
+        });
+        let joins = joins(joined, apart, is_alone);
+        Self { windows: RefCell::new(Windows::new(limits)), joins }
+    }
+}
+
+impl Stored {
+    fn new<'a>(
+        store: Box<dyn ExpertStore>,
+        limits: WindowLimits,
+        layers: impl Iterator<Item = &'a ExpertLayer> + Clone,
+        is_alone: bool,
+    ) -> Result<Self> {
+        let page_size = store.page_size() as u64;
+        let of_layers = layers.clone().map(|layer| layer.of_slots(page_size));
+        let apart = of_layers.fold([const { 0..0 }; 3], |all, spans| {
+            PROJECTIONS.map(|i| around(&all[i as usize], &spans[i as usize]))
+        });
+        let joined = [apart.iter().fold(0..0, |all, span| around(&all, span)), 0..0, 0..0];
+        if joined[0].end > store.slot_bytes() as u64 {
+            let message = "the host's slots are smaller than an expert";
+            return Err(Error::new(ErrorKind::Weights, message));
+        }
+        let (n_layers, n_experts) =
+            layers.fold((0, 0), |(n, n_experts), layer| (n + 1, n_experts + layer.n_expert()));
+        let share = |spans: &[Range<u64>; 3]| {
+            let layout = Layout::within(spans.clone(), [0; 3], &[const { 0..0 }; 3]);
+            Layout::share(limits, std::iter::once((n_experts, layout)))
+        };
+        let (spans, window_of) = match joins(share(&joined), share(&apart), is_alone) {
+            true => (joined, [0; 3]),
+            false => (apart, [0, 1, 2]),
+        };
+        let (windows, n_there) = (RefCell::new(Windows::new(limits)), Cell::new(0));
+        Ok(Self { store, windows, spans, window_of, n_layers, n_there })
+    }
 }
 
 impl Experts {
-    /// Windows take at most so many bytes, for a member of a team of `team_size`.
-    pub fn new(
+    /// The experts of these layers, of a store if there is one, for a member of a team or
+    /// for one who is alone. Windows on them keep to these limits.
+    pub fn new<'a>(
         store: Option<Box<dyn ExpertStore>>,
-        window_bytes_max: u64,
-        team_size: usize,
-    ) -> Self {
-        match store {
-            None => Self::Files(RefCell::new(Windows::new(window_bytes_max, usize::MAX))),
-            Some(store) => {
-                let n_max = (N_SLOT_WINDOWS_MAX / team_size).min(6 << 10);
-                Self::Stored(store, RefCell::new(Windows::new(window_bytes_max, n_max)))
-            }
-        }
+        limits: WindowLimits,
+        layers: impl Iterator<Item = &'a ExpertLayer> + Clone,
+        is_alone: bool,
+    ) -> Result<Self> {
+        Ok(match store {
+            None => Self::Files(Files::new(limits, layers, is_alone)),
+            Some(store) => Self::Stored(Stored::new(store, limits, layers, is_alone)?),
+        })
     }
 
     /// The most experts that can be demanded at once.
     pub fn n_demand_max(&self) -> usize {
         match self {
             Self::Files(_) => usize::MAX,
-            Self::Stored(store, _) => store.n_demand_max(),
+            Self::Stored(Stored { store, .. }) => store.n_demand_max(),
         }
     }
 
@@ -229,7 +267,7 @@ impl Experts {
     pub fn bytes_max(&self) -> u64 {
         match self {
             Self::Files(_) => u64::MAX,
-            Self::Stored(store, _) => store.bytes_max(),
+            Self::Stored(Stored { store, .. }) => store.bytes_max(),
         }
     }
 
@@ -243,7 +281,7 @@ impl Experts {
         choices: impl Iterator<Item = (usize, usize)>,
     ) -> Result<Demand<'a>> {
         let mut demand = Demand { experts: self, sources, layer, index, places: Vec::new() };
-        if let Self::Stored(store, _) = self {
+        if let Self::Stored(Stored { store, n_there, .. }) = self {
             let choices: Vec<_> = choices.collect();
             let n = choices.chunk_by(|a, b| a.0 == b.0).count();
             let places = store.demand(index, &choices)?;
@@ -251,6 +289,8 @@ impl Experts {
                 let message = format!("the host has {} places for {n} experts", places.len());
                 return Err(Error::new(ErrorKind::Weights, message));
             }
+            let are_there = places.iter().all(|place| place.loaded);
+            n_there.set(if are_there { n_there.get().saturating_add(1) } else { 0 });
             demand.places = places;
         }
         Ok(demand)
@@ -258,14 +298,18 @@ impl Experts {
 
     /// Says that experts, ascending, may be demanded next.
     pub fn prefetch(&self, index: usize, experts: &[usize]) {
-        if let Self::Stored(store, _) = self {
+        if let Self::Stored(Stored { store, .. }) = self {
             store.prefetch(index, experts);
         }
     }
 
-    /// Whether it is of use to say what may be demanded.
+    /// Whether it is of use to say what may be demanded: it is not if two passes through
+    /// all layers found all that they demanded.
     pub fn prefetches(&self) -> bool {
-        matches!(self, Self::Stored(..))
+        match self {
+            Self::Files(_) => false,
+            Self::Stored(Stored { n_layers, n_there, .. }) => n_there.get() < 2 * n_layers,
+        }
     }
 }
 
@@ -289,7 +333,9 @@ impl Demand<'_> {
     /// Waits for the demanded expert number `i`.
     pub fn wait(&self, i: usize) -> Result<()> {
         match (self.experts, self.places.get(i)) {
-            (Experts::Stored(store, _), Some(place)) if !place.loaded => store.wait(place.slot),
+            (Experts::Stored(Stored { store, .. }), Some(place)) if !place.loaded => {
+                store.wait(place.slot)
+            }
             _ => Ok(()),
         }
     }
@@ -298,33 +344,28 @@ impl Demand<'_> {
     /// there.
     pub fn rows(&self, i: usize, expert: usize) -> Result<ExpertRows<'_>> {
         let layer = self.layer;
-        match self.experts {
-            Experts::Files(windows) => {
-                let open = |projection| layer.tensor(projection).window(self.sources, expert);
-                let ranges = PROJECTIONS.map(|projection| 0..layer.tensor(projection).bytes());
-                let mut windows = windows.borrow_mut();
-                let shown = windows.get((self.index, expert), ranges.clone(), open)?;
-                Ok(ExpertRows { layer, shown, ranges })
+        let (layout, shown) = match self.experts {
+            Experts::Files(Files { windows, joins }) => {
+                let layout = layer.in_files(expert, *joins);
+                let open = |which: usize, span: &Range<u64>| {
+                    let (file, _) = layer.tensor(PROJECTIONS[which]).places[expert];
+                    self.sources[file].window(span.start, (span.end - span.start) as usize)
+                };
+                let shown = windows.borrow_mut().get((self.index, expert), &layout, open)?;
+                (layout, shown)
             }
-            Experts::Stored(store, windows) => {
+            Experts::Stored(Stored { store, windows, spans, window_of }) => {
+                let rows = layer.in_slot(expert, store.page_size() as u64);
+                let layout = Layout::within(spans.clone(), *window_of, &rows);
                 let slot = self.places[i].slot;
-                let page_size = store.page_size();
-                let ranges = layer.ranges(expert, page_size);
-                let pages = ranges.clone().map(|range| {
-                    range.start / page_size * page_size..range.end.next_multiple_of(page_size)
-                });
-                if pages[2].end > store.slot_bytes() {
-                    let message = "the host's slots are smaller than an expert";
-                    return Err(Error::new(ErrorKind::Weights, message));
-                }
-                let open = |projection| store.window(slot, pages[projection as usize].clone());
-                let shown = windows.borrow_mut().get(slot, pages.clone(), open)?;
-                let ranges = std::array::from_fn(|i| {
-                    ranges[i].start - pages[i].start..ranges[i].end - pages[i].start
-                });
-                Ok(ExpertRows { layer, shown, ranges })
+                let open = |_: usize, span: &Range<u64>| {
+                    store.window(slot, span.start as usize..span.end as usize)
+                };
+                let shown = windows.borrow_mut().get(slot, &layout, open)?;
+                (layout, shown)
             }
-        }
+        };
+        Ok(ExpertRows { layer, shown, layout })
     }
 
     /// Gives the experts up.
@@ -334,7 +375,7 @@ impl Demand<'_> {
 
     fn give_up(&mut self) -> Result<()> {
         match self.experts {
-            Experts::Stored(store, _) if !self.places.is_empty() => {
+            Experts::Stored(Stored { store, .. }) if !self.places.is_empty() => {
                 self.places.clear();
                 store.release()
             }

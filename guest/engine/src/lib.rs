@@ -31,6 +31,7 @@ mod takes;
 pub mod team;
 pub mod tokenizer;
 pub mod weights;
+mod windows;
 
 pub use context::Context;
 pub use error::{Error, ErrorKind, Result};

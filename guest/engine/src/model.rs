@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use crate::arch;
 use crate::blocks::{Block, Embedding, Head, Layer, Loader, Widths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::experts::Experts;
+use crate::experts::{ExpertLayer, Experts};
 use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
 use crate::kv_cache::{CHUNK, KvCache};
 use crate::plan::{FfnPlan, Plan, RopePlan, VectorPlan};
@@ -16,6 +16,7 @@ use crate::speculation::DRAFT_MAX;
 use crate::takes::Takes;
 use crate::team::{Alone, Exchange, Team, checked_size};
 use crate::weights::{self, ExpertTable, Piece, Source, Weights};
+use crate::windows::WindowLimits;
 
 pub use crate::model_info::ModelInfo;
 
@@ -79,7 +80,9 @@ impl Model {
         let exchange = Exchange::new(team, takes.exchange_len())?;
         let formats = header.tensors.values().filter_map(|tensor| Format::from_type(tensor.ty));
         let widths = Widths::new(takes.room, exchange.len(), formats);
-        let mut loader = Loader::new(&header.tensors, &sources, &exchange, window_bytes_max);
+        let (n_max, bytes_max) = (weights.n_windows_max(), window_bytes_max);
+        let limits = WindowLimits { n_max, bytes_max };
+        let mut loader = Loader::new(&header.tensors, &sources, &exchange, limits);
         let store = weights.expert_store(&ExpertTable {
             files: &names,
             n_layer: plan.layers.len(),
@@ -105,22 +108,24 @@ impl Model {
                 header.metadata.str("general.architecture")?.unwrap_or_default()
             )));
         }
-        let left = loader.window_bytes_left();
+        let left = loader.limits_left();
+        let mixtures = layers.iter().filter_map(Layer::experts);
         let expert_bytes = match &store {
             Some(store) => store.slot_bytes() as u64,
-            None => layers.iter().filter_map(Layer::expert_bytes).max().unwrap_or(0),
+            None => mixtures.clone().map(ExpertLayer::expert_bytes).max().unwrap_or(0),
         };
-        if expert_bytes > left {
+        if expert_bytes > left.bytes_max {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!(
-                    "an expert takes {expert_bytes} bytes, more than the {left} that can be \
+                    "an expert takes {expert_bytes} bytes, more than the {} that can be \
                      addressed besides the weights that every token needs; choose a smaller \
-                     quantisation"
+                     quantisation",
+                    left.bytes_max
                 ),
             ));
         }
-        let experts = Experts::new(store, left, exchange.size());
+        let experts = Experts::new(store, left, mixtures, exchange.size() == 1)?;
         let info = ModelInfo::new(&header, &plan, &takes)?;
         Ok(Self { exchange, ropes, embedding, layers, head, experts, takes, widths, sources, info })
     }

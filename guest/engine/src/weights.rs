@@ -20,6 +20,11 @@ pub trait Weights {
     fn expert_store(&self, _model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
         Ok(None)
     }
+
+    /// The most windows that there may be at a time.
+    fn n_windows_max(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// One file of a model.
@@ -31,7 +36,8 @@ pub trait Source {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
 
     /// Makes `length` bytes from `offset` addressable, without copying where
-    /// the platform can.
+    /// the platform can. [`ErrorKind::TooManyWindows`](crate::ErrorKind) says that
+    /// others must be given back before.
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>>;
 
     /// Says that these bytes will be wanted soon.
@@ -121,7 +127,8 @@ pub trait ExpertStore {
     /// Waits until the expert that was demanded is in its slot.
     fn wait(&self, slot: usize) -> Result<()>;
 
-    /// Makes whole pages of a slot addressable, whatever expert it holds.
+    /// Makes whole pages of a slot addressable, whatever expert it holds; as for
+    /// [`Source::window`], there may be too many windows.
     fn window(&self, slot: usize, pages: Range<usize>) -> Result<Box<dyn Window>>;
 
     /// Gives up what was demanded.

@@ -18,6 +18,7 @@ pub enum HostErrorCode {
     Changed,
     Io,
     OutOfMemory,
+    TooManyWindows,
 }
 
 /// An error, with a sentence that names the source and the way out.
@@ -32,6 +33,7 @@ pub struct HostError {
 pub struct Capabilities {
     pub attach: bool,
     pub page_size: u32,
+    pub n_windows_max: u32,
 }
 
 /// What a whole model takes.
@@ -93,6 +95,8 @@ interface! {
     fn read(source: u32, offset: u64, length: u32) -> Result<Vec<u8>, HostError>;
     /// `source.attach`
     fn attach(source: u32, offset: u64, length: u64, address: u64) -> Result<u64, HostError>;
+    /// `source.copied`
+    fn copied(source: u32, length: u64);
     /// `source.prefetch`
     fn prefetch(source: u32, offset: u64, length: u64);
     /// Drops a source.

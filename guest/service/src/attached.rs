@@ -86,6 +86,7 @@ impl Window for Part {
 pub(crate) fn from_host(error: HostError) -> Error {
     let kind = match error.code {
         HostErrorCode::OutOfMemory => ErrorKind::OutOfMemory,
+        HostErrorCode::TooManyWindows => ErrorKind::TooManyWindows,
         _ => ErrorKind::Weights,
     };
     Error::new(kind, error.message)

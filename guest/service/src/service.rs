@@ -224,7 +224,7 @@ fn told(error: EngineError) -> Error {
         ErrorKind::InvalidModel => ErrorCode::InvalidModel,
         ErrorKind::Unsupported => ErrorCode::Unsupported,
         ErrorKind::ContextFull => ErrorCode::ContextFull,
-        ErrorKind::OutOfMemory => ErrorCode::OutOfMemory,
+        ErrorKind::OutOfMemory | ErrorKind::TooManyWindows => ErrorCode::OutOfMemory,
         ErrorKind::Team => ErrorCode::Team,
         ErrorKind::Stopped => ErrorCode::Stopped,
         _ => ErrorCode::InvalidInput,

@@ -19,6 +19,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Imports {
     platform: Platform,
     attach: bool,
+    n_windows_max: usize,
     pages: PagePool,
     /// Whether files are attached as a whole: as long as the host keeps no experts, which
     /// are most of them.
@@ -33,7 +34,14 @@ impl Imports {
             Error::new(ErrorKind::Weights, message)
         })?;
         let whole_files = Rc::new(Cell::new(platform.addresses == Addresses::Files));
-        Ok(Self { platform, attach: capabilities.attach, pages, whole_files })
+        let n_windows_max = match platform.addresses {
+            // One is the team's.
+            Addresses::Windows { .. } if capabilities.attach => {
+                (capabilities.n_windows_max as usize).saturating_sub(1)
+            }
+            _ => usize::MAX,
+        };
+        Ok(Self { platform, attach: capabilities.attach, n_windows_max, pages, whole_files })
     }
 
     /// For what is attached.
@@ -62,6 +70,10 @@ impl Weights for Imports {
             self.whole_files.set(false);
         }
         Ok(store)
+    }
+
+    fn n_windows_max(&self) -> usize {
+        self.n_windows_max
     }
 }
 
@@ -125,6 +137,7 @@ impl Source for ImportedSource {
         bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
         bytes.resize(length, 0);
         self.read(offset, &mut bytes)?;
+        self.file.host.copied(self.file.number, length as u64);
         Ok(Box::new(Copied(bytes)))
     }
 

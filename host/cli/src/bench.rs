@@ -72,6 +72,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let n_runs = u64::from(args.repetitions) + 1;
         memory::print_stats(&stats, n_runs * u64::from(args.n_prompt + args.n_gen));
     }
+    open::warn_of_copies(&model, &args.model);
     model.finish_trace()?;
     let mut out = io::stdout().lock();
     if args.json {

@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let all_answered = chat.converse(args, &interrupt);
+    open::warn_of_copies(&model, &args.model);
     // A trace is of what was computed, whatever ended it.
     let traced = model.finish_trace();
     let all_answered = all_answered?;

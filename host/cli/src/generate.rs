@@ -103,12 +103,14 @@ impl Answer {
         );
         let stats = session.stats();
         eprintln!(
-            "weights: attached {} in {} windows ({} given back), read {} in {} reads, prefetched {}",
+            "weights: attached {} in {} windows ({} given back), read {} in {} reads, copied {}, \
+             prefetched {}",
             HumanBytes(stats.bytes_attached),
             stats.n_attach,
             stats.n_detach,
             HumanBytes(stats.bytes_read),
             stats.n_read,
+            HumanBytes(stats.bytes_copied),
             HumanBytes(stats.bytes_prefetched)
         );
     }

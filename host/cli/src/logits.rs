@@ -73,6 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let whole = out.into_inner().map_err(io::Error::from).and_then(Output::finish);
     whole.with_context(failed)?;
     bar.finish_and_clear();
+    open::warn_of_copies(&model, &args.model);
     model.finish_trace()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::thread;
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
+use indicatif::HumanBytes;
 use moewe::{Engine, EngineOptions, Guest, Model, ModelOptions, WeightsMode};
 use moewe_models::Library;
 use moewe_packed::PackedCopy;
@@ -91,6 +92,20 @@ pub fn print_file(model: &Model) {
     eprintln!("guest: {} bits: {why}", guest.bits());
     if let PackedCopy::Stale(copy, mismatch) = PackedCopy::of(model.path()) {
         eprintln!("model: {}", print::stale(model.path(), &copy, mismatch));
+    }
+}
+
+/// Tells on stderr if weights were copied that were to be mapped.
+pub fn warn_of_copies(model: &Model, args: &ModelArgs) {
+    let n_bytes = model.stats().bytes_copied;
+    // Elsewhere there is nothing else.
+    if n_bytes > 0 && args.weights == WeightsMode::Attach && cfg!(target_os = "linux") {
+        eprintln!(
+            "warning: {} of weights were copied, as {} lies where files cannot be mapped; move it \
+             to another file system",
+            HumanBytes(n_bytes),
+            model.path().display()
+        );
     }
 }
 

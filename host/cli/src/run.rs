@@ -56,6 +56,7 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
             memory::print_stats(&stats, answer.n_tokens());
         }
     }
+    open::warn_of_copies(&model, &args.model);
     model.finish_trace()?;
     Ok(if interrupted { interrupt::EXIT_CODE.into() } else { ExitCode::SUCCESS })
 }

@@ -1,9 +1,5 @@
 //! Why something could not be mapped.
 
-/// The most windows in one memory, those given back included: each costs the
-/// kernel two mappings of the 65530 that a process has by default.
-pub const N_WINDOWS_MAX: usize = 1 << 13;
-
 /// Why a window could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
@@ -23,8 +19,11 @@ pub enum MapError {
         /// Its bytes.
         length: u64,
     },
-    /// There are too many windows already.
-    #[error("a sandbox can have at most {N_WINDOWS_MAX} windows")]
+    /// There are as many windows already as there may be.
+    #[error(
+        "there are no mappings left for a window; compute with fewer threads, end other \
+         sessions, or raise the system's limit (`sysctl vm.max_map_count`)"
+    )]
     TooMany,
     /// The system refuses.
     #[error("cannot be mapped: {0}")]

@@ -10,6 +10,8 @@ mod fault;
 #[cfg(target_os = "linux")]
 mod mapping;
 #[cfg(target_os = "linux")]
+mod mappings;
+#[cfg(target_os = "linux")]
 mod memfd;
 #[cfg(not(target_os = "linux"))]
 mod portable;
@@ -20,15 +22,17 @@ mod region;
 #[cfg(target_os = "linux")]
 mod windows;
 
-pub use error::{MapError, N_WINDOWS_MAX};
+pub use error::MapError;
 #[cfg(target_os = "linux")]
 pub use mapping::Mapping;
+#[cfg(target_os = "linux")]
+pub use mappings::n_mappings_left;
 #[cfg(target_os = "linux")]
 pub use memfd::shared_memory;
 #[cfg(not(target_os = "linux"))]
 pub use portable::{
-    Mapping, Region, catch_faults, give_back, make_present, map_large_blocks, page_size,
-    shared_memory,
+    Mapping, Region, catch_faults, give_back, make_present, map_large_blocks, n_mappings_left,
+    page_size, shared_memory,
 };
 #[cfg(target_os = "linux")]
 pub use process::{give_back, make_present, map_large_blocks};

@@ -66,6 +66,11 @@ impl Region {
     }
 
     /// See Linux.
+    pub fn limit_mappings(&self, _: usize) {
+        match *self {}
+    }
+
+    /// See Linux.
     pub fn windows(&self) -> (usize, u64) {
         match *self {}
     }
@@ -94,6 +99,11 @@ pub fn catch_faults<T>(_: Option<&Region>, f: impl FnOnce() -> T) -> T {
 /// Refuses.
 pub fn shared_memory(_: &str, _: u64) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// None: there are no windows.
+pub fn n_mappings_left() -> usize {
+    0
 }
 
 /// Leaves all as it is.

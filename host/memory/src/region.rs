@@ -20,9 +20,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags};
 
+use crate::MapError;
 use crate::fault::{self, Accessible};
+use crate::mappings::{boundaries, n_mappings_left, note_used};
 use crate::windows::Windows;
-use crate::{MapError, N_WINDOWS_MAX};
 
 /// Windows up to this many bytes get their page tables filled at once; for
 /// larger ones, touching the pages as they are used costs less than waiting.
@@ -45,6 +46,8 @@ pub struct Region {
     /// Bytes reserved, guard included.
     reserved: usize,
     windows: Mutex<Windows>,
+    /// The most mappings that the windows may take.
+    n_mappings_max: AtomicUsize,
 }
 
 impl Region {
@@ -67,7 +70,10 @@ impl Region {
         }?;
         let (n_bytes, lost) = (AtomicUsize::new(0), AtomicBool::new(false));
         let accessible = Accessible { base: base.cast(), n_bytes, lost };
-        Ok(Self { accessible, capacity, reserved, windows: Mutex::default() })
+        // Until it is known how many share them.
+        let n_mappings_max = (n_mappings_left() / 2).into();
+        let windows = Mutex::default();
+        Ok(Self { accessible, capacity, reserved, windows, n_mappings_max })
     }
 
     /// Makes the first `size` bytes accessible, zeros at first; they stay so.
@@ -206,6 +212,13 @@ impl Region {
         self.map(start, end, MapFlags::PRIVATE | MapFlags::NORESERVE, None)
     }
 
+    /// Has the windows take at most so many mappings of those that the process may have
+    /// for windows, or half of what is left if this is never said. A window takes one, and
+    /// the room behind it another one unless the next window begins there.
+    pub fn limit_mappings(&self, n_max: usize) {
+        self.n_mappings_max.store(n_max, Ordering::Relaxed);
+    }
+
     /// How many windows are attached, and the bytes of their pages.
     pub fn windows(&self) -> (usize, u64) {
         let (n, bytes) = self.lock().attached();
@@ -232,13 +245,16 @@ impl Region {
         file: Option<(&File, u64)>,
     ) -> Result<(), MapError> {
         let mut windows = self.lock();
-        let n = windows.len_replaced(start, end);
-        if n > N_WINDOWS_MAX && n > windows.len() {
+        if !self.has_room(&mut windows, start, end) {
             return Err(MapError::TooMany);
         }
         let (at, length) = (self.at(start), end - start);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let failed = |e: rustix::io::Errno| MapError::Map(e.into());
+        let failed = |e: rustix::io::Errno| match e {
+            // The process has all mappings or all addresses that it may have.
+            rustix::io::Errno::NOMEM => MapError::TooMany,
+            e => MapError::Map(e.into()),
+        };
         if let Some((file, offset)) = file {
             // A kernel may remove what is mapped before it finds that a file
             // cannot be, so that is found out elsewhere.
@@ -272,13 +288,37 @@ impl Region {
             }
             return Err(failed(error));
         }
+        let before = windows.n_mappings();
         windows.replace(start, end, file.is_some());
+        note_used(before, windows.n_mappings());
         Ok(())
+    }
+
+    /// Whether there are mappings left to replace what is mapped in a range.
+    fn has_room(&self, windows: &mut Windows, start: usize, end: usize) -> bool {
+        let n_max = self.n_mappings_max.load(Ordering::Relaxed);
+        let has_room = |windows: &Windows| {
+            let (now, then) = (windows.n_mappings(), windows.n_mappings_replaced(start, end));
+            then <= now || (then <= n_max && then - now <= n_mappings_left())
+        };
+        // The kernel has joined some of them since it was last asked, which takes it so
+        // long that it is not asked each time.
+        if has_room(windows) || windows.n_new() <= n_max / 16 {
+            return has_room(windows);
+        }
+        let base = self.accessible.base.addr();
+        if let Some(boundaries) = boundaries(base..base + self.capacity) {
+            let before = windows.n_mappings();
+            windows.merge(|at| boundaries.contains(&(base + at)));
+            note_used(before, windows.n_mappings());
+        }
+        has_room(windows)
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
+        note_used(self.lock().n_mappings(), 0);
         // SAFETY: the range is this region's own, and whoever used what lies there held
         // the region.
         let unmapped = unsafe { rustix::mm::munmap(self.at(0), self.reserved) };

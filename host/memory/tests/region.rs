@@ -4,12 +4,12 @@
 #![cfg(target_os = "linux")]
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
-use moewe_memory::{MapError, N_WINDOWS_MAX, Region, catch_faults, page_size, shared_memory};
+use moewe_memory::{MapError, Region, catch_faults, n_mappings_left, page_size, shared_memory};
 
 /// A guest's page, of which its memory has a number.
 const UNIT: usize = 1 << 16;
@@ -211,24 +211,85 @@ fn a_file_that_cannot_be_mapped_leaves_the_memory_whole() {
 
 #[test]
 fn windows_are_limited() {
+    const N: u64 = 100;
     let (guest, page) = (Guest::new(), page_size());
-    guest.region.grow((2 * N_WINDOWS_MAX + 2) * page as usize).unwrap();
+    guest.region.grow((4 * N * page) as usize).unwrap();
+    // Each takes a mapping for what lies behind it.
+    guest.region.limit_mappings(2 * N as usize);
     let file = file(page as usize);
-    for i in 0..N_WINDOWS_MAX as u64 {
+    for i in 0..N {
         guest.region.attach(&file, 0, page, 2 * i * page).unwrap();
     }
-    let refused = |guest: &Guest| {
-        let error = guest.region.attach(&file, 0, page, page).unwrap_err();
+    let refused = |address| {
+        let error = guest.region.attach(&file, 0, page, address).unwrap_err();
         assert!(matches!(error, MapError::TooMany), "{error}");
+        assert!(error.to_string().contains("max_map_count"), "{error}");
     };
-    refused(&guest);
+    refused(3 * N * page);
     guest.region.attach(&file, 0, page, 0).unwrap();
     guest.region.detach(0, page).unwrap();
-    // The kernel may keep a mapping for what was given back.
-    refused(&guest);
+    assert_eq!(guest.region.windows().0 as u64, N - 1);
+    guest.region.attach(&file, 0, page, 3 * N * page).unwrap_err();
     guest.region.attach(&file, 0, page, 0).unwrap();
-    guest.region.detach(0, page).unwrap();
-    assert_eq!(guest.region.windows().0, N_WINDOWS_MAX - 1);
+    // Between two others one takes no more than what was there.
+    guest.region.attach(&file, 0, page, page).unwrap();
+    refused(3 * N * page);
+}
+
+/// What the kernel has joined counts as one.
+#[test]
+fn neighbours_count_once() {
+    const N: u64 = 400;
+    let (guest, page) = (Guest::new(), page_size());
+    guest.region.grow((2 * N * page) as usize).unwrap();
+    guest.region.limit_mappings(100);
+    let file = file((N * page) as usize);
+    for i in 0..N {
+        guest.region.attach(&file, i * page, page, i * page).unwrap();
+    }
+    assert!(guest.region.windows().0 < 100);
+    assert_eq!(guest.get(N * page - 1), byte((N * page) as usize - 1));
+    // Nor does the room that is left by windows that were given back.
+    for i in 0..N {
+        guest.region.attach(&file, 0, page, (N + 1) * page).unwrap();
+        guest.region.detach((N + 1) * page, page).unwrap();
+        guest.region.attach(&file, 0, page, (N + 2 + i % (N - 3)) * page).unwrap();
+        guest.region.detach((N + 2 + i % (N - 3)) * page, page).unwrap();
+    }
+    guest.region.detach(0, N * page).unwrap();
+    assert_eq!(guest.region.windows(), (0, 0));
+}
+
+/// All regions together take no more than what the system allows the process, however much
+/// each of them may take.
+#[test]
+fn regions_share_the_mappings_of_the_process() {
+    const ALONE: &str = "MOEWE_TEST_ALONE";
+    if env::var_os(ALONE).is_none() {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let name = "regions_share_the_mappings_of_the_process";
+        let output = command.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let (page, n_before) = (page_size(), n_mappings_left());
+    let n_max = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    assert_eq!(n_before, n_max.trim().parse::<usize>().unwrap() / 2);
+    let file = file(page as usize);
+    let guests = [(); 3].map(|()| Guest::new());
+    let mut n_attached = 0;
+    for guest in &guests {
+        guest.region.grow((2 * n_before * page as usize).min(1 << 32)).unwrap();
+        guest.region.limit_mappings(n_before / 4 * 3);
+        let mut attach = |i| guest.region.attach(&file, 0, page, 2 * i * page);
+        n_attached += (0..n_before as u64).take_while(|&i| attach(i).is_ok()).count();
+    }
+    assert!(n_before / 2 - n_attached <= 2, "{n_attached} windows");
+    let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    assert!((2 * n_attached..2 * n_attached + 1000).contains(&maps), "{maps} mappings");
+    assert!(n_mappings_left() <= 2);
+    drop(guests);
+    assert_eq!(n_mappings_left(), n_before);
 }
 
 #[test]

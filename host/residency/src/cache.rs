@@ -1,5 +1,7 @@
 //! Which expert lies in which slot.
 
+use std::cmp::Ordering;
+
 use crate::key::PerExpert;
 use crate::{Key, Policy, PolicyKind};
 
@@ -75,6 +77,8 @@ pub struct Cache {
     tick: u64,
     slots: Vec<Option<Slot>>,
     n_used: usize,
+    /// Slots below this one have an expert.
+    free_from: usize,
     slot_of: PerExpert<Option<usize>>,
     is_hot: PerExpert<bool>,
     layers: Vec<Layer>,
@@ -124,6 +128,27 @@ enum Reluctance {
     Hot,
 }
 
+/// A slot that can be given up.
+struct Candidate {
+    reluctance: Reluctance,
+    score: f64,
+    key: Key,
+    index: usize,
+}
+
+impl Candidate {
+    /// The one to be given up first comes first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.reluctance.cmp(&other.reluctance))
+            .then(self.score.total_cmp(&other.score))
+            .then(self.key.cmp(&other.key))
+    }
+}
+
+/// Slots to be given up, one after another.
+#[derive(Default)]
+struct Victims(std::vec::IntoIter<usize>);
+
 impl Cache {
     /// A cache of `capacity` slots, all empty, for a model of this shape. More
     /// than 2^16 layers or experts cannot be named and do not count.
@@ -143,6 +168,7 @@ impl Cache {
             tick: 0,
             slots: Vec::new(),
             n_used: 0,
+            free_from: 0,
             slot_of: PerExpert::new(n_layer, n_expert, None),
             is_hot,
             layers: vec![Layer::default(); n_layer],
@@ -170,10 +196,14 @@ impl Cache {
         let key = |&expert| Key { layer, expert };
         // First those that are there, so that no miss evicts them.
         let mut lookups: Vec<_> = experts.iter().map(|e| self.pin(key(e))).collect();
+        let n_absent = lookups.iter().filter(|lookup| lookup.is_none()).count();
+        let mut victims = None;
         for (expert, lookup) in experts.iter().zip(&mut lookups) {
             self.policy.touch(key(expert), self.tick);
             if lookup.is_none() {
-                *lookup = self.insert(key(expert), Want::Demand(layer));
+                let want = Want::Demand(layer);
+                let victims = victims.get_or_insert_with(|| self.victims(want, n_absent));
+                *lookup = self.insert(key(expert), want, victims);
             }
         }
         debug_assert!(lookups.iter().all(Option::is_some), "there was room");
@@ -205,10 +235,33 @@ impl Cache {
     /// layer whose turn is yet to come, is hot, or belongs to a layer at its
     /// floor, is not evicted at all.
     pub fn prefetch(&mut self, key: Key) -> Option<(usize, Option<Key>)> {
-        if self.slot_of.get(key)?.is_some() || self.n_used > self.capacity {
+        if !self.may_prefetch(key) {
             return None;
         }
-        let Lookup::Miss { slot: index, evicted } = self.insert(key, Want::Prefetch(key.layer))?
+        self.prefetch_in(key, &mut Victims::default())
+    }
+
+    /// The same for several experts of a layer, with less effort: those that got a slot,
+    /// and which.
+    pub fn prefetch_all(&mut self, layer: u16, experts: &[u16]) -> Vec<(u16, usize)> {
+        let absent = experts.iter().copied();
+        let absent: Vec<_> =
+            absent.filter(|&expert| self.may_prefetch(Key { layer, expert })).collect();
+        let mut victims = self.victims(Want::Prefetch(layer), absent.len());
+        let slots = absent.into_iter().map_while(|expert| {
+            let (slot, _) = self.prefetch_in(Key { layer, expert }, &mut victims)?;
+            Some((expert, slot))
+        });
+        slots.collect()
+    }
+
+    fn may_prefetch(&self, key: Key) -> bool {
+        self.slot_of.get(key).is_some_and(Option::is_none) && self.n_used <= self.capacity
+    }
+
+    fn prefetch_in(&mut self, key: Key, victims: &mut Victims) -> Option<(usize, Option<Key>)> {
+        let Lookup::Miss { slot: index, evicted } =
+            self.insert(key, Want::Prefetch(key.layer), victims)?
         else {
             return None;
         };
@@ -268,8 +321,9 @@ impl Cache {
     pub fn set_capacity(&mut self, capacity: usize) -> Vec<usize> {
         self.capacity = capacity;
         let mut given_up = Vec::new();
+        let mut victims = self.victims(Want::Shrink, self.n_used.saturating_sub(capacity));
         while self.n_used > capacity {
-            let Some(index) = self.victim(Want::Shrink) else { break };
+            let Some(index) = self.next_victim(Want::Shrink, &mut victims) else { break };
             self.evict(index);
             given_up.push(index);
         }
@@ -306,10 +360,10 @@ impl Cache {
     fn has_room(&self, layer: u16, experts: &[u16]) -> bool {
         let is_absent = |&&expert: &&u16| self.find(Key { layer, expert }).is_none();
         let n_absent = experts.iter().filter(is_absent).count();
+        let n_wanted = (self.n_used + n_absent).saturating_sub(self.capacity);
         let is_wanted = |key: Key| key.layer == layer && experts.binary_search(&key.expert).is_ok();
-        let stays = |slot: &&Slot| slot.is_held() || is_wanted(slot.key);
-        n_absent == 0
-            || self.slots.iter().flatten().filter(stays).count() + n_absent <= self.capacity
+        let goes = |slot: &&Slot| !slot.is_held() && !is_wanted(slot.key);
+        n_absent == 0 || self.slots.iter().flatten().filter(goes).take(n_wanted).count() == n_wanted
     }
 
     /// `None` if it has no slot.
@@ -331,11 +385,11 @@ impl Cache {
     }
 
     /// Gives a slot to an expert that has none: it is busy, and pinned once.
-    fn insert(&mut self, key: Key, want: Want) -> Option<Lookup> {
+    fn insert(&mut self, key: Key, want: Want, victims: &mut Victims) -> Option<Lookup> {
         self.policy.inserted(key);
         let (index, evicted) = if self.n_used < self.capacity {
             (self.free_slot(), None)
-        } else if let Some(index) = self.victim(want) {
+        } else if let Some(index) = self.next_victim(want, victims) {
             (index, self.evict(index))
         } else {
             self.policy.removed(key);
@@ -354,25 +408,41 @@ impl Cache {
     /// The first slot without an expert: as fewer than the capacity are in use,
     /// its number is below.
     fn free_slot(&mut self) -> usize {
-        self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+        let free = self.slots.iter().skip(self.free_from).position(Option::is_none);
+        let index = free.map_or(self.slots.len(), |n| self.free_from + n);
+        if index == self.slots.len() {
             self.slots.push(None);
-            self.slots.len() - 1
-        })
+        }
+        self.free_from = index + 1;
+        index
     }
 
-    fn victim(&self, want: Want) -> Option<usize> {
-        let candidate = |(index, slot): (usize, &Option<Slot>)| {
-            let slot = slot.as_ref()?;
-            let reluctance = self.reluctance(slot, want)?;
-            Some((reluctance, self.policy.score(slot.key, self.tick), slot.key, index))
-        };
-        let (.., index) = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(candidate)
-            .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)))?;
-        Some(index)
+    fn next_victim(&self, want: Want, victims: &mut Victims) -> Option<usize> {
+        victims.0.next().or_else(|| self.victims(want, 1).0.next())
+    }
+
+    /// The slots to be given up for so many experts, one after another, as far as that can
+    /// be said at once.
+    fn victims(&self, want: Want, n: usize) -> Victims {
+        let n_free = self.capacity.saturating_sub(self.n_used);
+        let is_stable = self.layer_floor == 0 && self.policy.keeps_scores();
+        let n = n.saturating_sub(n_free).min(if is_stable { usize::MAX } else { 1 });
+        // The first ones so far, in their order.
+        let mut first: Vec<Candidate> = Vec::new();
+        let slots = if n > 0 { &self.slots[..] } else { &[] };
+        for (index, slot) in slots.iter().enumerate() {
+            let Some(slot) = slot else { continue };
+            let Some(reluctance) = self.reluctance(slot, want) else { continue };
+            let score = self.policy.score(slot.key, self.tick);
+            let candidate = Candidate { reluctance, score, key: slot.key, index };
+            let at = first.partition_point(|other| other.cmp(&candidate).is_le());
+            if at < n {
+                first.truncate(n - 1);
+                first.insert(at, candidate);
+            }
+        }
+        let indices: Vec<_> = first.into_iter().map(|candidate| candidate.index).collect();
+        Victims(indices.into_iter())
     }
 
     /// `None` if the slot cannot be given up for this.
@@ -402,6 +472,7 @@ impl Cache {
 
     fn empty(&mut self, index: usize) -> Option<Key> {
         let slot = self.slots[index].take()?;
+        self.free_from = self.free_from.min(index);
         self.policy.removed(slot.key);
         self.n_used -= 1;
         self.layers[usize::from(slot.key.layer)].n_slots -= 1;

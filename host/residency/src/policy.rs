@@ -81,6 +81,11 @@ pub trait Policy: fmt::Debug + Send {
     /// The expert loses its slot.
     fn removed(&mut self, _key: Key) {}
 
+    /// Whether scores stay what they are when an expert gets a slot, or loses its own.
+    fn keeps_scores(&self) -> bool {
+        false
+    }
+
     /// The lowest is evicted first; among equals the one with the lowest key.
     fn score(&self, key: Key, tick: u64) -> f64;
 }
@@ -106,6 +111,10 @@ impl Policy for Lru {
         if let Some(last) = self.last.get_mut(key) {
             *last = tick;
         }
+    }
+
+    fn keeps_scores(&self) -> bool {
+        true
     }
 
     fn score(&self, key: Key, _tick: u64) -> f64 {
@@ -149,6 +158,10 @@ impl Policy for Lfu {
             self.shares.age(key.layer);
         }
         self.shares.count(key);
+    }
+
+    fn keeps_scores(&self) -> bool {
+        true
     }
 
     fn score(&self, key: Key, _tick: u64) -> f64 {
@@ -223,6 +236,10 @@ impl Policy for Blend {
         self.fit.add_used(self.shorter.each_ref().map(|shares| shares.before(key) - long));
         self.long.count(key);
         self.shorter.iter_mut().for_each(|shares| shares.count(key));
+    }
+
+    fn keeps_scores(&self) -> bool {
+        true
     }
 
     fn score(&self, key: Key, _tick: u64) -> f64 {

@@ -66,9 +66,8 @@ impl ExpertStore {
                         state.record(|trace| trace.demand(layer, &choices));
                         state.pass_token(layer, choices.len());
                         let places = state.places(team, layer, &experts);
-                        drop(inner);
+                        self.shared.wake(inner);
                         requests.send(&self.disk);
-                        self.shared.changed.notify_all();
                         return Ok(places);
                     }
                     Begun::Later => {}
@@ -87,9 +86,12 @@ impl ExpertStore {
         }
     }
 
-    fn sleep<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+    fn sleep<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        inner.n_waiting += 1;
         let woken = self.shared.changed.wait_timeout(inner, TICK);
-        woken.unwrap_or_else(PoisonError::into_inner).0
+        let mut inner = woken.unwrap_or_else(PoisonError::into_inner).0;
+        inner.n_waiting -= 1;
+        inner
     }
 
     /// Waits until the expert that the team has demanded is in its slot.
@@ -158,7 +160,7 @@ impl ExpertStore {
 
     /// A member of a team has no more use for what was demanded.
     pub(crate) fn release(&self, team: u64) -> Result<(), WeightError> {
-        let inner = &mut *self.shared.lock();
+        let mut inner = self.shared.lock();
         let state = inner.teams.get_mut(&team);
         let Some((state, demand)) = state.and_then(|state| {
             let demand = state.demand.take()?;
@@ -172,16 +174,16 @@ impl ExpertStore {
             return Ok(());
         }
         inner.give_up(&demand);
-        self.shared.changed.notify_all();
+        self.shared.wake(inner);
         Ok(())
     }
 
     /// A team computes nothing any more: others may have what it holds.
     pub(crate) fn give_up(&self, team: u64) {
-        let inner = &mut *self.shared.lock();
+        let mut inner = self.shared.lock();
         if let Some(demand) = inner.teams.get_mut(&team).and_then(|team| team.demand.take()) {
             inner.give_up(&demand);
-            self.shared.changed.notify_all();
+            self.shared.wake(inner);
         }
     }
 
@@ -215,9 +217,7 @@ impl ExpertStore {
             let Some(Described { table, slots }) = inner.model.as_mut().filter(|_| is_on) else {
                 return;
             };
-            for expert in experts {
-                slots.prefetch(Key { layer, expert }, table, &mut requests);
-            }
+            slots.prefetch(layer, &experts, table, &mut requests);
         }
         requests.send(&self.disk);
     }
@@ -226,12 +226,12 @@ impl ExpertStore {
 impl Shared {
     /// A read of an expert into a slot has ended.
     pub(super) fn read_ended(&self, key: Key, slot: usize, result: Result<(), ReadError>) {
-        let inner = &mut *self.lock();
+        let mut inner = self.lock();
         let is_wanted = inner.is_wanted(slot, key);
         if let Some(model) = &mut inner.model {
             model.slots.read_ended(key, slot, result, is_wanted);
         }
-        self.changed.notify_all();
+        self.wake(inner);
     }
 }
 

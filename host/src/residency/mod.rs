@@ -90,7 +90,8 @@ impl Drop for Unwaited {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// A read has ended, or something was released.
+    /// A read has ended, or something was demanded or released; see
+    /// [`wake`](Self::wake).
     changed: Condvar,
 }
 
@@ -102,6 +103,8 @@ struct Inner {
     model: Option<Described>,
     teams: BTreeMap<u64, TeamState>,
     next_team: u64,
+    /// Threads that wait for a change.
+    n_waiting: usize,
     switch: Switch,
     token_began: Option<Instant>,
     stall: Duration,
@@ -120,6 +123,16 @@ struct Described {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go, and wakes those who wait for a change. If there are none, that takes no
+    /// system call, as it would otherwise.
+    fn wake(&self, inner: MutexGuard<'_, Inner>) {
+        let is_waited_for = inner.n_waiting > 0;
+        drop(inner);
+        if is_waited_for {
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -161,6 +174,7 @@ impl ExpertStore {
             model: None,
             teams: BTreeMap::new(),
             next_team: 0,
+            n_waiting: 0,
             switch: Switch::new(),
             token_began: None,
             stall: Duration::ZERO,
@@ -184,27 +198,25 @@ impl ExpertStore {
         self.page_size
     }
 
-    /// Passes the memory that holds some bytes of a slot, and where, to `f`. The
-    /// team has demanded what is in it.
+    /// Passes the memory that holds some bytes of a slot, and where, to `f`, which maps
+    /// them: whoever has not demanded what is in it must not look into it, as that could
+    /// take memory that was given back.
     pub(crate) fn with_slot<T>(
         &self,
-        team: u64,
         slot: u32,
         offset: u64,
         length: u64,
         f: impl FnOnce(&Mapping, u64) -> T,
     ) -> Result<T, WeightError> {
-        let (arena, bytes) = {
+        let (arena, bytes, n_slots) = {
             let inner = self.shared.lock();
             let model = inner.model.as_ref().ok_or_else(|| invalid("there is no model"))?;
-            let demand = inner.teams.get(&team).and_then(|team| team.demand.as_ref());
-            let is_demanded = demand.and_then(|demand| demand.position(slot as usize)).is_some();
-            // Looking at any other slot could take memory that was given back.
-            if !is_demanded && slot as usize >= model.slots.cache.capacity() {
-                return Err(invalid(format!("there is no slot {slot}")));
-            }
-            (model.slots.arena.clone(), model.slots.slot_bytes)
+            let slots = &model.slots;
+            (slots.arena.clone(), slots.slot_bytes, slots.n_mappable())
         };
+        if slot as usize >= n_slots {
+            return Err(invalid(format!("there is no slot {slot} among {n_slots}")));
+        }
         if offset.checked_add(length).is_none_or(|end| end > bytes) {
             let message = format!("slot {slot} has no {length} bytes at {offset}");
             return Err(invalid(message));

@@ -156,7 +156,6 @@ impl ExpertStore {
 
     pub(crate) fn with_slot<T>(
         &self,
-        _: u64,
         _: u32,
         _: u64,
         _: u64,

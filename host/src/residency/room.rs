@@ -24,7 +24,7 @@ impl ExpertStore {
 
     /// A team is gone, with all that it had.
     pub(crate) fn remove_team(&self, team: u64) {
-        let inner = &mut *self.shared.lock();
+        let mut inner = self.shared.lock();
         let Some(state) = inner.teams.remove(&team) else { return };
         inner.budget.n_guests -= state.size as u64;
         inner.budget.guests = inner.budget.guests.saturating_sub(state.private);
@@ -32,7 +32,7 @@ impl ExpertStore {
             inner.give_up(&demand);
         }
         inner.fit();
-        self.shared.changed.notify_all();
+        self.shared.wake(inner);
     }
 
     /// A team wants to have so much memory of its own; false if that is more

@@ -161,9 +161,16 @@ impl Slots {
         Some(slots)
     }
 
-    /// Has an expert read that may be wanted, if there is a slot for it.
-    pub fn prefetch(&mut self, key: Key, table: &Table, requests: &mut Requests) {
-        if let Some((slot, _)) = self.cache.prefetch(key) {
+    /// Has experts read that may be wanted, as far as there are slots for them.
+    pub fn prefetch(
+        &mut self,
+        layer: u16,
+        experts: &[u16],
+        table: &Table,
+        requests: &mut Requests,
+    ) {
+        for (expert, slot) in self.cache.prefetch_all(layer, experts) {
+            let key = Key { layer, expert };
             self.prefetching.push((key, slot));
             requests.reads.extend(self.read(key, slot, Priority::Prefetch, table));
         }
@@ -344,6 +351,12 @@ impl Slots {
         };
         let n_more = self.cache.capacity().saturating_sub((0..n).filter(has_memory).count());
         (0..n).filter(|i| !has_memory(i)).nth(n_more).unwrap_or(n)
+    }
+
+    /// How many slots, from the first on, guests may map: those that there are, and
+    /// those that were ever in use.
+    pub fn n_mappable(&self) -> usize {
+        self.cache.capacity().max(self.slots.len())
     }
 
     /// Bytes of the slots in use.

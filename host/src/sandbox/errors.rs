@@ -35,6 +35,7 @@ impl From<WeightError> for weights::Error {
             WeightErrorKind::Changed => weights::ErrorCode::Changed,
             WeightErrorKind::Io => weights::ErrorCode::Io,
             WeightErrorKind::OutOfMemory => weights::ErrorCode::OutOfMemory,
+            WeightErrorKind::TooManyWindows => weights::ErrorCode::TooManyWindows,
         };
         Self { code, message }
     }
@@ -44,9 +45,9 @@ impl From<WeightError> for weights::Error {
 pub(super) fn map_kind(error: &MapError) -> WeightErrorKind {
     match error {
         MapError::Range { .. } | MapError::NotAttached { .. } => WeightErrorKind::InvalidRange,
-        // The file system knows no mappings, or all of them are in use: the
-        // bytes can still be copied.
-        MapError::Map(_) | MapError::TooMany => WeightErrorKind::Unsupported,
+        // The file system knows no mappings: the bytes can still be copied.
+        MapError::Map(_) => WeightErrorKind::Unsupported,
+        MapError::TooMany => WeightErrorKind::TooManyWindows,
     }
 }
 

@@ -153,10 +153,10 @@ impl HostStore for State {
         length: u64,
         address: u64,
     ) -> Answer<()> {
-        let (Some((store, team)), Some(region)) = (self.team.store(), &self.region) else {
+        let (Some((store, _)), Some(region)) = (self.team.store(), &self.region) else {
             return refused("there is none");
         };
-        let attached = store.with_slot(team, slot, offset, length, |memory, offset| {
+        let attached = store.with_slot(slot, offset, length, |memory, offset| {
             region
                 .attach_part(memory.file(), offset, length, address)
                 .map_err(|e| WeightError::new(map_kind(&e), format!("slot {slot}: {e}")))

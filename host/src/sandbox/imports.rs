@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use moewe_memory::page_size;
+use moewe_memory::{Region, page_size};
 use wasmtime::component::{Resource, ResourceTableError};
 
 use super::bindings::moewe::inference::{team, weights};
@@ -21,15 +21,23 @@ impl State {
         self.weights.count(add);
     }
 
-    fn attaches(&self) -> bool {
-        self.region.is_some() && self.weights.mode == WeightsMode::Attach
+    /// Where windows can be attached.
+    fn attaches(&self) -> Option<&Region> {
+        let region = self.region.as_deref()?;
+        (self.weights.mode == WeightsMode::Attach).then_some(region)
     }
 }
 
 impl weights::Host for State {
     fn get_capabilities(&mut self) -> wasmtime::Result<weights::Capabilities> {
         let page_size = u32::try_from(self.page_size())?;
-        Ok(weights::Capabilities { attach: self.attaches(), page_size })
+        let attaches = self.attaches();
+        let n_windows_max = attaches.map_or(0, |region| {
+            region.limit_mappings(self.team.n_mappings_max());
+            self.team.n_windows_max()
+        });
+        let (attach, n_windows_max) = (attaches.is_some(), u32::try_from(n_windows_max)?);
+        Ok(weights::Capabilities { attach, page_size, n_windows_max })
     }
 
     fn detach(
@@ -105,7 +113,7 @@ impl weights::HostSource for State {
         address: u64,
     ) -> wasmtime::Result<Result<u64, weights::Error>> {
         let file = self.sources.get(&source)?.clone();
-        let Some(region) = self.region.as_ref().filter(|_| self.attaches()) else {
+        let Some(region) = self.attaches() else {
             let what = "this host copies weights, it does not attach them";
             return Ok(Err(file.error(WeightErrorKind::Unsupported, what).into()));
         };
@@ -133,6 +141,11 @@ impl weights::HostSource for State {
             });
         }
         Ok(attached.map_err(weights::Error::from))
+    }
+
+    fn copied(&mut self, _: Resource<WeightFileHandle>, length: u64) -> wasmtime::Result<()> {
+        self.count(|s| s.bytes_copied = s.bytes_copied.saturating_add(length));
+        Ok(())
     }
 
     fn prefetch(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::{Parker, Unparker};
+use moewe_memory::n_mappings_left;
 
 use super::wait::Spin;
 use crate::residency::ExpertStore;
@@ -27,6 +28,8 @@ const STOPS: u64 = 1 << 63;
 /// Members that compute together.
 pub(crate) struct Team {
     size: usize,
+    /// The most mappings that a member's windows may take.
+    n_mappings_max: usize,
     /// What counts the memory of all teams with the model, and this team's
     /// number there.
     store: Option<(Arc<ExpertStore>, u64)>,
@@ -97,6 +100,7 @@ impl Team {
         let parkers: Vec<_> = (0..size).map(|_| Parker::new()).collect();
         Self {
             size,
+            n_mappings_max: n_mappings_left() / 2 / size.max(1),
             store,
             n_come: AtomicU64::new(0).into(),
             left: AtomicBool::new(false),
@@ -125,6 +129,19 @@ impl Team {
 
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The most mappings that a member's windows may take: its share of half of what
+    /// there was for windows when the team began, so that there is always some left for
+    /// those who come later.
+    pub fn n_mappings_max(&self) -> usize {
+        self.n_mappings_max
+    }
+
+    /// The most windows that a member may have, if they lie side by side: the rest of its
+    /// mappings is for room between them.
+    pub fn n_windows_max(&self) -> usize {
+        self.n_mappings_max - self.n_mappings_max / 8
     }
 
     /// Begins a call of all members, or of one of them alone. No member is in

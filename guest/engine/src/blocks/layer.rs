@@ -8,6 +8,7 @@ use super::mixture::{Mixture, Next};
 use super::norm::Norm;
 use super::pass::Pass;
 use crate::error::Result;
+use crate::experts::ExpertLayer;
 use crate::kv_cache::LayerCache;
 use crate::plan::{self, FfnPlan, LayerPlan, MixPlan};
 use crate::takes::Takes;
@@ -122,11 +123,11 @@ impl Layer {
         }
     }
 
-    /// Bytes of one expert, if the layer has any.
-    pub fn expert_bytes(&self) -> Option<u64> {
+    /// The layer's experts, if it has any.
+    pub fn experts(&self) -> Option<&ExpertLayer> {
         match &self.ffn.op {
             Ffn::Dense(_) => None,
-            Ffn::Mixture(mixture) => Some(mixture.expert_bytes()),
+            Ffn::Mixture(mixture) => Some(&mixture.experts),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, Vec
 use crate::quant::{Format, dequantize_row};
 use crate::team::Exchange;
 use crate::weights::Source;
+use crate::windows::WindowLimits;
 
 /// Takes tensors out of the files, and checks that they fit the plan.
 pub(crate) struct Loader<'a> {
@@ -17,8 +18,9 @@ pub(crate) struct Loader<'a> {
     sources: &'a [Box<dyn Source>],
     exchange: &'a Exchange,
     used: BTreeSet<&'a str>,
+    n_windows: usize,
     window_bytes: u64,
-    window_bytes_max: u64,
+    limits: WindowLimits,
 }
 
 impl<'a> Loader<'a> {
@@ -26,10 +28,10 @@ impl<'a> Loader<'a> {
         tensors: &'a BTreeMap<String, TensorInfo>,
         sources: &'a [Box<dyn Source>],
         exchange: &'a Exchange,
-        window_bytes_max: u64,
+        limits: WindowLimits,
     ) -> Self {
-        let used = BTreeSet::new();
-        Self { tensors, sources, exchange, used, window_bytes: 0, window_bytes_max }
+        let (used, n_windows, window_bytes) = (BTreeSet::new(), 0, 0);
+        Self { tensors, sources, exchange, used, n_windows, window_bytes, limits }
     }
 
     /// This member's place in its team.
@@ -37,9 +39,12 @@ impl<'a> Loader<'a> {
         self.exchange
     }
 
-    /// Bytes that can be addressed besides what was loaded.
-    pub fn window_bytes_left(&self) -> u64 {
-        self.window_bytes_max - self.window_bytes
+    /// What windows may take besides those on what was loaded.
+    pub fn limits_left(&self) -> WindowLimits {
+        WindowLimits {
+            n_max: self.limits.n_max.saturating_sub(self.n_windows),
+            bytes_max: self.limits.bytes_max - self.window_bytes,
+        }
     }
 
     /// A tensor that nobody asked for.
@@ -81,7 +86,7 @@ impl<'a> Loader<'a> {
 
     /// The size of a matrix, if one window can have it.
     fn addressable(&self, tensor: &TensorInfo, bytes: u64) -> Result<usize> {
-        let max = self.window_bytes_max.min(isize::MAX as u64);
+        let max = self.limits.bytes_max.min(isize::MAX as u64);
         usize::try_from(bytes).ok().filter(|_| bytes <= max).ok_or_else(|| {
             let message = format!(
                 "tensor {} has a matrix of {bytes} bytes, more than the {max} that can be \
@@ -113,13 +118,13 @@ impl<'a> Loader<'a> {
         let row_bytes = format.row_bytes(cols) as u64;
         let size = row_bytes * rows.len() as u64;
         self.window_bytes = self.window_bytes.saturating_add(size);
-        if self.window_bytes > self.window_bytes_max {
+        if self.window_bytes > self.limits.bytes_max {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!(
                     "the weights that every token needs take more than the {} bytes that can be \
                      addressed; choose a smaller quantisation",
-                    self.window_bytes_max
+                    self.limits.bytes_max
                 ),
             ));
         }
@@ -128,6 +133,7 @@ impl<'a> Loader<'a> {
             0 => None,
             _ => {
                 let offset = tensor.offset + row_bytes * rows.start as u64;
+                self.n_windows += 1;
                 Some(self.sources[tensor.file].window(offset, bytes)?)
             }
         };

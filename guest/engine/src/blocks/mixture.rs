@@ -18,7 +18,7 @@ use crate::team::Parts;
 /// A mixture of experts.
 pub(crate) struct Mixture {
     pub router: Router,
-    experts: ExpertLayer,
+    pub experts: ExpertLayer,
     shared: Option<Shared>,
 }
 
@@ -68,11 +68,6 @@ impl Block for Mixture {
 }
 
 impl Mixture {
-    /// Bytes of one expert.
-    pub fn expert_bytes(&self) -> u64 {
-        self.experts.expert_bytes()
-    }
-
     /// This member's rows of what the mixture of layer `index` adds. Each expert is
     /// visited once, with all the tokens that were routed to it, and added in ascending
     /// order: a token's sum has the same order whatever else is in the batch.

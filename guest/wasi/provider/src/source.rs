@@ -40,7 +40,7 @@ impl Guest for Provider {
     type Source = File;
 
     fn get_capabilities() -> Capabilities {
-        Capabilities { attach: false, page_size: 64 << 10 }
+        Capabilities { attach: false, page_size: 64 << 10, n_windows_max: 0 }
     }
 
     fn detach(_address: u64, _length: u64) -> Result<(), Error> {
@@ -103,6 +103,9 @@ impl GuestSource for File {
     fn attach(&self, _offset: u64, _length: u64, _address: u64) -> Result<u64, Error> {
         Err(self.error(ErrorCode::Unsupported, "WASI cannot map files; use `read`"))
     }
+
+    /// Nobody asks for a count.
+    fn copied(&self, _length: u64) {}
 
     /// WASI's `advise` may block, and reads do not wait here for anything that
     /// could be started earlier.
