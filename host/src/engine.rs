@@ -1,20 +1,49 @@
 //! The engine that an embedder makes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::Guest;
 use crate::sandbox::Program;
 
-/// The engine: the compiled guest. Make one, and clone it as you like.
+/// How guests are compiled.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Whether loads of a guest with 64-bit addresses stay in its memory even where the
+    /// processor only guesses that they will be made
+    /// ([Spectre](https://spectreattack.com/spectre.pdf)); true by default.
+    ///
+    /// Every address is checked in any case. Without this, a guest that somebody took over
+    /// might learn, from how long its own loads take, what else lies in this process. With
+    /// it, raw weights are multiplied up to a third slower, packed ones a tenth. Leave it on
+    /// where sandboxes of different owners share a process, or where the process has
+    /// secrets that whoever made the model must not learn.
+    ///
+    /// Guests with 32-bit addresses reach nothing else, whatever is guessed.
+    pub spectre_guard: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { spectre_guard: true }
+    }
+}
+
+/// The engine: the compiled guests. Make one, and clone it as you like.
 ///
 /// What was compiled is kept in the user's cache folder, or in the folder that
 /// the environment variable `MOEWE_CACHE` names, so that a later start takes
 /// milliseconds. Without such a folder, or if others can write to it, all works
 /// the same, but every start compiles: for some seconds, with up to 80 MB of
-/// memory, which are given back.
+/// memory, which are given back. The guest with 64-bit addresses is compiled when
+/// a model needs it.
 #[derive(Clone)]
 pub struct Engine {
-    program: Arc<Program>,
+    options: EngineOptions,
+    narrow: Arc<Program>,
+    /// The guest with 64-bit addresses, once somebody wanted it.
+    wide: Arc<Mutex<Option<Arc<Program>>>>,
 }
 
 impl Engine {
@@ -24,19 +53,40 @@ impl Engine {
     ///
     /// `Internal` if this platform cannot run the guest.
     pub fn new() -> Result<Self> {
-        let program = Program::load().map_err(|e| {
-            Error::new(ErrorKind::Internal, format!("the engine cannot start here: {e:#}"))
-        })?;
-        Ok(Self { program: Arc::new(program) })
+        Self::with(EngineOptions::default())
     }
 
-    pub(crate) fn program(&self) -> &Arc<Program> {
-        &self.program
+    /// The same with options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn with(options: EngineOptions) -> Result<Self> {
+        let narrow = Arc::new(Program::narrow().map_err(cannot_start)?);
+        Ok(Self { options, narrow, wide: Arc::default() })
     }
+
+    /// The program of a guest.
+    pub(crate) fn program(&self, guest: Guest) -> Result<Arc<Program>> {
+        if guest == Guest::Bits32 {
+            return Ok(self.narrow.clone());
+        }
+        let mut wide = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = &*wide {
+            return Ok(program.clone());
+        }
+        let program =
+            Program::wide(self.options.spectre_guard, self.narrow.clone()).map_err(cannot_start)?;
+        Ok(wide.insert(Arc::new(program)).clone())
+    }
+}
+
+fn cannot_start(error: wasmtime::Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("the engine cannot start here: {error:#}"))
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").finish_non_exhaustive()
+        f.debug_struct("Engine").field("options", &self.options).finish_non_exhaustive()
     }
 }

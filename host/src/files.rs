@@ -105,6 +105,14 @@ impl WeightFiles {
         Ok(file)
     }
 
+    /// The bytes of all of them that are there.
+    pub(crate) fn bytes(&self) -> u64 {
+        let names = SplitNames::of(&self.name).map(|(names, _)| names.iter().collect());
+        let names = names.unwrap_or_else(|| vec![self.name.clone()]);
+        let sizes = names.iter().filter_map(|name| Some(self.get(name).ok()?.size()));
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// Fails if one of those that are open has been written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), WeightError> {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);

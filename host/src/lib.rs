@@ -40,6 +40,7 @@ mod engine;
 mod error;
 mod files;
 mod generate;
+mod guest;
 mod info;
 mod model;
 #[cfg(target_os = "linux")]
@@ -51,9 +52,10 @@ mod sandbox;
 mod session;
 mod weights;
 
-pub use engine::Engine;
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, TokenStream};
+pub use guest::Guest;
 pub use info::ModelInfo;
 pub use model::{Model, ModelOptions};
 pub use moewe_residency::{Key as ExpertKey, PolicyKind};

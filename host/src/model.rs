@@ -9,9 +9,10 @@ use moewe_packed::{Stamp, read_header};
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::{Choice, Guest};
 use crate::info::ModelInfo;
 use crate::residency::{ExpertStats, ExpertStore, MemoryNeeds, MemoryOptions};
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::{Limits, Program, Sandbox};
 use crate::session::{Session, SessionOptions};
 use crate::weights::{WeightStats, Weights, WeightsMode};
 
@@ -21,6 +22,10 @@ use crate::weights::{WeightStats, Weights, WeightsMode};
 pub struct ModelOptions {
     /// How the weights reach a session.
     pub weights: WeightsMode,
+    /// The guest that computes; by default the one with 32-bit addresses where the
+    /// weights, of which a budget holds a part, and the KV cache that a session asks for
+    /// can be addressed by it, else the one with 64-bit addresses.
+    pub guest: Option<Guest>,
     /// How many threads a session computes with, from 1, the default, to
     /// [`THREADS_MAX`](Self::THREADS_MAX). Each has a guest of its own, with
     /// its share of the heads and of the rows of every matrix, and its share of
@@ -29,8 +34,7 @@ pub struct ModelOptions {
     /// More than one needs Linux.
     pub threads: usize,
     /// Bytes of memory that a session may use beside the weights, for its KV
-    /// cache above all, all threads together; 2 GiB by default. A thread never
-    /// has more than the 4 GiB that a 32-bit guest can address.
+    /// cache above all, all threads together; 2 GiB by default.
     ///
     /// The engine never writes to the weights. A guest that somebody took over
     /// could, and so make private copies of them: the bytes that a session can
@@ -64,6 +68,7 @@ impl Default for ModelOptions {
     fn default() -> Self {
         Self {
             weights: WeightsMode::default(),
+            guest: None,
             threads: 1,
             memory_max: 2 << 30,
             memory: None,
@@ -78,6 +83,10 @@ pub struct Model {
     weights: Arc<Weights>,
     limits: Limits,
     n_threads: usize,
+    /// The guest that was asked for.
+    guest: Option<Guest>,
+    /// The guest that sessions have, as far as their KV cache leaves it the choice.
+    choice: Choice,
     path: PathBuf,
     info: Arc<ModelInfo>,
     /// The sandbox that `open` made, until a session takes it.
@@ -100,9 +109,32 @@ impl Model {
     pub fn open(engine: &Engine, path: impl AsRef<Path>, options: ModelOptions) -> Result<Self> {
         let n_threads = options.n_threads()?;
         let path = file_to_open(path.as_ref())?;
-        let weights = Weights::open(&path, options.weights, options.memory)?;
+        let mut weights = Weights::open(&path, options.weights)?;
+        let budget_bytes = options.memory.as_ref().map(|memory| memory.bytes);
+        let choice = choose(&weights, options.guest, budget_bytes, 0);
+        // What compiling it takes is given back before anything is counted.
+        engine.program(choice.guest)?;
+        if let Some(memory) = options.memory {
+            weights.limit(memory)?;
+        }
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
-        Self::load(engine, path, weights, limits, n_threads)
+        Self::load(engine, path, weights, limits, n_threads, options.guest)
+    }
+
+    /// The guest that would compute the model with these options, and why. Only the sizes
+    /// of its files are looked at.
+    ///
+    /// # Errors
+    ///
+    /// `Weights` if the file cannot be read.
+    pub fn guest_for(
+        path: impl AsRef<Path>,
+        options: &ModelOptions,
+    ) -> Result<(Guest, &'static str)> {
+        let weights = Weights::open(&file_to_open(path.as_ref())?, options.weights)?;
+        let budget_bytes = options.memory.as_ref().map(|memory| memory.bytes);
+        let choice = choose(&weights, options.guest, budget_bytes, 0);
+        Ok((choice.guest, choice.why))
     }
 
     /// What a model would take within a budget of memory. Its header is read, but
@@ -118,11 +150,14 @@ impl Model {
     ) -> Result<MemoryNeeds> {
         let n_threads = options.n_threads()?;
         let path = file_to_open(path.as_ref())?;
-        let mut weights = Weights::open(&path, WeightsMode::Attach, None)?;
+        let mut weights = Weights::open(&path, WeightsMode::Attach)?;
+        let budget_bytes = options.memory.as_ref().map(|memory| memory.bytes);
+        let guest = choose(&weights, options.guest, budget_bytes, 0).guest;
+        engine.program(guest)?;
         let store = Arc::new(ExpertStore::asking(weights.files.name())?);
         weights.store = Some(store.clone());
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
-        let loaded = Self::load(engine, path, weights, limits, n_threads);
+        let loaded = Self::load(engine, path, weights, limits, n_threads, Some(guest));
         store.needs().ok_or_else(|| match loaded {
             Err(error) => error,
             Ok(_) => Error::new(ErrorKind::Internal, "the engine did not describe the model"),
@@ -136,14 +171,19 @@ impl Model {
         weights: Weights,
         limits: Limits,
         n_threads: usize,
+        guest: Option<Guest>,
     ) -> Result<Self> {
         let weights = Arc::new(weights);
-        let sandbox = Sandbox::load(engine.program(), &weights, limits, n_threads)?;
+        let choice = choose(&weights, guest, budget_bytes(&weights), 0);
+        let program = engine.program(choice.guest)?;
+        let sandbox = Sandbox::load(&program, &weights, limits, n_threads)?;
         Ok(Self {
             engine: engine.clone(),
             weights,
             limits,
             n_threads,
+            guest,
+            choice,
             path,
             info: Arc::new(sandbox.info().clone()),
             spare: Mutex::new(Some(sandbox)),
@@ -170,11 +210,13 @@ impl Model {
         if let (Some(store), Some(n_ctx)) = (&self.weights.store, options.n_ctx) {
             store.check_context(n_ctx.min(self.info.n_ctx_train).into(), self.n_threads)?;
         }
+        let choice = self.choice_for(options.n_ctx);
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut sandbox = match spare {
+        let mut sandbox = match spare.filter(|sandbox| sandbox.guest() == choice.guest) {
             Some(sandbox) => sandbox,
             None => {
-                Sandbox::load(self.engine.program(), &self.weights, self.limits, self.n_threads)?
+                let program = self.engine.program(choice.guest)?;
+                Sandbox::load(&program, &self.weights, self.limits, self.n_threads)?
             }
         };
         match Session::start(&mut sandbox, &options) {
@@ -187,6 +229,21 @@ impl Model {
                 Err(error)
             }
         }
+    }
+
+    /// The guest that computes, and why it is this one; a session with a larger KV cache
+    /// may have another ([`Session::guest`]).
+    pub fn guest(&self) -> (Guest, &'static str) {
+        (self.choice.guest, self.choice.why)
+    }
+
+    /// The guest for a session with a context of so many tokens.
+    fn choice_for(&self, n_ctx: Option<u32>) -> Choice {
+        let trained = self.info.n_ctx_train;
+        let n_ctx = n_ctx.map_or(trained, |n_ctx| n_ctx.min(trained));
+        let kv_bytes = self.info.kv_bytes_per_token.saturating_mul(n_ctx.into());
+        let kv_bytes = kv_bytes.min(self.limits.memory_max);
+        choose(&self.weights, self.guest, budget_bytes(&self.weights), kv_bytes)
     }
 
     #[cfg(test)]
@@ -213,6 +270,24 @@ impl Model {
     pub fn stats(&self) -> WeightStats {
         self.weights.stats()
     }
+}
+
+/// The guest that was asked for, or else the one that suits.
+fn choose(
+    weights: &Weights,
+    asked: Option<Guest>,
+    budget_bytes: Option<u64>,
+    kv_bytes: u64,
+) -> Choice {
+    match asked {
+        Some(guest) => Choice { guest, why: "as asked for" },
+        None => Choice::of(weights, budget_bytes, kv_bytes, Program::has_wide()),
+    }
+}
+
+/// The budget that the weights have, if there is one.
+fn budget_bytes(weights: &Weights) -> Option<u64> {
+    weights.store.as_ref().map(|store| store.bytes_max())
 }
 
 /// The file to open: the packed copy, if there is one of the model as it is now.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest::Guest;
 use crate::info::ModelInfo;
 use crate::sandbox::bindings::exports::moewe::inference::inference as wit;
 use crate::sandbox::{self, CancelHandle, Sandbox};
@@ -408,6 +409,11 @@ impl Session {
     /// What this session asked of the weights so far.
     pub fn stats(&self) -> WeightStats {
         self.sandbox.stats()
+    }
+
+    /// The guest that computes.
+    pub fn guest(&self) -> Guest {
+        self.sandbox.guest()
     }
 
     /// A handle that ends what the session does.

@@ -53,24 +53,22 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// The weights of the model with this (first) file, which must exist.
-    pub(crate) fn open(
-        path: &Path,
-        mode: WeightsMode,
-        memory: Option<MemoryOptions>,
-    ) -> Result<Self> {
+    pub(crate) fn open(path: &Path, mode: WeightsMode) -> Result<Self> {
         let files = WeightFiles::open(path)?;
-        if memory.is_some() && (mode != WeightsMode::Attach || !cfg!(target_os = "linux")) {
+        Ok(Self { files, mode, store: None, stats: Mutex::default() })
+    }
+
+    /// Has them stay within a budget. What the process has now is part of it.
+    pub(crate) fn limit(&mut self, options: MemoryOptions) -> Result<()> {
+        if self.mode != WeightsMode::Attach || !cfg!(target_os = "linux") {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "a budget of memory needs weights that are attached, which is possible on Linux; \
                  leave one of the two out",
             ));
         }
-        let store = match memory {
-            Some(options) => Some(Arc::new(ExpertStore::new(files.name(), options)?)),
-            None => None,
-        };
-        Ok(Self { files, mode, store, stats: Mutex::default() })
+        self.store = Some(Arc::new(ExpertStore::new(self.files.name(), options)?));
+        Ok(())
     }
 
     /// Fails if sessions go on using the files when they have been loaded, and one of

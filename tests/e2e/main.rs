@@ -1,5 +1,6 @@
 //! The command and the host crate, end to end, on real files.
 
+mod guests;
 mod long_context;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use moewe::{Engine, Model, ModelOptions, Prefetch, SessionOptions};
+use moewe::{Engine, MemoryOptions, Model, ModelOptions, Prefetch, SessionOptions};
 use moewe_gguf::Gguf;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Silent, pack};
@@ -74,6 +74,8 @@ pub fn plan(engine: &Engine, path: &Path, conditions: Conditions) -> Result<Plan
     let Conditions { memory_bytes, n_ctx, n_threads, prefetch } = conditions;
     let mut options = ModelOptions::default();
     options.threads = n_threads;
+    options.memory = Some(MemoryOptions::new(memory_bytes));
+    options.guest = Some(Model::guest_for(path, &options)?.0);
     // First, as what the process has counts.
     let needs = Model::memory_needs(engine, path, &options)?;
     let header = Header::read(path)?;
@@ -196,7 +198,9 @@ fn compute_speed(engine: &Engine, header: &Header, options: &ModelOptions) -> Re
         pack::pack(&path, &packed, true, &mut Silent)?;
         path = packed;
     }
-    let model = Model::open(engine, &path, options.clone())?;
+    let mut options = options.clone();
+    options.memory = None;
+    let model = Model::open(engine, &path, options)?;
     let weights = model.info().weight_bytes;
     let mut session = model.session(SessionOptions::default())?;
     for i in 0..N_WARM {

@@ -1,22 +1,34 @@
 //! Encoding and checking components.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, LibraryInfo};
+
+use crate::two_memories;
 
 /// What a runtime must support to run the guest.
-const FEATURES: WasmFeatures =
-    WasmFeatures::WASM2.union(WasmFeatures::RELAXED_SIMD).union(WasmFeatures::COMPONENT_MODEL);
+const FEATURES: WasmFeatures = WasmFeatures::WASM2
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::COMPONENT_MODEL);
 
-/// Makes a component of the core module at `path`, whose custom sections say
-/// which world it was built for.
-pub fn encode(path: &Path) -> Result<Vec<u8>> {
-    let module = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    (|| ComponentEncoder::default().module(&module)?.validate(true).encode())()
-        .with_context(|| format!("{} cannot be made a component", path.display()))
+/// Makes a component of a core module, whose custom sections say which world it was
+/// built for.
+pub fn encode(module: &[u8]) -> Result<Vec<u8>> {
+    let component = ComponentEncoder::default().module(module)?.validate(true).encode();
+    component.context("the module cannot be made a component")
+}
+
+/// The same of a module with 32-bit addresses, its face, and one with 64-bit addresses,
+/// the engine.
+pub fn encode_wide(face: &[u8], wide: &[u8]) -> Result<Vec<u8>> {
+    let arguments = LibraryInfo { arguments: Vec::new() };
+    let component = (ComponentEncoder::default().module(face)?)
+        .library("wide", &two_memories::add(wide)?, arguments)?
+        .validate(true)
+        .encode();
+    component.context("the modules cannot be made a component")
 }
 
 /// Checks that `component` is valid, that the names of all its imports begin

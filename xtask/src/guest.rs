@@ -7,17 +7,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::host::{self, GUESTS};
+use crate::host::{self, GUESTS, WIDE};
 use crate::paths::output;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{Target, Toolchain};
 use crate::{component, process};
 
 /// The end of a component's name, beside its module.
 const COMPONENT: &str = "component.wasm";
 
 /// Where the engine lies, for the host to embed.
-pub fn engine() -> PathBuf {
+fn engine() -> PathBuf {
     output("moewe.wasm")
+}
+
+/// Where the engine with 64-bit addresses lies, if it could be built.
+fn wide_engine() -> PathBuf {
+    output("moewe-wide.wasm")
 }
 
 /// Has the host's build script wait for the engine, until the answer is dropped; `None`
@@ -36,40 +41,71 @@ pub fn first_lock() -> Result<Option<File>> {
     }
 }
 
-/// Builds the engine.
+/// Builds the engine, with 32-bit addresses and with 64-bit ones.
 pub fn build_engine(toolchain: &Toolchain) -> Result<()> {
     let [package, ..] = GUESTS;
-    let [module] = modules(toolchain, [package])?;
-    let bytes = component::encode(&module)?;
-    component::check(&bytes, "moewe:inference/", "moewe:inference/inference@")
-        .context("the engine")?;
-    write(&engine(), &bytes)
+    let [module] = modules(toolchain, [package], &[])?;
+    write_engine(&engine(), &component::encode(&read(&module)?)?)?;
+    match Toolchain::find(Target::Wasm64) {
+        Ok(for_wide) => build_wide_engine(toolchain, &for_wide),
+        Err(error) => {
+            eprintln!("without the engine for models that need 64-bit addresses: {error:#}");
+            Ok(())
+        }
+    }
 }
 
-/// Builds the engine and the program for WASI runtimes.
+/// Builds the engine with 64-bit addresses, of two modules and what is between them.
+fn build_wide_engine(toolchain: &Toolchain, for_wide: &Toolchain) -> Result<()> {
+    let [package, ..] = GUESTS;
+    let [face] = modules(toolchain, [package], &["--no-default-features"])?;
+    let [wide] = modules(for_wide, [WIDE], &[])?;
+    write_engine(&wide_engine(), &component::encode_wide(&read(&face)?, &read(&wide)?)?)
+}
+
+fn write_engine(path: &Path, bytes: &[u8]) -> Result<()> {
+    component::check(bytes, "moewe:inference/", "moewe:inference/inference@")
+        .with_context(|| format!("the engine {}", path.display()))?;
+    write(path, bytes)
+}
+
+/// Builds the engine and the programs for WASI runtimes.
 pub fn build() -> Result<()> {
-    let toolchain = Toolchain::find()?;
+    let toolchain = Toolchain::find(Target::Wasm32)?;
     build_engine(&toolchain)?;
     let [_, packages @ ..] = GUESTS;
-    let [provider, command] = modules(&toolchain, packages)?;
+    let [provider, command] = modules(&toolchain, packages, &[])?;
     for module in [&provider, &command] {
         let path = module.with_extension(COMPONENT);
-        let written = fs::write(&path, component::encode(module)?);
+        let written = fs::write(&path, component::encode(&read(module)?)?);
         written.with_context(|| format!("{} cannot be written", path.display()))?;
     }
-    let program = output("guest/moewe-wasi.wasm");
-    let mut compose = Command::new(host::build(&["moewe-compose"])?.join("moewe-compose"));
-    compose.args([&provider.with_extension(COMPONENT), &engine()]);
-    process::run(compose.args([&command.with_extension(COMPONENT), &program]))?;
-    let bytes = fs::read(&program).with_context(|| format!("{}", program.display()))?;
-    component::check(&bytes, "wasi:", "wasi:cli/run@").context("the WASI program")?;
-    write(&output("moewe-wasi.wasm"), &bytes)
+    let [provider, command] = [provider, command].map(|path| path.with_extension(COMPONENT));
+    let compose = host::build(&["moewe-compose"])?.join("moewe-compose");
+    let programs = [(engine(), "moewe-wasi.wasm"), (wide_engine(), "moewe-wasi-wide.wasm")];
+    for (engine, name) in programs.into_iter().filter(|(engine, _)| engine.exists()) {
+        let program = output("guest").join(name);
+        process::run(Command::new(&compose).args([&provider, &engine, &command, &program]))?;
+        let bytes = read(&program)?;
+        component::check(&bytes, "wasi:", "wasi:cli/run@")
+            .with_context(|| format!("the WASI program {name}"))?;
+        write(&output(name), &bytes)?;
+    }
+    Ok(())
 }
 
-/// Builds packages for wasm32, and returns the files of their modules.
-fn modules<const N: usize>(toolchain: &Toolchain, packages: [&str; N]) -> Result<[PathBuf; N]> {
-    let folder = toolchain.build(&packages, &output("guest"))?;
+/// Builds packages, and returns the files of their modules.
+fn modules<const N: usize>(
+    toolchain: &Toolchain,
+    packages: [&str; N],
+    arguments: &[&str],
+) -> Result<[PathBuf; N]> {
+    let folder = toolchain.build(&packages, &output("guest"), arguments)?;
     Ok(packages.map(|name| folder.join(name.replace('-', "_")).with_extension("wasm")))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
 /// Writes `bytes` to the file, unless it has them already: what depends on it is then

@@ -13,6 +13,8 @@ use crate::toolchain::active_cargo;
 /// The engine, what feeds it over WASI, and what uses it there: built for wasm32 only,
 /// because no native linker takes the names of a component's exports.
 pub const GUESTS: [&str; 3] = ["moewe-component", "moewe-wasi-provider", "moewe-wasi-command"];
+/// The engine with 64-bit addresses, which is a part of a component only.
+pub const WIDE: &str = "moewe-wide";
 
 /// Runs the active cargo in the project's root.
 pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
@@ -47,7 +49,7 @@ pub fn build_all() -> Result<PathBuf> {
 /// what they share with the host.
 pub fn workspace(command: &str) -> Command {
     let mut cargo = cargo([command, "--workspace"]);
-    cargo.args(GUESTS.iter().flat_map(|package| ["--exclude", package]));
+    cargo.args(GUESTS.iter().chain([&WIDE]).flat_map(|package| ["--exclude", package]));
     cargo
 }
 

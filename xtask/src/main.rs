@@ -10,6 +10,7 @@ mod process;
 mod python;
 mod tasks;
 mod toolchain;
+mod two_memories;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,8 +27,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the guest: target/moewe.wasm, the engine, and
-    /// target/moewe-wasi.wasm, a program for any WASI 0.2 runtime
+    /// Build the guests: target/moewe.wasm, the engine, and target/moewe-wasi.wasm, a
+    /// program for any WASI 0.2 runtime; both once more as -wide.wasm, with 64-bit
+    /// addresses
     Guest,
     /// Build the command, fetch the default model, and let it continue a prompt
     Run {

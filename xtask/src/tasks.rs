@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::host::cargo;
 use crate::paths::output;
-use crate::toolchain::Toolchain;
+use crate::toolchain::{Target, Toolchain};
 use crate::{guest, host, models, process, python};
 
 /// Builds the command, and lets the default model continue `prompt`.
@@ -22,7 +22,7 @@ pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
 /// Builds the engine and programs of the host, and returns the folder in which these are.
 fn build(programs: &[&str]) -> Result<PathBuf> {
     // Before anything takes minutes.
-    let toolchain = Toolchain::find()?;
+    let toolchain = Toolchain::find(Target::Wasm32)?;
     let Some(lock) = guest::first_lock()? else {
         guest::build_engine(&toolchain)?;
         return host::build(programs);

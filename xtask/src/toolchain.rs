@@ -1,8 +1,8 @@
 //! The Rust toolchain that builds the guest.
 //!
-//! The active one, if it has the target wasm32-unknown-unknown. If not,
-//! Debian's, which has no standard library for the target, but its sources: it
-//! builds that too.
+//! The active one, if it has the target. If not, Debian's, which has no standard
+//! library for WebAssembly, but its sources: it builds that too. For 64-bit addresses
+//! nobody has one.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,7 +14,24 @@ use anyhow::{Context, Result};
 use crate::paths::root;
 use crate::{debian, process};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+/// What is compiled for.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// 32-bit addresses.
+    Wasm32,
+    /// 64-bit addresses.
+    Wasm64,
+}
+
+impl Target {
+    fn triple(self) -> &'static str {
+        match self {
+            Self::Wasm32 => "wasm32-unknown-unknown",
+            Self::Wasm64 => "wasm64-unknown-unknown",
+        }
+    }
+}
+
 /// Loop strength reduction turns the offsets of loads, which cost nothing in
 /// WebAssembly, into additions.
 const RUSTFLAGS: [&str; 2] =
@@ -24,8 +41,13 @@ const RUSTFLAGS: [&str; 2] =
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "lld-22"];
 const DEBIAN_LINKER: &str = "wasm-ld-22";
 
-/// A toolchain that can build for wasm32-unknown-unknown.
-pub enum Toolchain {
+/// A toolchain that can build for a target.
+pub struct Toolchain {
+    target: Target,
+    provider: Provider,
+}
+
+enum Provider {
     /// The one that built this program.
     Active,
     /// Debian's packages.
@@ -34,50 +56,60 @@ pub enum Toolchain {
 
 impl Toolchain {
     /// Finds a toolchain, and installs Debian's if there is none and it can.
-    pub fn find() -> Result<Self> {
-        if active_has_target()? {
-            return Ok(Self::Active);
+    pub fn find(target: Target) -> Result<Self> {
+        if active_has(target)? {
+            return Ok(Self { target, provider: Provider::Active });
         }
         debian::require(&DEBIAN_PACKAGES).with_context(|| {
-            format!(
-                "the Rust toolchain lacks the target {TARGET} \
-                 (`rustup target add {TARGET}` installs it)"
-            )
+            let triple = target.triple();
+            let way_out = match target {
+                Target::Wasm32 => format!(" (`rustup target add {triple}` installs it)"),
+                Target::Wasm64 => String::new(),
+            };
+            format!("the Rust toolchain lacks the target {triple}{way_out}")
         })?;
-        Ok(Self::Debian)
+        Ok(Self { target, provider: Provider::Debian })
     }
 
-    /// Builds `packages` of the workspace in release mode into `target_dir`,
-    /// and returns the folder in which the modules are.
-    pub fn build(&self, packages: &[&str], target_dir: &Path) -> Result<PathBuf> {
+    /// Builds `packages` of the workspace in release mode into `target_dir`, with some
+    /// arguments more, and returns the folder in which the modules are.
+    pub fn build(
+        &self,
+        packages: &[&str],
+        target_dir: &Path,
+        arguments: &[&str],
+    ) -> Result<PathBuf> {
+        let triple = self.target.triple();
         let mut cargo = self.cargo();
-        cargo.current_dir(root()).args(["build", "--release", "--target", TARGET]);
+        cargo.current_dir(root()).args(["build", "--release", "--target", triple]);
+        cargo.args(arguments);
         cargo.arg("--target-dir").arg(target_dir);
         for package in packages {
             cargo.args(["--package", package]);
         }
-        cargo.args(["--config", &format!("target.{TARGET}.rustflags={RUSTFLAGS:?}")]);
-        if matches!(self, Self::Debian) {
+        cargo.args(["--config", &format!("target.{triple}.rustflags={RUSTFLAGS:?}")]);
+        if matches!(self.provider, Provider::Debian) {
             cargo.arg("-Zbuild-std=std,panic_abort");
-            cargo.args(["--config", &format!("target.{TARGET}.linker='{DEBIAN_LINKER}'")]);
+            cargo.args(["--config", &format!("target.{triple}.linker='{DEBIAN_LINKER}'")]);
         }
         process::run(&mut cargo)?;
-        Ok(target_dir.join(TARGET).join("release"))
+        Ok(target_dir.join(triple).join("release"))
     }
 
     /// Cargo, without the variables that were meant for this program or for
     /// the host's build.
     fn cargo(&self) -> Command {
-        let mut cargo = match self {
-            Self::Active => Command::new(active_cargo()),
-            Self::Debian => Command::new("/usr/bin/cargo"),
+        let is_debians = matches!(self.provider, Provider::Debian);
+        let mut cargo = match self.provider {
+            Provider::Active => Command::new(active_cargo()),
+            Provider::Debian => Command::new("/usr/bin/cargo"),
         };
         for (name, _) in env::vars_os() {
-            if is_cargos_setting(&name) || matches!(self, Self::Debian) && is_toolchains(&name) {
+            if is_cargos_setting(&name) || is_debians && is_toolchains(&name) {
                 cargo.env_remove(name);
             }
         }
-        if matches!(self, Self::Debian) {
+        if is_debians {
             let path = env::var_os("PATH").unwrap_or_default();
             let paths = [PathBuf::from("/usr/bin")].into_iter().chain(env::split_paths(&path));
             cargo.env("PATH", env::join_paths(paths).expect("they were a PATH before"));
@@ -110,9 +142,9 @@ fn is_toolchains(name: &OsStr) -> bool {
     name.starts_with("RUSTC") || name == "RUSTUP_TOOLCHAIN" || name == "LD_LIBRARY_PATH"
 }
 
-fn active_has_target() -> Result<bool> {
+fn active_has(target: Target) -> Result<bool> {
     let output = Command::new(env::var_os("RUSTC").unwrap_or("rustc".into()))
-        .args(["--print", "target-libdir", "--target", TARGET])
+        .args(["--print", "target-libdir", "--target", target.triple()])
         .current_dir(root())
         .output()
         .context("`rustc` does not start")?;

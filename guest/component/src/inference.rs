@@ -1,70 +1,62 @@
 //! The exported interface `inference`.
 
-use std::cell::RefCell;
-
-use moewe_engine::chat;
-use moewe_engine::language_model::{self, LanguageModel};
-use moewe_engine::sampler;
-use moewe_engine::{Error as EngineError, ErrorKind};
+use moewe_protocol as engine;
 
 use crate::Component;
 use crate::bindings::exports::moewe::inference::inference::{
     Conversation, Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo,
     Session, SessionOptions, Step, StopReason, Usage, Utf8,
 };
-use crate::bindings::moewe::inference::team;
-use crate::team::Imported;
-use crate::weights::Imports;
+use crate::engine::with;
 
-/// The most bytes of weights that are addressable at a time: of the 4 GiB
-/// that a 32-bit guest has, the rest is for the KV cache and the heap.
-const WINDOW_BYTES_MAX: u64 = 3 << 30;
+/// The engine's number of a model.
+pub(crate) struct LoadedModel(u32);
+/// The engine's number of a session.
+pub(crate) struct OpenSession(u32);
 
-pub(crate) struct LoadedModel(LanguageModel);
-pub(crate) struct OpenSession(RefCell<language_model::Session>);
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        with(|engine| engine.close_model(self.0));
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        with(|engine| engine.close_session(self.0));
+    }
+}
 
 impl Guest for Component {
     type Model = LoadedModel;
     type Session = OpenSession;
 
     fn render(conversation: Conversation) -> Result<Vec<u8>, Error> {
-        let message = |(role, content)| {
-            Ok::<_, Error>(chat::Message { role: utf8(role)?, content: utf8(content)? })
-        };
-        let conversation = chat::Conversation {
-            template: utf8(conversation.template)?,
-            messages: conversation.messages.into_iter().map(message).collect::<Result<_, _>>()?,
+        let conversation = engine::Conversation {
+            template: conversation.template,
+            messages: conversation.messages,
             add_generation_prompt: conversation.add_generation_prompt,
-            bos: utf8(conversation.bos)?,
-            eos: utf8(conversation.eos)?,
-            bytes_max: conversation.bytes_max as usize,
+            bos: conversation.bos,
+            eos: conversation.eos,
+            bytes_max: conversation.bytes_max,
             mark: conversation.mark,
         };
-        Ok(conversation.render()?.into_bytes())
+        Ok(with(|engine| engine.render(conversation))?)
     }
 }
 
-fn from_caller(messages: Vec<Message>) -> Vec<chat::Message> {
-    let message = |m: Message| chat::Message { role: m.role, content: m.content };
+fn from_caller(messages: Vec<Message>) -> Vec<engine::Message> {
+    let message = |m: Message| engine::Message { role: m.role, content: m.content };
     messages.into_iter().map(message).collect()
-}
-
-fn utf8(text: Vec<u8>) -> Result<String, Error> {
-    let message = "a text of the conversation is not UTF-8".to_owned();
-    String::from_utf8(text)
-        .map_err(|_| Error { code: ErrorCode::InvalidInput, message: message.into() })
 }
 
 impl GuestModel for LoadedModel {
     fn load(name: String) -> Result<Model, Error> {
-        let imports = Imports::new()?;
-        let team = Box::new(Imported::new(imports.pages().clone()));
-        let loaded = LanguageModel::load_in_team(&imports, &name, WINDOW_BYTES_MAX, team)?;
-        Ok(Model::new(Self(loaded)))
+        let number = with(|engine| engine.load(name))?;
+        Ok(Model::new(Self(number)))
     }
 
     fn info(&self) -> ModelInfo {
-        let info = self.0.info().clone();
+        let info = with(|engine| engine.info(self.0));
         ModelInfo {
             architecture: info.architecture.into(),
             name: info.name.map(String::into_bytes),
@@ -76,10 +68,10 @@ impl GuestModel for LoadedModel {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
-            token_bytes_max: self.0.tokenizer().map_or(0, |t| t.token_bytes_max() as u32),
+            token_bytes_max: info.token_bytes_max,
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,
-            has_chat_template: self.0.has_chat_template(),
+            has_chat_template: info.has_chat_template,
         }
     }
 
@@ -89,11 +81,11 @@ impl GuestModel for LoadedModel {
         add_special: bool,
         parse_special: bool,
     ) -> Result<Vec<u32>, Error> {
-        Ok(self.0.tokenizer()?.encode(&text, add_special, parse_special)?)
+        Ok(with(|engine| engine.tokenize(self.0, text, add_special, parse_special))?)
     }
 
     fn detokenize(&self, tokens: Vec<u32>, special: bool) -> Result<Utf8, Error> {
-        Ok(self.0.tokenizer()?.decode(&tokens, special)?.into())
+        Ok(with(|engine| engine.detokenize(self.0, tokens, special))?.into())
     }
 
     fn apply_chat_template(
@@ -101,7 +93,8 @@ impl GuestModel for LoadedModel {
         messages: Vec<Message>,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>, Error> {
-        Ok(self.0.apply_chat_template(&from_caller(messages), add_generation_prompt)?)
+        let messages = from_caller(messages);
+        Ok(with(|engine| engine.apply_chat_template(self.0, messages, add_generation_prompt))?)
     }
 
     fn prepare_chat(
@@ -109,26 +102,26 @@ impl GuestModel for LoadedModel {
         messages: Vec<Message>,
         add_generation_prompt: bool,
     ) -> Result<Conversation, Error> {
-        let prepared = self.0.prepare_chat(&from_caller(messages), add_generation_prompt)?;
-        let bytes = |m: chat::Message| (m.role.into_bytes(), m.content.into_bytes());
+        let messages = from_caller(messages);
+        let prepared = with(|engine| engine.prepare_chat(self.0, messages, add_generation_prompt))?;
         Ok(Conversation {
-            template: prepared.template.into_bytes(),
-            messages: prepared.messages.into_iter().map(bytes).collect(),
+            template: prepared.template,
+            messages: prepared.messages,
             add_generation_prompt: prepared.add_generation_prompt,
-            bos: prepared.bos.into_bytes(),
-            eos: prepared.eos.into_bytes(),
-            bytes_max: prepared.bytes_max as u32,
+            bos: prepared.bos,
+            eos: prepared.eos,
+            bytes_max: prepared.bytes_max,
             mark: prepared.mark,
         })
     }
 
     fn tokenize_chat(&self, text: Vec<u8>, mark: char) -> Result<Vec<u32>, Error> {
-        Ok(self.0.tokenizer()?.encode_marked(&utf8(text)?, mark)?)
+        Ok(with(|engine| engine.tokenize_chat(self.0, text, mark))?)
     }
 
     fn start(&self, options: SessionOptions) -> Result<Session, Error> {
         let s = options.sampling;
-        let sampling = sampler::Sampling {
+        let sampling = engine::Sampling {
             temperature: s.temperature,
             top_k: s.top_k,
             top_p: s.top_p,
@@ -137,64 +130,63 @@ impl GuestModel for LoadedModel {
             repeat_last_n: s.repeat_last_n,
             seed: s.seed,
         };
-        let session = self.0.start(options.n_ctx, sampling)?;
-        Ok(Session::new(OpenSession(RefCell::new(session))))
+        let options = engine::SessionOptions { n_ctx: options.n_ctx, sampling };
+        let number = with(|engine| engine.start(self.0, options))?;
+        Ok(Session::new(OpenSession(number)))
     }
 }
 
 impl GuestSession for OpenSession {
     fn feed(&self, tokens: Vec<u32>) -> Result<(), Error> {
-        Ok(self.0.borrow_mut().feed(&tokens)?)
+        Ok(with(|engine| engine.feed(self.0, tokens))?)
     }
 
     fn next(&self) -> Result<Step, Error> {
-        let step = self.0.borrow_mut().next()?;
+        let step = with(|engine| engine.next(self.0))?;
         Ok(Step {
             token: step.token,
             text: step.text.into(),
             stop: step.stop.map(|reason| match reason {
-                language_model::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
-                language_model::StopReason::ContextFull => StopReason::ContextFull,
+                engine::StopReason::EndOfGeneration => StopReason::EndOfGeneration,
+                engine::StopReason::ContextFull => StopReason::ContextFull,
             }),
         })
     }
 
     fn logits(&self) -> Result<Vec<f32>, Error> {
-        let mut session = self.0.borrow_mut();
-        let logits = session.logits()?;
-        Ok(if team::rank() == 0 { logits.to_vec() } else { Vec::new() })
+        Ok(with(|engine| engine.logits(self.0))?)
     }
 
     fn rewind(&self, n_tokens: u32) -> Result<(), Error> {
-        Ok(self.0.borrow_mut().rewind(n_tokens as usize)?)
+        Ok(with(|engine| engine.rewind(self.0, n_tokens))?)
     }
 
     fn usage(&self) -> Usage {
-        let session = self.0.borrow();
+        let usage = with(|engine| engine.usage(self.0));
         Usage {
-            prompt_tokens: session.prompt_tokens(),
-            generated_tokens: session.generated_tokens(),
-            drafted_tokens: session.context().drafted_tokens(),
-            accepted_tokens: session.context().accepted_tokens(),
-            context_tokens: session.context().tokens().len() as u32,
-            n_ctx: session.context().n_ctx() as u32,
-            kv_bytes: session.context().kv_bytes(),
+            prompt_tokens: usage.prompt_tokens,
+            generated_tokens: usage.generated_tokens,
+            drafted_tokens: usage.drafted_tokens,
+            accepted_tokens: usage.accepted_tokens,
+            context_tokens: usage.context_tokens,
+            n_ctx: usage.n_ctx,
+            kv_bytes: usage.kv_bytes,
         }
     }
 }
 
-impl From<EngineError> for Error {
-    fn from(error: EngineError) -> Self {
-        let code = match error.kind() {
-            ErrorKind::Weights => ErrorCode::Weights,
-            ErrorKind::InvalidModel => ErrorCode::InvalidModel,
-            ErrorKind::Unsupported => ErrorCode::Unsupported,
-            ErrorKind::ContextFull => ErrorCode::ContextFull,
-            ErrorKind::OutOfMemory => ErrorCode::OutOfMemory,
-            ErrorKind::Team => ErrorCode::Team,
-            ErrorKind::Stopped => ErrorCode::Stopped,
-            _ => ErrorCode::InvalidInput,
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Self {
+        let code = match error.code {
+            engine::ErrorCode::Weights => ErrorCode::Weights,
+            engine::ErrorCode::InvalidModel => ErrorCode::InvalidModel,
+            engine::ErrorCode::Unsupported => ErrorCode::Unsupported,
+            engine::ErrorCode::InvalidInput => ErrorCode::InvalidInput,
+            engine::ErrorCode::ContextFull => ErrorCode::ContextFull,
+            engine::ErrorCode::OutOfMemory => ErrorCode::OutOfMemory,
+            engine::ErrorCode::Team => ErrorCode::Team,
+            engine::ErrorCode::Stopped => ErrorCode::Stopped,
         };
-        Self { code, message: error.to_string().into() }
+        Self { code, message: error.message.into() }
     }
 }

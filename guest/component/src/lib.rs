@@ -21,17 +21,24 @@
 //!
 //! `cargo component` wants Rust's target wasm32-wasip1. Where there is none, build for
 //! wasm32-unknown-unknown with `wit-bindgen`, as `guest/wasi/command` is.
+//!
+//! # Two guests
+//!
+//! With its feature `engine`, which is the default, the crate is the whole guest, and has
+//! 32-bit addresses. Without, it is the face of a guest whose engine is a module with
+//! 64-bit addresses (`guest/wide`): it speaks WIT to the outside, and passes on messages.
 
-mod attached;
 #[allow(missing_docs)]
 mod bindings {
     wit_bindgen::generate!({ world: "engine", path: "../../wit" });
 }
-mod experts;
+#[cfg(feature = "engine")]
+mod engine;
+#[cfg(not(feature = "engine"))]
+#[path = "face.rs"]
+mod engine;
+mod host;
 mod inference;
-mod pages;
-mod team;
-mod weights;
 
 struct Component;
 

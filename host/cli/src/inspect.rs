@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use indicatif::HumanBytes;
+use moewe::{Guest, Model, ModelOptions};
 use moewe_gguf::Value;
 use moewe_models::inspect::Report;
 use moewe_packed::PackedCopy;
@@ -35,17 +36,19 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let report = Report::read(&open::resolve(&args.model)?)?;
+    let path = open::resolve(&args.model)?;
+    let report = Report::read(&path)?;
+    let guest = Model::guest_for(&path, &ModelOptions::default())?;
     let mut out = io::stdout().lock();
     if args.json {
-        print::json(&mut out, &json(&report, args.tensors))?;
+        print::json(&mut out, &json(&report, guest.0, args.tensors))?;
     } else {
-        print(&report, &mut out, args.tensors)?;
+        print(&report, guest, &mut out, args.tensors)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(report: &Report, with_tensors: bool) -> serde_json::Value {
+fn json(report: &Report, guest: Guest, with_tensors: bool) -> serde_json::Value {
     let metadata: serde_json::Map<_, _> =
         report.header.metadata.iter().map(|(k, v)| (k.to_owned(), json_value(v))).collect();
     let mut value = json!({
@@ -62,6 +65,7 @@ fn json(report: &Report, with_tensors: bool) -> serde_json::Value {
         "n_expert_used": report.n_expert_used,
         "n_ctx_train": report.n_ctx_train,
         "memory": report.memory,
+        "guest_bits": guest.bits(),
         "unsupported": report.unsupported,
         "metadata": metadata,
     });
@@ -81,7 +85,12 @@ fn json(report: &Report, with_tensors: bool) -> serde_json::Value {
     value
 }
 
-fn print(report: &Report, out: &mut impl Write, with_tensors: bool) -> Result<()> {
+fn print(
+    report: &Report,
+    (guest, why): (Guest, &str),
+    out: &mut impl Write,
+    with_tensors: bool,
+) -> Result<()> {
     let n_files = report.header.header_bytes.len();
     writeln!(out, "{} ({n_files} file{})", report.path.display(), plural(n_files))?;
     writeln!(out, "{:.1} M parameters", report.n_params() as f64 / 1e6)?;
@@ -97,6 +106,7 @@ fn print(report: &Report, out: &mut impl Write, with_tensors: bool) -> Result<()
             writeln!(out, "its packed copy {} is used in its place", path.display())?;
         }
     }
+    writeln!(out, "computed in the guest of {} bits: {why}", guest.bits())?;
     if let Some(reason) = &report.unsupported {
         writeln!(out, "cannot be run: {}", printable(reason))?;
     }

@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
-use moewe::{Engine, Model, ModelOptions, WeightsMode};
+use moewe::{Engine, EngineOptions, Guest, Model, ModelOptions, WeightsMode};
 use moewe_models::Library;
 use moewe_packed::PackedCopy;
 
@@ -30,6 +30,10 @@ pub struct ModelArgs {
     /// for each processor, at most 8]
     #[arg(short = 't', long, value_name = "N", value_parser = value_parser!(u8).range(1..=64))]
     pub threads: Option<u8>,
+    /// Compute in the sandbox with 32-bit addresses, or in the one with 64-bit addresses;
+    /// the result is the same to the bit [default: 32 where the model fits, else 64]
+    #[arg(long, value_name = "BITS", value_parser = guest())]
+    pub guest: Option<Guest>,
     #[command(flatten)]
     pub memory: MemoryArgs,
 }
@@ -56,6 +60,22 @@ fn weights() -> impl TypedValueParser<Value = WeightsMode> {
     })
 }
 
+/// Reads `--guest`.
+fn guest() -> impl TypedValueParser<Value = Guest> {
+    PossibleValuesParser::new(["32", "64"]).map(|bits| match bits.as_str() {
+        "64" => Guest::Bits64,
+        _ => Guest::Bits32,
+    })
+}
+
+/// The engine of a process that serves one user: whoever made the model learns nothing
+/// from how long its computing takes, so it need not be guarded against that.
+pub fn engine() -> Result<Engine> {
+    let mut options = EngineOptions::default();
+    options.spectre_guard = false;
+    Ok(Engine::with(options)?)
+}
+
 /// The file that the user means.
 pub fn resolve(model: &PathBuf) -> Result<PathBuf> {
     if model.is_file() {
@@ -67,6 +87,8 @@ pub fn resolve(model: &PathBuf) -> Result<PathBuf> {
 /// Tells on stderr which file is open, and if it is not the packed copy, why.
 pub fn print_file(model: &Model) {
     eprintln!("model: {}", model.path().display());
+    let (guest, why) = model.guest();
+    eprintln!("guest: {} bits: {why}", guest.bits());
     if let PackedCopy::Stale(copy, mismatch) = PackedCopy::of(model.path()) {
         eprintln!("model: {}", print::stale(model.path(), &copy, mismatch));
     }
@@ -78,8 +100,9 @@ pub fn open(args: &ModelArgs) -> Result<Model> {
     let mut options = ModelOptions::default();
     options.weights = args.weights;
     options.threads = args.threads();
+    options.guest = args.guest;
     options.memory = args.memory.options()?;
     // One user, one model: the KV cache may have all that can be addressed.
     options.memory_max = 4 << 30;
-    Ok(Model::open(&Engine::new()?, path, options)?)
+    Ok(Model::open(&engine()?, path, options)?)
 }

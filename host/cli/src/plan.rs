@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use bytesize::ByteSize;
-use moewe::Engine;
 use moewe_workshop::plan::{Conditions, plan};
 
 use crate::memory::Budget;
@@ -38,7 +37,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (n_ctx, n_threads) = (args.ctx_size, args.model.threads());
     let conditions =
         Conditions { memory_bytes, n_ctx, n_threads, prefetch: args.model.memory.prefetch };
-    let plan = plan(&Engine::new()?, &path, conditions)?;
+    let plan = plan(&open::engine()?, &path, conditions)?;
 
     let mut out = io::stdout().lock();
     if args.json {

@@ -28,6 +28,10 @@ use crate::{MapError, N_WINDOWS_MAX};
 /// larger ones, touching the pages as they are used costs less than waiting.
 const POPULATE_BYTES_MAX: usize = 16 << 20;
 
+/// Windows up to this many bytes are read ahead; of larger ones, whole files, nobody knows
+/// yet what will be wanted.
+const WANTED_BYTES_MAX: usize = 1 << 30;
+
 /// The unit of mapping, in bytes.
 pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
@@ -142,14 +146,16 @@ impl Region {
     ) -> Result<u64, MapError> {
         fault::install();
         let (first, start, end) = self.map_file(file, offset, length, address)?;
-        let advice = if end - start <= POPULATE_BYTES_MAX {
-            Advice::LinuxPopulateRead
-        } else {
-            Advice::WillNeed
+        let advice = match end - start {
+            0..=POPULATE_BYTES_MAX => Some(Advice::LinuxPopulateRead),
+            0..=WANTED_BYTES_MAX => Some(Advice::WillNeed),
+            _ => None,
         };
-        // SAFETY: the range was just mapped, and this advice changes no byte.
-        // It saves time only, so a kernel that refuses it does no harm.
-        let _ = unsafe { rustix::mm::madvise(self.at(start), end - start, advice) };
+        if let Some(advice) = advice {
+            // SAFETY: the range was just mapped, and this advice changes no byte.
+            // It saves time only, so a kernel that refuses it does no harm.
+            let _ = unsafe { rustix::mm::madvise(self.at(start), end - start, advice) };
+        }
         Ok(first)
     }
 

@@ -198,9 +198,10 @@ impl ExpertStore {
             let inner = self.shared.lock();
             let model = inner.model.as_ref().ok_or_else(|| invalid("there is no model"))?;
             let demand = inner.teams.get(&team).and_then(|team| team.demand.as_ref());
+            let is_demanded = demand.and_then(|demand| demand.position(slot as usize)).is_some();
             // Looking at any other slot could take memory that was given back.
-            if demand.and_then(|demand| demand.position(slot as usize)).is_none() {
-                return Err(invalid(format!("slot {slot} was not demanded")));
+            if !is_demanded && slot as usize >= model.slots.cache.capacity() {
+                return Err(invalid(format!("there is no slot {slot}")));
             }
             (model.slots.arena.clone(), model.slots.slot_bytes)
         };

@@ -146,10 +146,10 @@ fn open(
     stall_max: Duration,
     time_max: Option<Duration>,
 ) -> Result<Model> {
-    let mut weights = Weights::open(path, WeightsMode::Attach, None).unwrap();
+    let mut weights = Weights::open(path, WeightsMode::Attach).unwrap();
     weights.store = Some(Arc::new(store(file, stall_max)));
     let limits = Limits { memory_max: 1 << 30, time_max };
-    Model::load(&Engine::new().unwrap(), path.to_owned(), weights, limits, threads)
+    Model::load(&Engine::new().unwrap(), path.to_owned(), weights, limits, threads, None)
 }
 
 /// Pages may be larger than what a disk reads at a time, and end behind the file.
@@ -160,11 +160,11 @@ fn pages_of_any_size_show_the_same() {
     for page_size in [PAGE, 16 << 10, 64 << 10] {
         for threads in [1, 2] {
             let file = faulty(&path, Fault::None);
-            let mut weights = Weights::open(&path, WeightsMode::Attach, None).unwrap();
+            let mut weights = Weights::open(&path, WeightsMode::Attach).unwrap();
             weights.store = Some(Arc::new(store_of_pages(&file, LONG, page_size)));
             let limits = Limits { memory_max: 1 << 30, time_max: None };
             let engine = Engine::new().unwrap();
-            let model = Model::load(&engine, path.clone(), weights, limits, threads).unwrap();
+            let model = Model::load(&engine, path.clone(), weights, limits, threads, None).unwrap();
             let got = bits(&mut session(&model)).unwrap();
             assert!(got == expected, "pages of {page_size} bytes, {threads} threads");
             assert!(model.expert_stats().unwrap().slot_bytes.is_multiple_of(page_size));

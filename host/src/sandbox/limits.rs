@@ -12,6 +12,8 @@ use super::team::Team;
 const TABLE_LEN_MAX: usize = 1 << 16;
 /// The most modules, and tables, that a component is made of.
 const N_PARTS_MAX: usize = 16;
+/// The most memories: a guest with 64-bit addresses has one with 32-bit addresses, too.
+const N_MEMORIES_MAX: usize = 2;
 
 /// What a team of guests may use.
 #[derive(Debug, Clone, Copy)]
@@ -93,13 +95,13 @@ pub(super) enum Refused {
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let bytes = desired as u64;
         let has_room = || match self.rank {
-            Some(rank) => self.team.grow(rank, bytes, self.memory_max),
+            Some(rank) => self.team.grow(rank, desired.abs_diff(current) as u64, self.memory_max),
             None => self.team.render(bytes, self.memory_max),
         };
         if bytes > self.bytes_max || maximum.is_some_and(|maximum| desired > maximum) {
@@ -135,6 +137,6 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memories(&self) -> usize {
-        1
+        N_MEMORIES_MAX
     }
 }

@@ -26,10 +26,11 @@ pub(super) struct Member {
 impl Member {
     /// Makes a guest and loads the model in it.
     pub fn load(guest: &EnginePre<State>, state: State) -> Answer<(Self, ModelInfo)> {
+        let bytes_max = state.limiter.bytes_max;
         let name = state.weights.files.name().to_owned();
         let mut store = new_store(guest.engine(), state);
         let (bindings, region) =
-            memory::capture(|| call(&mut store, |store| guest.instantiate(store)));
+            memory::capture(bytes_max, || call(&mut store, |store| guest.instantiate(store)));
         let bindings = bindings?;
         store.data_mut().region = region;
         let model = bindings.moewe_inference_inference().model();

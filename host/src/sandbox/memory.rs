@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moewe_memory::Region;
 use wasmtime::{Config, LinearMemory, MemoryCreator, MemoryType};
 
-/// Address space that a memory gets: all that a 32-bit guest can use.
+/// Address space that a memory with 32-bit addresses gets: all that they reach.
 pub(super) const MEMORY_BYTES_MAX: u64 = 1 << 32;
 
 /// Has Wasmtime create its linear memories here, where the platform can map files.
@@ -21,20 +21,34 @@ pub(super) fn configure(config: &mut Config) {
 }
 
 thread_local! {
-    /// Regions created since [`capture`] began on this thread.
-    static CREATED: RefCell<Option<Vec<Arc<Region>>>> = const { RefCell::new(None) };
+    /// What is created on this thread since [`capture`] began.
+    static CREATED: RefCell<Option<Created>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`, which instantiates a guest, and answers the region of the memory
-/// that was created meanwhile, if it was exactly one.
+/// Regions of memories, by the addresses that these have.
+struct Created {
+    /// Address space for a memory with 64-bit addresses.
+    wide_bytes_max: u64,
+    narrow: Vec<Arc<Region>>,
+    wide: Vec<Arc<Region>>,
+}
+
+/// Runs `f`, which instantiates a guest, and answers the region of the memory that was
+/// created meanwhile and that its engine computes in: the only one, or if others have
+/// 32-bit addresses, the only one with 64-bit ones, which gets so much address space.
 ///
 /// Wasmtime creates memories on the thread that instantiates, and does not say
 /// for which store.
-pub(super) fn capture<T>(f: impl FnOnce() -> T) -> (T, Option<Arc<Region>>) {
-    CREATED.set(Some(Vec::new()));
+pub(super) fn capture<T>(wide_bytes_max: u64, f: impl FnOnce() -> T) -> (T, Option<Arc<Region>>) {
+    CREATED.set(Some(Created { wide_bytes_max, narrow: Vec::new(), wide: Vec::new() }));
     let value = f();
-    let created = CREATED.take().unwrap_or_default();
-    (value, <[_; 1]>::try_from(created).ok().map(|[region]| region))
+    let created = CREATED.take().map(
+        |Created { narrow, wide, .. }| {
+            if wide.is_empty() { narrow } else { wide }
+        },
+    );
+    let region = created.and_then(|regions| <[_; 1]>::try_from(regions).ok());
+    (value, region.map(|[region]| region))
 }
 
 /// Creates linear memories that files can be mapped into.
@@ -45,13 +59,17 @@ struct GuestMemoryCreator;
 unsafe impl MemoryCreator for GuestMemoryCreator {
     fn new_memory(
         &self,
-        _ty: MemoryType,
+        ty: MemoryType,
         minimum: usize,
         maximum: Option<usize>,
         reserved_size_in_bytes: Option<usize>,
         guard_size_in_bytes: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        let capacity = reserved_size_in_bytes.or(maximum).unwrap_or(minimum);
+        let is_wide = ty.is_64();
+        let wide_bytes_max = CREATED.with_borrow(|created| {
+            created.as_ref().filter(|_| is_wide).map(|created| created.wide_bytes_max as usize)
+        });
+        let capacity = wide_bytes_max.or(reserved_size_in_bytes).or(maximum).unwrap_or(minimum);
         if minimum > capacity {
             return Err(format!("a memory of {minimum} bytes exceeds {capacity} bytes"));
         }
@@ -68,7 +86,8 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
         })?;
         CREATED.with_borrow_mut(|created| {
             if let Some(created) = created {
-                created.push(region.clone());
+                let regions = if is_wide { &mut created.wide } else { &mut created.narrow };
+                regions.push(region.clone());
             }
         });
         Ok(Box::new(GuestMemory(region)))
@@ -131,7 +150,7 @@ mod tests {
             let module = Module::new(&engine, &wasm).unwrap();
             let mut store = Store::new(&engine, ());
             store.set_epoch_deadline(1);
-            let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
+            let (instance, region) = capture(0, || Instance::new(&mut store, &module, &[]));
             let instance = instance.unwrap();
             let get = instance.get_typed_func(&mut store, "get").unwrap();
             let set = instance.get_typed_func(&mut store, "set").unwrap();
@@ -196,7 +215,7 @@ mod tests {
         let module = Module::new(&engine, &wasm).unwrap();
         let mut store = Store::new(&engine, ());
         store.set_epoch_deadline(1);
-        let (instance, region) = capture(|| Instance::new(&mut store, &module, &[]));
+        let (instance, region) = capture(0, || Instance::new(&mut store, &module, &[]));
         instance.unwrap();
         assert!(region.is_none());
     }
@@ -217,5 +236,33 @@ mod tests {
             assert_eq!(guest.get(page), 1, "what is there stays");
         });
         assert!(!Guest::new().region.is_lost());
+    }
+
+    #[test]
+    fn a_memory_with_64_bit_addresses_has_files_beyond_4_gib() {
+        let engine = Engine::new(&config()).unwrap();
+        let wasm = wat::parse_str(
+            r#"(module
+                (memory $face 1)
+                (memory $wide i64 1)
+                (func (export "get") (param i64) (result i32)
+                    (i32.load8_u $wide (local.get 0)))
+                (func (export "grow") (param i64) (result i64)
+                    (memory.grow $wide (local.get 0))))"#,
+        )
+        .unwrap();
+        let module = Module::new(&engine, &wasm).unwrap();
+        let mut store = Store::new(&engine, ());
+        store.set_epoch_deadline(1);
+        let (instance, region) =
+            capture(8 << 30, || Instance::new(&mut store, &module, &[]).unwrap());
+        let region = region.expect("the memory with 64-bit addresses");
+        let grow = instance.get_typed_func::<u64, i64>(&mut store, "grow").unwrap();
+        let get = instance.get_typed_func::<u64, u32>(&mut store, "get").unwrap();
+        assert_eq!(grow.call(&mut store, 100_000).unwrap(), 1);
+        let at = region.attach(&file(2), 0, 2 * page_size(), 6 << 30).unwrap();
+        assert_eq!(get.call(&mut store, at + page_size()).unwrap(), 2);
+        assert!(get.call(&mut store, 7 << 30).is_err(), "nothing is accessible there");
+        assert_eq!(grow.call(&mut store, 100_000).unwrap(), -1, "8 GiB are the limit");
     }
 }

@@ -29,6 +29,7 @@ use self::member::{Answer, Member};
 use self::state::State;
 use self::team::Team;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guest;
 use crate::info::ModelInfo;
 use crate::weights::{WeightStats, Weights};
 
@@ -62,7 +63,8 @@ impl Sandbox {
         limits: Limits,
         n_threads: usize,
     ) -> Result<Self> {
-        let team = Arc::new(Team::new(n_threads, weights.store.clone()));
+        let team = Team::new(n_threads, weights.store.clone()).with_whole_files(program.is_wide);
+        let team = Arc::new(team);
         let cancel =
             CancelHandle { stopped: team.stopped.clone(), cancelled: team.cancelled.clone() };
         let mut crew = Crew::start(&team).map_err(|e| {
@@ -72,7 +74,8 @@ impl Sandbox {
         let answers = {
             let (program, weights, team) = (program.clone(), weights.clone(), team.clone());
             crew.all(move |rank, member| {
-                let state = State::new(weights.clone(), limits, team.clone(), rank);
+                let state =
+                    State::new(weights.clone(), limits, team.clone(), rank, program.is_wide);
                 let (loaded, info) = match Member::load(&program.guest, state)? {
                     Ok(loaded) => loaded,
                     Err(error) => return Ok(Err(error)),
@@ -118,7 +121,7 @@ impl Sandbox {
     /// Renders a conversation, apart from the members: it cannot end the sandbox.
     pub(crate) fn render(&self, conversation: &wit::Conversation) -> Result<Vec<u8>> {
         self.check_alive()?;
-        render::render(&self.program.renderer, &self.team, self.limits, conversation)
+        render::render(self.program.renderer(), &self.team, self.limits, conversation)
     }
 
     /// Has all members call a function of the session, which was started, and
@@ -199,6 +202,11 @@ impl Sandbox {
 
     pub(crate) fn cancel_handle(&self) -> &CancelHandle {
         &self.cancel
+    }
+
+    /// Which guest computes.
+    pub(crate) fn guest(&self) -> guest::Guest {
+        if self.program.is_wide { guest::Guest::Bits64 } else { guest::Guest::Bits32 }
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -1,10 +1,11 @@
-//! The compiled guest, linked to what it imports, and the clock that can interrupt it.
+//! The compiled guests, linked to what they import, and the clock that can interrupt them.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use wasmtime::Config;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{self, EnginePre};
 use super::memory;
@@ -12,33 +13,88 @@ use super::render::{self, Rendering};
 use super::state::State;
 use crate::compiled;
 
-/// The guest, as `cargo xtask guest` builds it.
-static GUEST: &[u8] = include_bytes!(env!("MOEWE_GUEST_COMPONENT"));
+/// The guest with 32-bit addresses, as `cargo xtask guest` builds it.
+static NARROW: &[u8] = include_bytes!(env!("MOEWE_GUEST_COMPONENT"));
+/// The one with 64-bit addresses.
+#[cfg(has_wide_guest)]
+static WIDE: Option<&[u8]> = Some(include_bytes!(env!("MOEWE_GUEST_WIDE_COMPONENT")));
+#[cfg(not(has_wide_guest))]
+static WIDE: Option<&[u8]> = None;
 
 /// How often a running guest looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The guest, ready to be instantiated, as long as its clock goes.
+/// A guest, ready to be instantiated, as long as its clock goes.
 pub(crate) struct Program {
     pub(super) guest: EnginePre<State>,
-    /// The guest without imports, to render chat templates in.
-    pub(super) renderer: EnginePre<Rendering>,
+    renderer: Renderer,
+    /// Whether its addresses have 64 bits.
+    pub(super) is_wide: bool,
     /// Ends the clock when it is dropped.
     _clock: Sender<()>,
 }
 
+/// Where chat templates are rendered: in a guest with 32-bit addresses and without imports.
+enum Renderer {
+    Own(EnginePre<Rendering>),
+    Of(Arc<Program>),
+}
+
 impl Program {
-    /// Compiles the guest, or takes it from the cache.
-    pub(crate) fn load() -> wasmtime::Result<Self> {
-        let engine = wasmtime::Engine::new(&config())?;
-        let component = compiled::load(&engine, config(), GUEST)?;
+    /// Compiles the guest with 32-bit addresses, or takes it from the cache.
+    pub(crate) fn narrow() -> wasmtime::Result<Self> {
+        let (guest, component, clock) = Self::load(&config(), NARROW)?;
+        let renderer = Renderer::Own(render::prepare(guest.engine(), &component)?);
+        Ok(Self { guest, renderer, is_wide: false, _clock: clock })
+    }
+
+    /// The same for the guest with 64-bit addresses. `spectre_guard` says whether a wrong
+    /// guess of the processor cannot lead its loads out of its memory.
+    pub(crate) fn wide(spectre_guard: bool, narrow: Arc<Self>) -> wasmtime::Result<Self> {
+        let mut config = config();
+        if !spectre_guard {
+            // SAFETY: without it, code still checks each address; only what the processor
+            // does before it knows the outcome is not confined.
+            unsafe { config.cranelift_flag_set(SPECTRE_GUARD, "false") };
+        }
+        let wide = WIDE.ok_or_else(|| {
+            wasmtime::format_err!(
+                "this build has no guest with 64-bit addresses; `cargo xtask guest` says what \
+                 it takes to build one"
+            )
+        })?;
+        let (guest, _, clock) = Self::load(&config, wide)?;
+        Ok(Self { guest, renderer: Renderer::Of(narrow), is_wide: true, _clock: clock })
+    }
+
+    /// Whether there is one.
+    pub(crate) const fn has_wide() -> bool {
+        WIDE.is_some()
+    }
+
+    /// The guest without imports, to render chat templates in.
+    pub(super) fn renderer(&self) -> &EnginePre<Rendering> {
+        match &self.renderer {
+            Renderer::Own(renderer) => renderer,
+            Renderer::Of(program) => program.renderer(),
+        }
+    }
+
+    fn load(
+        config: &Config,
+        guest: &[u8],
+    ) -> wasmtime::Result<(EnginePre<State>, Component, Sender<()>)> {
+        let engine = wasmtime::Engine::new(config)?;
+        let component = compiled::load(&engine, config.clone(), guest)?;
         let mut linker = Linker::new(&engine);
         bindings::Engine::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
         let guest = EnginePre::new(linker.instantiate_pre(&component)?)?;
-        let renderer = render::prepare(&engine, &component)?;
-        Ok(Self { guest, renderer, _clock: start_clock(&engine)? })
+        Ok((guest, component, start_clock(&engine)?))
     }
 }
+
+/// Cranelift's name for what confines loads whose address is checked explicitly.
+const SPECTRE_GUARD: &str = "enable_heap_access_spectre_mitigation";
 
 /// How guests are compiled and run.
 pub(super) fn config() -> Config {

@@ -39,13 +39,26 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(super) fn new(weights: Arc<Weights>, limits: Limits, team: Arc<Team>, rank: usize) -> Self {
+    /// For member `rank` of a team whose guests have 64-bit addresses or not.
+    pub(super) fn new(
+        weights: Arc<Weights>,
+        limits: Limits,
+        team: Arc<Team>,
+        rank: usize,
+        is_wide: bool,
+    ) -> Self {
         let mut sources = ResourceTable::new();
         sources.set_max_capacity(N_SOURCES_MAX);
         let limiter = Limiter {
             team: team.clone(),
             rank: Some(rank),
-            bytes_max: MEMORY_BYTES_MAX,
+            bytes_max: match is_wide {
+                false => MEMORY_BYTES_MAX,
+                // The files as a whole, or as many slots as they have experts, and all else.
+                true => (weights.files.bytes().saturating_mul(2))
+                    .saturating_add(limits.memory_max)
+                    .saturating_add(MEMORY_BYTES_MAX),
+            },
             memory_max: limits.memory_max,
             refused: None,
         };

@@ -54,6 +54,8 @@ pub(crate) struct Team {
 #[derive(Debug)]
 struct Inner {
     accounts: Vec<Account>,
+    /// Whether each member has addresses for the files as a whole.
+    whole_files: bool,
     /// The region that all map, and its size.
     shared: Option<(Arc<File>, u64)>,
     /// Memory of the guest that renders a chat template for the team.
@@ -107,11 +109,18 @@ impl Team {
             cancelled: Arc::default(),
             inner: Mutex::new(Inner {
                 accounts: vec![Account::default(); size],
+                whole_files: false,
                 shared: None,
                 rendering: 0,
                 stats: WeightStats::default(),
             }),
         }
+    }
+
+    /// The same of members that map files as a whole.
+    pub fn with_whole_files(mut self, whole_files: bool) -> Self {
+        self.inner.get_mut().unwrap_or_else(PoisonError::into_inner).whole_files = whole_files;
+        self
     }
 
     pub fn size(&self) -> usize {
@@ -214,10 +223,11 @@ impl Team {
         self.lock().memory_bytes_max(memory_max)
     }
 
-    /// Lets a member have a memory of `bytes` if that is within the limit.
-    pub fn grow(&self, rank: usize, bytes: u64, memory_max: u64) -> bool {
+    /// Lets a member have so many bytes of memory more if that is within the limit.
+    pub fn grow(&self, rank: usize, more: u64, memory_max: u64) -> bool {
         let mut inner = self.lock();
         let old = inner.accounts[rank].memory;
+        let bytes = old.saturating_add(more);
         inner.accounts[rank].memory = bytes;
         let allowed = bytes <= inner.memory_bytes_left(rank, memory_max) && self.charge(&inner);
         if !allowed {
@@ -332,8 +342,13 @@ impl Inner {
 
     fn memory_bytes_max(&self, memory_max: u64) -> u64 {
         let files = self.accounts.iter().map(|a| a.files).max().unwrap_or(0);
-        let attached = self.accounts.iter().map(|a| a.attached.min(files));
-        let attached = attached.fold(0, u64::saturating_add);
+        let attached = match self.whole_files {
+            true => files.saturating_mul(self.accounts.len() as u64),
+            false => {
+                let attached = self.accounts.iter().map(|a| a.attached.min(files));
+                attached.fold(0, u64::saturating_add)
+            }
+        };
         let n_windows: u64 = self.accounts.iter().map(|a| a.n_windows).sum();
         let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
         (memory_max.saturating_sub(shared))

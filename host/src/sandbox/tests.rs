@@ -29,7 +29,7 @@ fn model(n: usize) -> (tempfile::TempDir, std::path::PathBuf) {
 
 fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
     State::new(
-        Arc::new(Weights::open(path, mode, None).unwrap()),
+        Arc::new(Weights::open(path, mode).unwrap()),
         limits,
         Arc::new(Team::new(1, None)),
         0,
@@ -224,7 +224,7 @@ fn shared_memory_counts_too() {
     let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
     let limits = Limits { memory_max: 10 << 16, ..NO_LIMIT };
     let mut store = new_store(&engine, state(&path, WeightsMode::Attach, limits));
-    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    let (instance, region) = memory::capture(0, || Instance::new(&mut store, &module, &[]));
     instance.unwrap();
     let state = store.data_mut();
     state.region = region;
@@ -346,7 +346,7 @@ fn open_sources_are_limited() {
 fn a_path_that_is_no_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| {
-        let error = Weights::open(path, WeightsMode::Attach, None).err().unwrap();
+        let error = Weights::open(path, WeightsMode::Attach).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Weights);
         error.to_string()
     };
@@ -369,10 +369,12 @@ fn the_store_of_experts_is_opened_once_and_used_in_order() {
     let engine = wasmtime::Engine::new(&config()).unwrap();
     let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
     let memory = crate::MemoryOptions::new(1 << 40);
-    let weights = Arc::new(Weights::open(&path, WeightsMode::Attach, Some(memory)).unwrap());
+    let mut weights = Weights::open(&path, WeightsMode::Attach).unwrap();
+    weights.limit(memory).unwrap();
+    let weights = Arc::new(weights);
     let team = Arc::new(Team::new(1, weights.store.clone()));
-    let mut store = new_store(&engine, State::new(weights, NO_LIMIT, team, 0));
-    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    let mut store = new_store(&engine, State::new(weights, NO_LIMIT, team, 0, false));
+    let (instance, region) = memory::capture(0, || Instance::new(&mut store, &module, &[]));
     instance.unwrap();
     let state = store.data_mut();
     state.region = region;
@@ -447,7 +449,7 @@ fn a_call_ends_when_a_part_of_a_file_is_gone() {
     let _clock = start_clock(&engine).unwrap();
     let module = Module::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
     let mut store = new_store(&engine, state(&path, WeightsMode::Attach, NO_LIMIT));
-    let (instance, region) = memory::capture(|| Instance::new(&mut store, &module, &[]));
+    let (instance, region) = memory::capture(0, || Instance::new(&mut store, &module, &[]));
     let run = instance.unwrap().get_typed_func::<(), i32>(&mut store, "run").unwrap();
     let state = store.data_mut();
     state.region = region;
@@ -460,7 +462,7 @@ fn a_call_ends_when_a_part_of_a_file_is_gone() {
     assert!(error.to_string().contains("model.gguf: changed while it was in use"), "{error}");
     // As if a disk had failed: the file is what it was.
     std::fs::write(&path, [7; 100_000]).unwrap();
-    store.data_mut().weights = Arc::new(Weights::open(&path, WeightsMode::Attach, None).unwrap());
+    store.data_mut().weights = Arc::new(Weights::open(&path, WeightsMode::Attach).unwrap());
     let error = call(&mut store, |store| run.call(store, ())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("model.gguf: a part cannot be read"), "{error}");

@@ -56,7 +56,7 @@ mod tests {
     /// All that comes out of the guest: arguments of imports, results of exports.
     #[test]
     fn whatever_text_the_guest_gives_is_checked_in_the_hosts_copy() {
-        let program = Program::load().unwrap();
+        let program = Program::narrow().unwrap();
         let engine = program.guest.engine();
         let guest = program.guest.instance_pre().component().component_type();
         let (imports, exports) = (guest.imports(engine), guest.exports(engine));

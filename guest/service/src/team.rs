@@ -1,23 +1,24 @@
-//! The engine's team, over the component's imports.
+//! The engine's team, over what the guest imports.
 
 use std::mem::ManuallyDrop;
 
 use moewe_engine::team::{SharedMemory, Team};
 use moewe_engine::{Error, ErrorKind, Result};
+use moewe_protocol::TeamError;
 
-use crate::bindings::moewe::inference::team as host;
 use crate::pages::{PagePool, Pages};
 
 /// This instance's place in the team that the host made.
 pub(crate) struct Imported {
+    team: &'static dyn moewe_protocol::Team,
     rank: usize,
     size: usize,
     pages: PagePool,
 }
 
 impl Imported {
-    pub fn new(pages: PagePool) -> Self {
-        Self { rank: host::rank() as usize, size: host::size() as usize, pages }
+    pub fn new(team: &'static dyn moewe_protocol::Team, pages: PagePool) -> Self {
+        Self { team, rank: team.rank() as usize, size: team.size() as usize, pages }
     }
 }
 
@@ -31,17 +32,18 @@ impl Team for Imported {
     }
 
     fn barrier(&self) -> Result<()> {
-        host::barrier().map_err(from_host)
+        self.team.barrier().map_err(from_host)
     }
 
     fn is_stopped(&self) -> bool {
-        host::is_stopped()
+        self.team.is_stopped()
     }
 
     fn share(&self, len: usize) -> Result<Box<dyn SharedMemory>> {
         let bytes = len.checked_mul(size_of::<f32>());
         let pages = bytes.and_then(|n| self.pages.take(n)).ok_or_else(no_memory)?;
-        host::share(pages.start().addr() as u64, pages.len() as u64).map_err(from_host)?;
+        let (start, bytes) = (pages.start().addr() as u64, pages.len() as u64);
+        self.team.share(start, bytes).map_err(from_host)?;
         Ok(Box::new(Shared { pages: ManuallyDrop::new(pages), len }))
     }
 }
@@ -53,15 +55,15 @@ fn no_memory() -> Error {
     )
 }
 
-fn from_host(error: host::ErrorCode) -> Error {
+fn from_host(error: TeamError) -> Error {
     match error {
-        host::ErrorCode::Broken => Error::new(ErrorKind::Team, "another thread gave up"),
-        host::ErrorCode::OutOfMemory => no_memory(),
-        host::ErrorCode::Unsupported => Error::new(
+        TeamError::Broken => Error::new(ErrorKind::Team, "another thread gave up"),
+        TeamError::OutOfMemory => no_memory(),
+        TeamError::Unsupported => Error::new(
             ErrorKind::Unsupported,
             "this host shares no memory between threads; use one thread",
         ),
-        host::ErrorCode::InvalidRange => {
+        TeamError::InvalidRange => {
             Error::new(ErrorKind::Team, "the threads do not agree on what they share")
         }
     }

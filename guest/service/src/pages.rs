@@ -12,16 +12,18 @@ use range_alloc::RangeAllocator;
 
 /// The unit in which WebAssembly's memories grow.
 const WASM_PAGE_BYTES: usize = 1 << 16;
-/// The most of these that a memory has.
-const N_WASM_PAGES_MAX: usize = 1 << 16;
+/// The most of these that a memory has: of 4 GiB, or of 256 TiB where addresses have 64 bits.
+const N_WASM_PAGES_MAX: usize = if cfg!(target_pointer_width = "32") { 1 << 16 } else { 1 << 32 };
 
 /// Makes the memory larger by `n` of WebAssembly's pages, and answers the number of the
 /// first.
 fn grow(n: usize) -> Option<usize> {
     #[cfg(target_arch = "wasm32")]
     return Some(std::arch::wasm32::memory_grow::<0>(n)).filter(|&first| first != usize::MAX);
+    #[cfg(target_arch = "wasm64")]
+    return Some(std::arch::wasm64::memory_grow::<0>(n)).filter(|&first| first != usize::MAX);
     // Elsewhere this crate is checked, but has no host.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(not(target_family = "wasm"))]
     panic!("no memory to grow by {n}");
 }
 
