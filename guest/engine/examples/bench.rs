@@ -52,7 +52,13 @@ fn run(
     repetitions: usize,
 ) -> Result<Samples> {
     let (folder, name) = Folder::of(path)?;
-    let model = Rc::new(Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), Box::new(member))?);
+    let model = Rc::new(Model::load_in_team(
+        &folder,
+        &name,
+        u64::MAX,
+        &LoadOptions::default(),
+        Box::new(member),
+    )?);
     let n_vocab = model.info().n_vocab;
     let token = |i: usize| (i as u32).wrapping_mul(2_654_435_761) % n_vocab;
     let prompt: Vec<u32> = (0..n_prompt).map(token).collect();

@@ -326,11 +326,8 @@ mod tests {
 
         let scaled = load(Some(RopeScaling::Yarn { factor: 2.0 }));
         assert_eq!(scaled.info().n_ctx_train, trained);
-        let mut context = Context::new(scaled.clone(), None).unwrap();
+        let context = Context::new(scaled.clone(), None).unwrap();
         assert_eq!(context.n_ctx(), 2 * trained as usize);
-        let tokens: Vec<u32> = (0..trained + 1).map(|i| i * 7 % 500).collect();
-        context.feed(&tokens).unwrap();
-        assert!(context.logits().is_ok());
         let error = Context::new(scaled, Some(2 * trained + 1)).err().unwrap();
         assert!(error.to_string().contains("scaled to"), "{error}");
     }

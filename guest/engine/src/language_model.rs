@@ -76,7 +76,8 @@ impl LanguageModel {
         let metadata = &gguf.header.metadata;
         let tokenizer = Tokenizer::from_metadata(metadata).map_err(in_file)?;
         let template = ChatTemplate::from_metadata(metadata).map_err(in_file);
-        let model = Model::from_gguf(weights, gguf, window_bytes_max, options, team).map_err(in_file)?;
+        let model =
+            Model::from_gguf(weights, gguf, window_bytes_max, options, team).map_err(in_file)?;
         Ok(Self { model: Rc::new(model), tokenizer: Rc::new(tokenizer), template })
     }
 

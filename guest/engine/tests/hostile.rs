@@ -167,7 +167,8 @@ impl Parts {
 
 /// What a file with these bytes comes to; a panic is passed on.
 fn outcome(file: Vec<u8>) -> Result<()> {
-    let model = LanguageModel::load(&File(file.into()), "model.gguf", 1 << 30, &LoadOptions::default())?;
+    let model =
+        LanguageModel::load(&File(file.into()), "model.gguf", 1 << 30, &LoadOptions::default())?;
     let sampling = Sampling {
         temperature: 0.8,
         top_k: 40,

@@ -40,13 +40,8 @@ static LIMITED: Limited = Limited;
 /// memory for, as it allocates more than `bytes_max` at once.
 fn check(member: Member, unlucky: bool, steps: &[usize], last: usize, bytes_max: usize) {
     let (folder, name) = Folder::of(&model("qwen2moe-q8_0")).unwrap();
-    let model = Model::load_in_team(
-        &folder,
-        &name,
-        u64::MAX,
-        &LoadOptions::default(),
-        Box::new(member),
-    );
+    let model =
+        Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), Box::new(member));
     let model = Rc::new(model.unwrap());
     let text: Vec<u32> = (0..200).map(|i| i * 37 % 500).collect();
     let fed = || {
@@ -81,8 +76,7 @@ fn check_teams(steps: &[usize], last: usize, bytes_max: usize) {
         for unlucky in 0..size {
             thread::scope(|scope| {
                 for (rank, member) in Member::team(size).into_iter().enumerate() {
-                    let check =
-                        move || check(member, rank == unlucky, steps, last, bytes_max);
+                    let check = move || check(member, rank == unlucky, steps, last, bytes_max);
                     scope.spawn(check);
                 }
             });

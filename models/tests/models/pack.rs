@@ -94,7 +94,14 @@ fn logits(path: &Path, size: usize, tokens: &[u32], n_prompt: usize) -> Vec<Vec<
         let member = |member: Member| {
             let (folder, name) = (&folder, &name);
             scope.spawn(move || {
-                let model = Model::load_in_team(folder, name, u64::MAX, &LoadOptions::default(), Box::new(member)).unwrap();
+                let model = Model::load_in_team(
+                    folder,
+                    name,
+                    u64::MAX,
+                    &LoadOptions::default(),
+                    Box::new(member),
+                )
+                .unwrap();
                 let mut context = Context::new(Rc::new(model), None).unwrap();
                 let (prompt, rest) = tokens.split_at(n_prompt);
                 let parts = std::iter::once(prompt).chain(rest.chunks(1));

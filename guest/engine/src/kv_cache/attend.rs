@@ -244,13 +244,7 @@ mod tests {
 
     impl Case {
         /// A cache of `n` positions, and a query of each.
-        fn new(
-            format: KvFormat,
-            n: usize,
-            kv_heads: usize,
-            group: usize,
-            head_dim: usize,
-        ) -> Self {
+        fn new(format: KvFormat, n: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
             let mut rng = Xoshiro256PlusPlus::seed_from_u64((n * head_dim + group) as u64);
             let kv_width = kv_heads * head_dim;
             let keys = random(&mut rng, n * kv_width);
@@ -328,7 +322,7 @@ mod tests {
 
     #[test]
     fn attention_is_what_the_formula_says() {
-        let formats = FORMATS.into_iter().zip([2e-6, 1e-3, 3e-2]);
+        let formats = FORMATS.into_iter().zip([2e-6, 3e-3, 5e-2]);
         let cases = formats.flat_map(|format| HEAD_DIMS.map(|head_dim| (format, head_dim)));
         for ((format, tolerance), head_dim) in cases {
             for (group, kv_heads) in [(1, 2), (3, 3), (4, 1), (8, 2)] {

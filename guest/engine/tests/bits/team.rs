@@ -25,7 +25,8 @@ fn run<T: Send>(
             let (folder, name, options, f) = (&folder, &name, &options, &f);
             scope.spawn(move || {
                 let model =
-                    Model::load_in_team(folder, name, window_bytes_max, options, Box::new(member)).unwrap();
+                    Model::load_in_team(folder, name, window_bytes_max, options, Box::new(member))
+                        .unwrap();
                 f(Rc::new(model))
             })
         };
@@ -54,11 +55,13 @@ fn check(name: &str) {
     {
         let path = model(&format!("{name}-{quant}"));
         for n_batch in [1, tokens.len()] {
-            let alone = &run(&path, 1, u64::MAX, kv_format, |model| logits(model, tokens, n_batch))[0];
+            let alone =
+                &run(&path, 1, u64::MAX, kv_format, |model| logits(model, tokens, n_batch))[0];
             assert!(alone.iter().flatten().any(|&x| x != alone[0][0]));
             // Eleven are more than any of these models has heads.
             for size in [2, 3, 4, 11] {
-                let all = run(&path, size, u64::MAX, kv_format, |model| logits(model, tokens, n_batch));
+                let all =
+                    run(&path, size, u64::MAX, kv_format, |model| logits(model, tokens, n_batch));
                 for (rank, got) in all.iter().enumerate() {
                     assert!(got == alone, "{name} {quant}: rank {rank} of {size} differs");
                 }
@@ -96,8 +99,9 @@ fn granitemoe() {
 fn a_batch_that_is_exchanged_in_steps() {
     let (path, kv_format) = (model("mixtral-q8_0"), KvFormat::default());
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
-    let [one, two] = [1, 2]
-        .map(|size| run(&path, size, u64::MAX, kv_format, |model| logits(model, &tokens, 699)).remove(0));
+    let [one, two] = [1, 2].map(|size| {
+        run(&path, size, u64::MAX, kv_format, |model| logits(model, &tokens, 699)).remove(0)
+    });
     assert!(one == two);
 }
 
@@ -155,7 +159,9 @@ fn whoever_is_stopped_has_changed_nothing() {
     let (folder, name) = Folder::of(&path).unwrap();
     let n_left = Rc::new(Cell::new(u32::MAX));
     let team = Box::new(Stopped(n_left.clone()));
-    let model = Rc::new(Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), team).unwrap());
+    let model = Rc::new(
+        Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), team).unwrap(),
+    );
     // The second batch of the longer one is short.
     for n_tokens in [7, 515] {
         let text: Vec<u32> = (0..n_tokens).map(|i| i * 37 % 500).collect();
