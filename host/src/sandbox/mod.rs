@@ -61,6 +61,7 @@ impl Sandbox {
         program: &Arc<Program>,
         weights: &Arc<Weights>,
         limits: Limits,
+        options: wit::LoadOptions,
         n_threads: usize,
     ) -> Result<Self> {
         let team = Team::new(n_threads, weights.store.clone()).with_whole_files(program.is_wide);
@@ -76,7 +77,7 @@ impl Sandbox {
             crew.all(move |rank, member| {
                 let state =
                     State::new(weights.clone(), limits, team.clone(), rank, program.is_wide);
-                let (loaded, info) = match Member::load(&program.guest, state)? {
+                let (loaded, info) = match Member::load(&program.guest, state, options)? {
                     Ok(loaded) => loaded,
                     Err(error) => return Ok(Err(error)),
                 };

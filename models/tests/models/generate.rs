@@ -8,7 +8,7 @@ use std::rc::Rc;
 use moewe_engine::native::Folder;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
-use moewe_engine::{Context, Model};
+use moewe_engine::{Context, LoadOptions, Model};
 use moewe_gguf::Gguf;
 use moewe_models::generate::{Family, Quantization, Shape, generate, generate_small};
 use moewe_models::{Error, Progress, Step};
@@ -98,7 +98,8 @@ fn small_models_of_every_family_compute() {
         {
             generate_small(&path, family, quantization, 1, &mut Heard::default()).unwrap();
             let (folder, name_of_file) = Folder::of(&path).unwrap();
-            let model = Model::load(&folder, &name_of_file, u64::MAX).unwrap();
+            let model =
+                Model::load(&folder, &name_of_file, u64::MAX, &LoadOptions::default()).unwrap();
             assert_eq!(model.info().quantization, name);
             let mut context = Context::new(Rc::new(model), None).unwrap();
             for token in [1, 300, 2, 77] {
@@ -148,7 +149,13 @@ fn the_engine_computes_sane_numbers_with_it() {
     generate(file.path(), &TINY, 1, &mut Heard::default()).unwrap();
     let (folder, name) = Folder::of(file.path()).unwrap();
     let windows = Rc::default();
-    let model = Model::load(&Watched(&folder, Rc::clone(&windows)), &name, u64::MAX).unwrap();
+    let model = Model::load(
+        &Watched(&folder, Rc::clone(&windows)),
+        &name,
+        u64::MAX,
+        &LoadOptions::default(),
+    )
+    .unwrap();
     assert_eq!(model.info().quantization, "Q4_K");
     let loaded = windows.borrow().len();
 
