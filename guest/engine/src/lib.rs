@@ -4,6 +4,9 @@
 //! WebAssembly: the same source builds natively, for tests and for measuring
 //! what the sandbox costs.
 
+// What a 64-bit memory takes of `core::arch` is not stable yet.
+#![cfg_attr(target_arch = "wasm64", feature(simd_wasm64))]
+
 mod arch;
 mod blocks;
 pub mod chat;

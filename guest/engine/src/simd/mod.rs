@@ -7,9 +7,9 @@
 //! no freedom; there is no fused multiply-add. So a model says the same thing
 //! on every machine.
 
-#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+#[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
 mod wasm;
-#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+#[cfg(all(target_family = "wasm", target_feature = "relaxed-simd"))]
 pub(crate) use wasm::V;
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse4.1"))]
@@ -18,12 +18,12 @@ mod x86;
 pub(crate) use x86::V;
 
 #[cfg(not(any(
-    all(target_arch = "wasm32", target_feature = "relaxed-simd"),
+    all(target_family = "wasm", target_feature = "relaxed-simd"),
     all(target_arch = "x86_64", target_feature = "sse4.1")
 )))]
 mod portable;
 #[cfg(not(any(
-    all(target_arch = "wasm32", target_feature = "relaxed-simd"),
+    all(target_family = "wasm", target_feature = "relaxed-simd"),
     all(target_arch = "x86_64", target_feature = "sse4.1")
 )))]
 pub(crate) use portable::V;
@@ -32,7 +32,7 @@ mod steps;
 pub(crate) use steps::steps;
 
 /// What the kernels were compiled for.
-pub const INSTRUCTIONS: &str = if cfg!(target_arch = "wasm32") {
+pub const INSTRUCTIONS: &str = if cfg!(target_family = "wasm") {
     if cfg!(target_feature = "relaxed-simd") { "wasm relaxed-simd" } else { "portable" }
 } else if cfg!(all(target_arch = "x86_64", target_feature = "sse4.1")) {
     "SSE4.1"

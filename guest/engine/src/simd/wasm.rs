@@ -1,6 +1,9 @@
 //! The instructions of WebAssembly.
 
+#[cfg(target_arch = "wasm32")]
 use core::arch::wasm32::*;
+#[cfg(target_arch = "wasm64")]
+use core::arch::wasm64::*;
 
 /// 128 bits.
 #[derive(Clone, Copy)]
