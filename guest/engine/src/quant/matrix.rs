@@ -9,7 +9,7 @@ use super::gemv::{self, Counts};
 use super::pack;
 use super::packed::PackedRows;
 use super::panels::Panels;
-use super::raw::RawRows;
+use super::raw::{RawRows, fetch};
 use super::rows::FourRows;
 use super::shape::{GROUPS, ROWS, TOKENS};
 use crate::simd::V;
@@ -175,16 +175,21 @@ impl<'a> Matrix<'a> {
         let panels = Panels::new::<B>(x, tokens);
         let mut y = [[V::splat_f32(0.0); GROUPS]; TOKENS];
         for first in (0..self.rows).step_by(4 * GROUPS) {
+            if R::ARE_APART {
+                let n = self.rows.min(first + ROWS * GROUPS) - first;
+                fetch(&self.bytes[first * self.row_bytes..][..n * self.row_bytes]);
+            }
             for group in 0..GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks.
                 unsafe { tile.unpack::<B>(group, rows(first + 4 * group)) };
             }
             for panel in 0..tokens.len().div_ceil(TOKENS) {
+                let some = TOKENS * panel..tokens.len();
                 // SAFETY: all groups were unpacked; vectors and rows have one
                 // length.
-                unsafe { gemm::dot::<B>(&tile, &panels, panel, &mut y) };
-                for (i, y) in (TOKENS * panel..tokens.len()).zip(y) {
+                unsafe { gemm::dots::<B>(&tile, &panels, panel, some.len(), &mut y) };
+                for (i, y) in some.zip(y) {
                     for (group, y) in y.into_iter().enumerate() {
                         self.put(first + 4 * group, i, y.to_f32(), &mut put);
                     }
