@@ -155,10 +155,22 @@ impl<'a> Matrix<'a> {
     ) {
         for first in (0..self.rows).step_by(4) {
             let rows = self.four_rows(first);
-            for (i, &token) in tokens.iter().enumerate() {
-                // SAFETY: the rows hold `cols` numbers, and so does the vector.
-                let y = unsafe { formats::dot_rows::<F>(rows, x.vector(token)) };
-                self.put(first, i, y, &mut put);
+            let (pairs, rest) = tokens.as_chunks::<2>();
+            let mut two = [[0.0; 4]; 2];
+            for (i, pair) in pairs.iter().enumerate() {
+                let x = pair.map(|token| x.vector(token));
+                // SAFETY: the rows hold `cols` numbers, and so do the vectors.
+                unsafe { formats::dot_rows::<F, 2>(rows, x, &mut two) };
+                self.put(first, 2 * i, two[0], &mut put);
+                self.put(first, 2 * i + 1, two[1], &mut put);
+            }
+            for &token in rest {
+                let [one, _] = &mut two;
+                // SAFETY: as above.
+                unsafe {
+                    formats::dot_rows::<F, 1>(rows, [x.vector(token)], std::array::from_mut(one));
+                }
+                self.put(first, tokens.len() - 1, *one, &mut put);
             }
         }
     }
