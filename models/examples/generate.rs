@@ -18,7 +18,7 @@ use moewe_models::{Bar, Error};
 struct Arguments {
     /// The GGUF file to write
     out: PathBuf,
-    /// Which one: 0.7, 4.35, 16.9 and 4.8 GB
+    /// Which one: 0.7, 4.35, 16.9 and 4.86 GB
     #[arg(long, default_value = "moe-7.7b",
         value_parser = PossibleValuesParser::new(Shape::NAMED.map(|(name, _)| name)))]
     shape: String,

@@ -86,7 +86,7 @@ impl Shape {
     };
 
     /// The layers of [Llama 3 8B](https://arxiv.org/abs/2407.21783), and five more in
-    /// place of its large vocabulary: 8.1 billion parameters, 4.8 GB.
+    /// place of its large vocabulary: 8.1 billion parameters, 4.86 GB.
     pub const LLAMA_8B: Self = Self {
         n_layer: 37,
         n_embd: 4096,
