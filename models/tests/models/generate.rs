@@ -195,7 +195,7 @@ fn without_experts_it_is_dense() {
         [TensorType::Q6_K, TensorType::Q4_K, TensorType::Q6_K]
     );
     let (folder, name) = Folder::of(file.path()).unwrap();
-    let model = Model::load(&folder, &name, u64::MAX).unwrap();
+    let model = Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap();
     assert_eq!(model.info().architecture, "llama");
     let mut context = Context::new(Rc::new(model), None).unwrap();
     for token in [1, 300, 2, 77] {
