@@ -354,7 +354,7 @@ impl Demand<'_> {
                 let shown = windows.borrow_mut().get((self.index, expert), &layout, open)?;
                 (layout, shown)
             }
-            Experts::Stored(Stored { store, windows, spans, window_of }) => {
+            Experts::Stored(Stored { store, windows, spans, window_of, .. }) => {
                 let rows = layer.in_slot(expert, store.page_size() as u64);
                 let layout = Layout::within(spans.clone(), *window_of, &rows);
                 let slot = self.places[i].slot;
