@@ -14,8 +14,8 @@ use crate::results::Test;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 100)]
 pub struct Arguments {
-    /// Models: known ones, or GGUF files [default: all known ones; for memory and
-    /// prefetch alone, the mixture of experts]
+    /// Models: known ones, or GGUF files [default: SmolLM2 and moe-7.7b; for memory and
+    /// prefetch alone, moe-7.7b]
     #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
     pub models: Vec<PathBuf>,
     /// Who is measured [default: all]

@@ -54,7 +54,8 @@ fn run(mut arguments: Arguments) -> Result<()> {
         false => Vec::new(),
     };
     if arguments.models.is_empty() {
-        let known = Known::ALL.iter().filter(|known| is_usual || known.has_experts());
+        let usual = Known::ALL.iter().filter(|known| known.is_usual);
+        let known = usual.filter(|known| is_usual || known.has_experts());
         arguments.models = known.map(|known| known.name.into()).collect();
     }
     let programs = Programs::find(&arguments, &needed);

@@ -16,6 +16,8 @@ use crate::process;
 pub struct Known {
     pub name: &'static str,
     origin: Origin,
+    /// Whether it is measured if nobody says which.
+    pub is_usual: bool,
 }
 
 enum Origin {
@@ -24,22 +26,34 @@ enum Origin {
     /// The same, in another quantisation.
     Quantized(&'static str),
     /// Random weights.
-    Random,
+    Random(Shape),
 }
 
 const RECIPE: &str = "smollm2-135m-instruct";
 
 impl Known {
-    pub const ALL: [Self; 4] = [
-        Self { name: "smollm2-q4_0", origin: Origin::Quantized("Q4_0") },
-        Self { name: "smollm2-q4_1", origin: Origin::Recipe },
-        Self { name: "smollm2-q8_0", origin: Origin::Quantized("Q8_0") },
-        Self { name: "moe-7.7b", origin: Origin::Random },
+    pub const ALL: [Self; 7] = [
+        Self::usual("smollm2-q4_0", Origin::Quantized("Q4_0")),
+        Self::usual("smollm2-q4_1", Origin::Recipe),
+        Self::usual("smollm2-q8_0", Origin::Quantized("Q8_0")),
+        Self::usual("moe-7.7b", Origin::Random(Shape::MOE_7_7B)),
+        Self::on_demand("many", Shape::MANY),
+        Self::on_demand("moe-30b", Shape::MOE_30B),
+        Self::on_demand("llama-8b", Shape::LLAMA_8B),
     ];
+
+    const fn usual(name: &'static str, origin: Origin) -> Self {
+        Self { name, origin, is_usual: true }
+    }
+
+    /// One that takes its time and its place on the disk only when it is asked for.
+    const fn on_demand(name: &'static str, shape: Shape) -> Self {
+        Self { name, origin: Origin::Random(shape), is_usual: false }
+    }
 
     /// Whether it can be run in less memory than it has bytes.
     pub fn has_experts(&self) -> bool {
-        matches!(self.origin, Origin::Random)
+        matches!(&self.origin, Origin::Random(shape) if shape.has_experts())
     }
 
     /// Its file in `folder`, fetched or made if it is missing.
@@ -49,7 +63,7 @@ impl Known {
         if place.exists() {
             return Ok(place);
         }
-        match self.origin {
+        match &self.origin {
             Origin::Recipe => return recipe(folder),
             Origin::Quantized(quantization) => {
                 let llama_cpp = llama_cpp.map_err(|reason| anyhow!("{reason}"));
@@ -57,7 +71,7 @@ impl Known {
                 eprintln!("writing {}", place.display());
                 llama_cpp.quantize(&recipe(folder)?, &place, quantization)?;
             }
-            Origin::Random => generate(&place, &Shape::MOE_7_7B, 1, &mut Bar::new())?,
+            Origin::Random(shape) => generate(&place, shape, 1, &mut Bar::new())?,
         }
         Ok(place)
     }
@@ -162,9 +176,7 @@ mod tests {
         let model = find(&file).unwrap();
         assert_eq!((&*model.name, model.path), ("some", Ok(file)));
         let error = find(Path::new("smolm")).err().unwrap().to_string();
-        assert!(
-            error.ends_with("no known model: smollm2-q4_0, smollm2-q4_1, smollm2-q8_0, moe-7.7b")
-        );
+        assert!(error.contains("no known model: smollm2-q4_0, smollm2-q4_1, "), "{error}");
         // Without llama.cpp, it can be listed as missing.
         let model = find(Path::new("smollm2-q8_0")).unwrap();
         assert_eq!(model.path.unwrap_err(), "it is quantised with llama.cpp: no compiler");

@@ -75,7 +75,8 @@ impl Engine {
         if let Some(program) = &*wide {
             return Ok(program.clone());
         }
-        let program = Program::wide(self.options.spectre_guard).map_err(cannot_start)?;
+        let program =
+            Program::wide(self.options.spectre_guard, self.narrow.clone()).map_err(cannot_start)?;
         Ok(wide.insert(Arc::new(program)).clone())
     }
 }

@@ -14,7 +14,8 @@ pub struct ModelInfo {
     pub n_params: u64,
     /// Bytes of all tensors together.
     pub weight_bytes: u64,
-    /// Bytes of KV cache that one token of context costs.
+    /// Bytes of KV cache that one token of context costs, in the format of
+    /// [`ModelOptions::kv_format`](crate::ModelOptions::kv_format).
     pub kv_bytes_per_token: u64,
     /// How many layers.
     pub n_layer: u32,
@@ -24,6 +25,9 @@ pub struct ModelInfo {
     pub n_vocab: u32,
     /// The context the model was trained for, in tokens.
     pub n_ctx_train: u32,
+    /// The longest context that a session may have, in tokens: as long, or longer if
+    /// [`ModelOptions::rope_scaling`](crate::ModelOptions::rope_scaling) says so.
+    pub n_ctx_max: u32,
     /// The most bytes of a text that become one token; 0 if the file brings no
     /// tokenizer.
     pub token_bytes_max: u32,

@@ -36,6 +36,7 @@
 //! and those of a session with several, are this crate's own.
 
 mod compiled;
+mod context;
 mod engine;
 mod error;
 mod files;
@@ -52,6 +53,7 @@ mod sandbox;
 mod session;
 mod weights;
 
+pub use context::{KvFormat, RopeScaling};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Generation, TokenStream};

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use moewe_packed::{Stamp, read_header};
 
+use crate::context::{KvFormat, RopeScaling, load_options};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{Choice, Guest};
 use crate::info::ModelInfo;
 use crate::residency::{ExpertStats, ExpertStore, MemoryNeeds, MemoryOptions};
+use crate::sandbox::bindings::exports::moewe::inference::inference as wit;
 use crate::sandbox::{Limits, Program, Sandbox};
 use crate::session::{Session, SessionOptions};
 use crate::weights::{WeightStats, Weights, WeightsMode};
@@ -45,6 +47,11 @@ pub struct ModelOptions {
     /// than that; any amount by default, and the system's page cache holds the
     /// weights. Linux only.
     pub memory: Option<MemoryOptions>,
+    /// How sessions keep the keys and values of past tokens.
+    pub kv_format: KvFormat,
+    /// What is done for contexts that are longer than those of the training; by default
+    /// what the file says.
+    pub rope_scaling: Option<RopeScaling>,
     /// The longest time that one call may take; any time by default. A call
     /// that exceeds it ends the session.
     pub time_max: Option<Duration>,
@@ -72,6 +79,8 @@ impl Default for ModelOptions {
             threads: 1,
             memory_max: 2 << 30,
             memory: None,
+            kv_format: KvFormat::default(),
+            rope_scaling: None,
             time_max: None,
         }
     }
@@ -83,6 +92,8 @@ pub struct Model {
     weights: Arc<Weights>,
     limits: Limits,
     n_threads: usize,
+    /// How guests load it.
+    load_options: wit::LoadOptions,
     /// The guest that was asked for.
     guest: Option<Guest>,
     /// The guest that sessions have, as far as their KV cache leaves it the choice.
@@ -118,7 +129,8 @@ impl Model {
             weights.limit(memory)?;
         }
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
-        Self::load(engine, path, weights, limits, n_threads, options.guest)
+        let load = load_options(options.kv_format, options.rope_scaling);
+        Self::load(engine, path, weights, limits, load, n_threads, options.guest)
     }
 
     /// The guest that would compute the model with these options, and why. Only the sizes
@@ -157,7 +169,8 @@ impl Model {
         let store = Arc::new(ExpertStore::asking(weights.files.name())?);
         weights.store = Some(store.clone());
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
-        let loaded = Self::load(engine, path, weights, limits, n_threads, Some(guest));
+        let load = load_options(options.kv_format, options.rope_scaling);
+        let loaded = Self::load(engine, path, weights, limits, load, n_threads, Some(guest));
         store.needs().ok_or_else(|| match loaded {
             Err(error) => error,
             Ok(_) => Error::new(ErrorKind::Internal, "the engine did not describe the model"),
@@ -170,18 +183,20 @@ impl Model {
         path: PathBuf,
         weights: Weights,
         limits: Limits,
+        load_options: wit::LoadOptions,
         n_threads: usize,
         guest: Option<Guest>,
     ) -> Result<Self> {
         let weights = Arc::new(weights);
         let choice = choose(&weights, guest, budget_bytes(&weights), 0);
         let program = engine.program(choice.guest)?;
-        let sandbox = Sandbox::load(&program, &weights, limits, n_threads)?;
+        let sandbox = Sandbox::load(&program, &weights, limits, load_options, n_threads)?;
         Ok(Self {
             engine: engine.clone(),
             weights,
             limits,
             n_threads,
+            load_options,
             guest,
             choice,
             path,
@@ -208,7 +223,7 @@ impl Model {
     /// sense.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
         if let (Some(store), Some(n_ctx)) = (&self.weights.store, options.n_ctx) {
-            store.check_context(n_ctx.min(self.info.n_ctx_train).into(), self.n_threads)?;
+            store.check_context(n_ctx.min(self.info.n_ctx_max).into(), self.n_threads)?;
         }
         let choice = self.choice_for(options.n_ctx);
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -216,7 +231,8 @@ impl Model {
             Some(sandbox) => sandbox,
             None => {
                 let program = self.engine.program(choice.guest)?;
-                Sandbox::load(&program, &self.weights, self.limits, self.n_threads)?
+                let (limits, load) = (self.limits, self.load_options);
+                Sandbox::load(&program, &self.weights, limits, load, self.n_threads)?
             }
         };
         match Session::start(&mut sandbox, &options) {
@@ -239,8 +255,8 @@ impl Model {
 
     /// The guest for a session with a context of so many tokens.
     fn choice_for(&self, n_ctx: Option<u32>) -> Choice {
-        let trained = self.info.n_ctx_train;
-        let n_ctx = n_ctx.map_or(trained, |n_ctx| n_ctx.min(trained));
+        let max = self.info.n_ctx_max;
+        let n_ctx = n_ctx.map_or(max, |n_ctx| n_ctx.min(max));
         let kv_bytes = self.info.kv_bytes_per_token.saturating_mul(n_ctx.into());
         let kv_bytes = kv_bytes.min(self.limits.memory_max);
         choose(&self.weights, self.guest, budget_bytes(&self.weights), kv_bytes)

@@ -195,7 +195,7 @@ impl Session {
 
     /// The session that was started in a sandbox.
     pub(crate) fn new(sandbox: Sandbox, info: Arc<ModelInfo>, n_ctx: Option<u32>) -> Self {
-        let n_ctx = n_ctx.unwrap_or(info.n_ctx_train);
+        let n_ctx = n_ctx.unwrap_or(info.n_ctx_max);
         Self { sandbox, info, n_ctx }
     }
 
@@ -400,7 +400,7 @@ impl Session {
 
     /// The way out for what does not fit a context, if there is a larger one.
     fn larger_context(&self, n_ctx: u32) -> String {
-        match self.info.n_ctx_train {
+        match self.info.n_ctx_max {
             n if n > n_ctx => format!(", or use a larger context (up to {n})"),
             _ => String::new(),
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use moewe_engine::LoadOptions;
 use moewe_engine::native::Folder;
 use moewe_gguf::{Gguf, Header, TensorInfo};
 use moewe_packed::PackedCopy;
@@ -67,7 +68,7 @@ impl Report {
 
         // The engine knows best what its KV cache takes. Mapping the weights
         // to ask it reads next to nothing of them.
-        let engine = moewe_engine::Model::load(&folder, &name, u64::MAX);
+        let engine = moewe_engine::Model::load(&folder, &name, u64::MAX, &LoadOptions::default());
         let kv_bytes_per_token = engine.as_ref().ok().map(|m| m.info().kv_bytes_per_token);
         let (expert_bytes, dense_bytes) = (header.tensors.values())
             .map(|t| if t.is_expert() { (t.size, 0) } else { (0, t.size) })

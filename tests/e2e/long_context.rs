@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use moewe::{Engine, ErrorKind, ModelOptions, SessionOptions};
+use moewe_engine::LoadOptions;
 use moewe_engine::native::Folder;
 use moewe_tests::tiny::{N_VOCAB, Tiny};
 
@@ -73,7 +74,9 @@ fn natively_the_rest_is_less_than_a_mebibyte() {
     let tiny = Tiny { n_layer: 1, n_head: 1, head_dim: 4, n_ctx: N_CTX };
     let (_folder, path) = write(&tiny);
     let (folder, name) = Folder::of(&path).unwrap();
-    let model = Rc::new(moewe_engine::Model::load(&folder, &name, u64::MAX).unwrap());
+    let model = Rc::new(
+        moewe_engine::Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap(),
+    );
     let prompt = prompt();
 
     let before = BYTES.get();

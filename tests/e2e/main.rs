@@ -1,6 +1,7 @@
 //! The command and the host crate, end to end, on real files.
 
 mod guests;
+mod kv;
 mod long_context;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use moewe_engine::native::Folder;
-use moewe_engine::{Context, Model};
+use moewe_engine::{Context, LoadOptions, Model};
 use moewe_tests::{argmax, golden, mean_kl, moewe_ok, read_npy};
 
 const N_POSITIONS: usize = 32;
@@ -37,7 +37,7 @@ fn run(golden: &Path, model: &str) -> Vec<Vec<f32>> {
     assert!(attached == read, "{model}: attached and copied weights give different logits");
 
     let (folder, name) = Folder::of(&golden.join(model)).unwrap();
-    let native = Rc::new(Model::load(&folder, &name, u64::MAX).unwrap());
+    let native = Rc::new(Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap());
     let mut context = Context::new(native, None).unwrap();
     let text = std::fs::read_to_string(golden.join("tokens.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();

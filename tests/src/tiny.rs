@@ -27,9 +27,9 @@ const FFN: [(&str, &[u32]); 3] =
 pub const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 impl Tiny {
-    /// Bytes of KV cache for a token.
+    /// Bytes of KV cache for a token, in 16 bits a number.
     pub fn kv_bytes_per_token(&self) -> u64 {
-        2 * u64::from(self.n_layer * self.n_head * self.head_dim) * 4
+        2 * u64::from(self.n_layer * self.n_head * self.head_dim) * 2
     }
 
     /// Writes the model as a GGUF file, without a tokenizer.

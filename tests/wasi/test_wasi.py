@@ -1,4 +1,5 @@
-"""The program for WASI runtimes, under a stock one: Python's `wasmtime`.
+"""The programs for WASI runtimes, under a stock one: Python's `wasmtime`. One has 32-bit
+addresses, the other 64-bit ones.
 
 `cargo xtask test` sets everything up. The model is the file that the
 environment variable MOEWE_SMOLLM2 names; MOEWE is the command `moewe`.
@@ -16,7 +17,7 @@ from wasmtime import Config, Engine, Store, WasiConfig
 from wasmtime.component import Component, Linker
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "target" / "moewe-wasi.wasm"
+PROGRAMS = [ROOT / "target" / name for name in ["moewe-wasi.wasm", "moewe-wasi-wide.wasm"]]
 GOLDEN = ROOT.parent / "shared" / "golden" / "smollm2.json"
 
 
@@ -28,20 +29,22 @@ def skip(missing):
 
 
 def setUpModule():
-    global engine, program
-    if not PROGRAM.exists():
-        raise FileNotFoundError(f"{PROGRAM} is missing; `cargo xtask guest` builds it")
+    global engine, narrow, wide
+    for path in PROGRAMS:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; `cargo xtask guest` builds it")
     engine = Engine(Config())
-    program = Component.from_file(engine, PROGRAM)
+    narrow, wide = [Component.from_file(engine, path) for path in PROGRAMS]
 
 
-def exported(prefix):
+def exported(program, prefix):
     [name] = [name for name in program.type.exports(engine) if name.startswith(prefix)]
     return name
 
 
-def run(*arguments, folders=()):
-    """Runs the program; returns whether it succeeded, and what it wrote."""
+def run(*arguments, folders=(), program=None):
+    """Runs a program, the one with 32-bit addresses if none is named; returns whether it succeeded, and what it wrote."""
+    program = program or narrow
     stdout, stderr = bytearray(), bytearray()
 
     def collect(stream):
@@ -62,7 +65,7 @@ def run(*arguments, folders=()):
     linker = Linker(engine)
     linker.add_wasip2()
     instance = linker.instantiate(store, program)
-    interface = program.get_export_index(exported("wasi:cli/run@"))
+    interface = program.get_export_index(exported(program, "wasi:cli/run@"))
     function = instance.get_func(store, program.get_export_index("run", interface))
     result = function(store)
     return result, stdout.decode(), stderr.decode()
@@ -70,13 +73,16 @@ def run(*arguments, folders=()):
 
 class Shape(unittest.TestCase):
     def test_imports_wasi_only(self):
-        imports = list(program.type.imports(engine))
-        self.assertTrue(imports)
-        for name in imports:
-            self.assertRegex(name, r"^wasi:")
+        for program in [narrow, wide]:
+            imports = list(program.type.imports(engine))
+            self.assertTrue(imports)
+            for name in imports:
+                self.assertRegex(name, r"^wasi:")
 
     def test_exports_a_command_only(self):
-        self.assertEqual(list(program.type.exports(engine)), [exported("wasi:cli/run@")])
+        for program in [narrow, wide]:
+            exports = list(program.type.exports(engine))
+            self.assertEqual(exports, [exported(program, "wasi:cli/run@")])
 
 
 class Mistakes(unittest.TestCase):
@@ -126,10 +132,10 @@ class Text(unittest.TestCase):
             skip("MOEWE_SMOLLM2 names no file; `cargo xtask test` sets it")
         cls.model = Path(model).resolve()
 
-    def generate(self, name, prompt, *options):
+    def generate(self, name, prompt, *options, program=None):
         folders = [(self.model.parent, "/models")]
         options = ["-n", "24", "--temp", "0", *options]
-        status, stdout, stderr = run(name, prompt, *options, folders=folders)
+        status, stdout, stderr = run(name, prompt, *options, folders=folders, program=program)
         self.assertEqual((status.tag, stderr), ("ok", ""))
         return stdout
 
@@ -141,7 +147,9 @@ class Text(unittest.TestCase):
         arguments = [self.model, prompt, "-n", "24", "--temp", "0"]
         expected = self.output_of(os.environ["MOEWE"], "run", *arguments)
         self.assertIn("Paris", expected)
-        self.assertEqual(self.generate(self.model.name, prompt), expected)
+        for program in [narrow, wide]:
+            text = self.generate(self.model.name, prompt, program=program)
+            self.assertEqual(text, expected)
         example = ROOT / "examples" / "python" / "generate.py"
         self.assertEqual(self.output_of(sys.executable, example, *arguments), expected)
 

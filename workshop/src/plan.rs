@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use moewe::{Engine, MemoryOptions, Model, ModelOptions, Prefetch, SessionOptions};
+use moewe::{
+    Engine, KvFormat, MemoryOptions, Model, ModelOptions, Prefetch, RopeScaling, SessionOptions,
+};
 use moewe_gguf::Gguf;
 use moewe_models::generate::{Shape, generate};
 use moewe_models::{Silent, pack};
@@ -21,7 +23,7 @@ const N_TIMED: usize = 24;
 const WRONG_GUESSES: f64 = 0.13;
 
 /// How a model shall run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conditions {
     /// The most bytes that the process may have.
     pub memory_bytes: u64,
@@ -29,6 +31,10 @@ pub struct Conditions {
     pub n_ctx: u64,
     /// Threads that compute.
     pub n_threads: usize,
+    /// How keys and values are kept.
+    pub kv_format: KvFormat,
+    /// How positions are scaled, if not as the file says.
+    pub rope_scaling: Option<RopeScaling>,
     /// Whether experts are read before they are wanted.
     pub prefetch: Prefetch,
 }
@@ -71,9 +77,11 @@ pub struct Plan {
 ///
 /// [`Error::TooLittleMemory`]; models and disks that cannot be read.
 pub fn plan(engine: &Engine, path: &Path, conditions: Conditions) -> Result<Plan> {
-    let Conditions { memory_bytes, n_ctx, n_threads, prefetch } = conditions;
+    let Conditions { memory_bytes, n_ctx, n_threads, prefetch, .. } = conditions;
     let mut options = ModelOptions::default();
     options.threads = n_threads;
+    options.kv_format = conditions.kv_format;
+    options.rope_scaling = conditions.rope_scaling;
     options.memory = Some(MemoryOptions::new(memory_bytes));
     options.guest = Some(Model::guest_for(path, &options)?.0);
     // First, as what the process has counts.

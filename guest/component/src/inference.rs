@@ -4,8 +4,8 @@ use moewe_protocol as engine;
 
 use crate::Component;
 use crate::bindings::exports::moewe::inference::inference::{
-    Conversation, Error, ErrorCode, Guest, GuestModel, GuestSession, Message, Model, ModelInfo,
-    Session, SessionOptions, Step, StopReason, Usage, Utf8,
+    Conversation, Error, ErrorCode, Guest, GuestModel, GuestSession, KvFormat, LoadOptions,
+    Message, Model, ModelInfo, RopeScaling, Session, SessionOptions, Step, StopReason, Usage, Utf8,
 };
 use crate::engine::with;
 
@@ -50,8 +50,20 @@ fn from_caller(messages: Vec<Message>) -> Vec<engine::Message> {
 }
 
 impl GuestModel for LoadedModel {
-    fn load(name: String) -> Result<Model, Error> {
-        let number = with(|engine| engine.load(name))?;
+    fn load(name: String, options: LoadOptions) -> Result<Model, Error> {
+        let options = engine::LoadOptions {
+            kv_format: match options.kv_format {
+                KvFormat::F32 => engine::KvFormat::F32,
+                KvFormat::F16 => engine::KvFormat::F16,
+                KvFormat::Q8 => engine::KvFormat::Q8,
+            },
+            rope_scaling: options.rope_scaling.map(|scaling| match scaling {
+                RopeScaling::None => engine::RopeScaling::None,
+                RopeScaling::Linear(factor) => engine::RopeScaling::Linear(factor),
+                RopeScaling::Yarn(factor) => engine::RopeScaling::Yarn(factor),
+            }),
+        };
+        let number = with(|engine| engine.load(name, options))?;
         Ok(Model::new(Self(number)))
     }
 
@@ -68,6 +80,7 @@ impl GuestModel for LoadedModel {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
+            n_ctx_max: info.n_ctx_max,
             token_bytes_max: info.token_bytes_max,
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,

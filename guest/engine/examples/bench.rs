@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use moewe_engine::native::{Folder, Member};
-use moewe_engine::{Context, INSTRUCTIONS, Model, Result};
+use moewe_engine::{Context, INSTRUCTIONS, LoadOptions, Model, Result};
 
 /// Tokens per second of each repetition.
 #[derive(Default)]
@@ -52,7 +52,13 @@ fn run(
     repetitions: usize,
 ) -> Result<Samples> {
     let (folder, name) = Folder::of(path)?;
-    let model = Rc::new(Model::load_in_team(&folder, &name, u64::MAX, Box::new(member))?);
+    let model = Rc::new(Model::load_in_team(
+        &folder,
+        &name,
+        u64::MAX,
+        &LoadOptions::default(),
+        Box::new(member),
+    )?);
     let n_vocab = model.info().n_vocab;
     let token = |i: usize| (i as u32).wrapping_mul(2_654_435_761) % n_vocab;
     let prompt: Vec<u32> = (0..n_prompt).map(token).collect();

@@ -7,7 +7,7 @@ use crate::blocks::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{Batch, forward};
 use crate::kv_cache::KvCache;
-use crate::model::Model;
+use crate::model::{Model, ModelInfo};
 
 /// Tokens and what the model makes of them. Tokens are computed when their
 /// logits are wanted, so the last token of a generation costs nothing.
@@ -29,16 +29,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// An empty context for at most `n_ctx` tokens; the model's training
-    /// context if absent.
+    /// An empty context for at most `n_ctx` tokens; for as many as the model can have
+    /// if absent.
     pub fn new(model: Rc<Model>, n_ctx: Option<u32>) -> Result<Self> {
-        let trained = model.info().n_ctx_train as usize;
-        let n_ctx = n_ctx.map_or(trained, |n| n as usize);
-        if n_ctx == 0 || n_ctx > trained {
-            return Err(Error::input(format!(
-                "a context of {n_ctx} tokens is not possible; the model was trained for 1 to {trained}"
-            )));
-        }
+        let n_ctx = n_ctx.unwrap_or(model.info().n_ctx_max);
+        check_n_ctx(n_ctx, model.info())?;
+        let n_ctx = n_ctx as usize;
         let cache = model.cache();
         Ok(Self {
             model,
@@ -93,7 +89,7 @@ impl Context {
         }
         let left = self.n_ctx - self.tokens.len();
         if tokens.len() > left {
-            let trained = self.model.info().n_ctx_train as usize;
+            let n_ctx_max = self.model.info().n_ctx_max as usize;
             return Err(Error::new(
                 ErrorKind::ContextFull,
                 format!(
@@ -101,8 +97,8 @@ impl Context {
                      prompt{}",
                     tokens.len(),
                     self.n_ctx,
-                    if self.n_ctx < trained {
-                        format!(", or use a larger context (up to {trained})")
+                    if self.n_ctx < n_ctx_max {
+                        format!(", or use a larger context (up to {n_ctx_max})")
                     } else {
                         String::new()
                     }
@@ -191,7 +187,7 @@ impl Context {
         }
         self.drafted.clear();
         self.logits.truncate(n_vocab);
-        let n_batch = self.make_room(n)?;
+        let n_batch = self.make_room(n, draft.len())?;
         let room = self.n_ctx.min(self.cache.room()) - n;
         while self.computed < n {
             let end = n.min(self.computed + n_batch);
@@ -201,7 +197,6 @@ impl Context {
             if last {
                 tokens.extend(draft.iter().take(room.min(n_batch - n_new)));
             }
-            self.scratch.reserve(&self.model.widths, tokens.len())?;
             let mut compute = |tokens: &[u32]| {
                 let n_logits = if last { 1 + tokens.len() - n_new } else { 0 };
                 let batch = Batch { position: self.computed, tokens, n_logits };
@@ -223,18 +218,58 @@ impl Context {
         Ok(())
     }
 
-    /// Makes room in the KV cache for `n` tokens, and answers how many can be computed
-    /// together in what is left of the memory. All members come to the same.
-    fn make_room(&mut self, n: usize) -> Result<usize> {
-        let left = self.model.experts.bytes_max().saturating_sub(self.model.kv_bytes(n));
-        let n_batch = self.model.widths.n_batch(left);
-        if self.scratch.n_tokens() > n_batch {
+    /// Makes room in the KV cache for `n` tokens and for passes over those that are not
+    /// computed yet, with a draft of `n_draft` behind them. Answers how many can be
+    /// computed together in what is left of the memory. All members come to the same,
+    /// and if one of them has no memory, it fails for all.
+    fn make_room(&mut self, n: usize, n_draft: usize) -> Result<usize> {
+        let Self { model, cache, scratch, .. } = self;
+        let left = model.experts.bytes_max().saturating_sub(model.kv_bytes(n));
+        let n_batch = model.widths.n_batch(left);
+        if scratch.n_tokens() > n_batch {
             // The cache may need what it took.
-            self.scratch.clear();
+            scratch.clear();
         }
-        self.cache.reserve(n)?;
-        Ok(n_batch)
+        let n_pass = n_batch.min(n - self.computed + n_draft);
+        let n_logits = (1 + n_draft) * model.info().n_vocab as usize;
+        let before = cache.room();
+        if n <= before && n_pass <= scratch.n_tokens() && n_logits <= scratch.n_logits() {
+            return Ok(n_batch);
+        }
+        let reserved = (cache.reserve(n))
+            .and_then(|()| scratch.reserve(&model.widths, n_pass))
+            .and_then(|()| scratch.reserve_logits(n_logits));
+        let agreed = model.exchange.agree(reserved);
+        if agreed.is_err() {
+            // What members have must not tell them apart later.
+            cache.truncate(before);
+            *scratch = Scratch::default();
+        }
+        agreed.map(|()| n_batch)
     }
+}
+
+/// Fails unless a session with such a model can have a context of `n_ctx` tokens.
+fn check_n_ctx(n_ctx: u32, model: &ModelInfo) -> Result<()> {
+    let (max, trained) = (model.n_ctx_max, model.n_ctx_train);
+    if (1..=max).contains(&n_ctx) {
+        return Ok(());
+    }
+    let way_out = match n_ctx {
+        0 => String::new(),
+        _ => format!(
+            "; for a longer one, load it with a RoPE scaling and a factor of {} or more \
+             (`--rope-scaling yarn --rope-factor {0}`)",
+            (f64::from(n_ctx) / f64::from(trained)).ceil()
+        ),
+    };
+    let range = match max > trained {
+        true => format!("trained for {trained} and scaled to {max}"),
+        false => format!("trained for 1 to {trained}"),
+    };
+    Err(Error::input(format!(
+        "a context of {n_ctx} tokens is not possible; the model was {range}{way_out}"
+    )))
 }
 
 #[cfg(test)]
@@ -244,11 +279,12 @@ mod tests {
 
     use super::*;
     use crate::native::Folder;
+    use crate::options::{LoadOptions, RopeScaling};
 
     fn load(name: &str) -> Rc<Model> {
         let path = moewe_fixtures::model(name);
         let (folder, name) = Folder::of(&path).unwrap();
-        Rc::new(Model::load(&folder, &name, u64::MAX).unwrap())
+        Rc::new(Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap())
     }
 
     /// What is said of the memory for batches is what they take: no vector grows
@@ -271,6 +307,29 @@ mod tests {
             assert_eq!(widths.n_batch(widths.bytes(64) - widths.bytes_min() - 1), 32);
             assert_eq!(widths.n_batch(u64::MAX), crate::BATCH_MAX);
         }
+    }
+
+    /// Without scaling, a context that is too long is refused, and the way out is told.
+    #[test]
+    fn contexts_may_be_longer_than_trained() {
+        let path = moewe_fixtures::model("qwen2moe-q8_0");
+        let (folder, name) = Folder::of(&path).unwrap();
+        let load = |rope_scaling| {
+            let options = LoadOptions { rope_scaling, ..LoadOptions::default() };
+            Rc::new(Model::load(&folder, &name, u64::MAX, &options).unwrap())
+        };
+        let plain = load(None);
+        let trained = plain.info().n_ctx_train;
+        assert_eq!(Context::new(plain.clone(), None).unwrap().n_ctx(), trained as usize);
+        let error = Context::new(plain, Some(2 * trained + 1)).err().unwrap();
+        assert!(error.to_string().contains("--rope-scaling yarn --rope-factor 3"), "{error}");
+
+        let scaled = load(Some(RopeScaling::Yarn { factor: 2.0 }));
+        assert_eq!(scaled.info().n_ctx_train, trained);
+        let context = Context::new(scaled.clone(), None).unwrap();
+        assert_eq!(context.n_ctx(), 2 * trained as usize);
+        let error = Context::new(scaled, Some(2 * trained + 1)).err().unwrap();
+        assert!(error.to_string().contains("scaled to"), "{error}");
     }
 
     fn bits(x: &[f32]) -> Vec<u32> {

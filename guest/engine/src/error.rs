@@ -54,7 +54,7 @@ impl Error {
     pub(crate) fn not_finite(what: impl fmt::Display) -> Self {
         Self::invalid(format!(
             "{what} is not finite; the weights are damaged (download the model again), or the \
-             model overflows"
+             model overflows (keys and values of 32 bits hold more)"
         ))
     }
 

@@ -55,18 +55,20 @@ pub(crate) fn forward(
 mod tests {
     use super::*;
     use crate::native::Folder;
+    use crate::options::LoadOptions;
 
     #[test]
     fn logits_of_several_tokens_are_those_of_each() {
         let path = moewe_fixtures::model("qwen2moe-q4_k_m");
         let (folder, name) = Folder::of(&path).unwrap();
-        let model = Model::load(&folder, &name, u64::MAX).unwrap();
+        let model = Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap();
         let tokens = [3, 141, 59, 26, 5];
         let run = |batches: &[Batch<'_>]| -> Vec<f32> {
             let mut cache = model.cache();
             cache.reserve(tokens.len()).unwrap();
             let mut scratch = Scratch::default();
             scratch.reserve(&model.widths, tokens.len()).unwrap();
+            scratch.reserve_logits(3 * model.info().n_vocab as usize).unwrap();
             let logits = |batch| {
                 forward(&model, &mut cache, &mut scratch, batch).unwrap();
                 scratch.logits.clone()

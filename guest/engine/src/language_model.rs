@@ -6,6 +6,7 @@ use crate::chat::{ChatTemplate, Conversation, Message};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::model::{Model, ModelInfo};
+use crate::options::LoadOptions;
 use crate::sampler::{Sampler, Sampling};
 use crate::speculation::Speculation;
 use crate::team::{Alone, Team};
@@ -53,8 +54,13 @@ pub struct Session {
 
 impl LanguageModel {
     /// Opens the model in the file `name`; see [`Model::load`].
-    pub fn load(weights: &dyn Weights, name: &str, window_bytes_max: u64) -> Result<Self> {
-        Self::load_in_team(weights, name, window_bytes_max, Box::new(Alone))
+    pub fn load(
+        weights: &dyn Weights,
+        name: &str,
+        window_bytes_max: u64,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        Self::load_in_team(weights, name, window_bytes_max, options, Box::new(Alone))
     }
 
     /// The same for a member of a team; see [`Model::load_in_team`].
@@ -62,6 +68,7 @@ impl LanguageModel {
         weights: &dyn Weights,
         name: &str,
         window_bytes_max: u64,
+        options: &LoadOptions,
         team: Box<dyn Team>,
     ) -> Result<Self> {
         let gguf = weights::open(weights, name)?;
@@ -69,7 +76,8 @@ impl LanguageModel {
         let metadata = &gguf.header.metadata;
         let tokenizer = Tokenizer::from_metadata(metadata).map_err(in_file)?;
         let template = ChatTemplate::from_metadata(metadata).map_err(in_file);
-        let model = Model::from_gguf(weights, gguf, window_bytes_max, team).map_err(in_file)?;
+        let model =
+            Model::from_gguf(weights, gguf, window_bytes_max, options, team).map_err(in_file)?;
         Ok(Self { model: Rc::new(model), tokenizer: Rc::new(tokenizer), template })
     }
 
@@ -118,7 +126,7 @@ impl LanguageModel {
         let tokenizer = self.tokenizer()?;
         // More than that is more tokens than the context holds.
         let bytes_max =
-            (self.info().n_ctx_train as usize).saturating_mul(tokenizer.token_bytes_max());
+            (self.info().n_ctx_max as usize).saturating_mul(tokenizer.token_bytes_max());
         template.prepare(tokenizer, messages, add_generation_prompt, bytes_max)
     }
 

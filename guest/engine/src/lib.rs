@@ -21,6 +21,7 @@ mod model_info;
 #[cfg(not(target_family = "wasm"))]
 pub mod native;
 mod ops;
+pub mod options;
 mod plan;
 mod quant;
 mod rope;
@@ -37,6 +38,7 @@ pub use context::Context;
 pub use error::{Error, ErrorKind, Result};
 pub use model::Model;
 use moewe_gguf as gguf;
+pub use options::{KvFormat, LoadOptions, RopeScaling};
 pub use quant::pack;
 pub use simd::INSTRUCTIONS;
 pub use takes::BATCH_MAX;

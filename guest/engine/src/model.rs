@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
 use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
 use crate::kv_cache::{CHUNK, KvCache};
+use crate::options::LoadOptions;
 use crate::plan::{FfnPlan, Plan, RopePlan, VectorPlan};
 use crate::quant::Format;
 use crate::rope::Rope;
@@ -49,8 +50,13 @@ impl Model {
     /// Opens the model in the file `name`; of a split model, in the first of
     /// its files. At most `window_bytes_max` bytes of weights are addressable
     /// at a time: dense weights always are, experts take turns if they must.
-    pub fn load(weights: &dyn Weights, name: &str, window_bytes_max: u64) -> Result<Self> {
-        Self::load_in_team(weights, name, window_bytes_max, Box::new(Alone))
+    pub fn load(
+        weights: &dyn Weights,
+        name: &str,
+        window_bytes_max: u64,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        Self::load_in_team(weights, name, window_bytes_max, options, Box::new(Alone))
     }
 
     /// The same for a member of a team, which gets its share of the weights.
@@ -59,10 +65,11 @@ impl Model {
         weights: &dyn Weights,
         name: &str,
         window_bytes_max: u64,
+        options: &LoadOptions,
         team: Box<dyn Team>,
     ) -> Result<Self> {
         let gguf = weights::open(weights, name)?;
-        Self::from_gguf(weights, gguf, window_bytes_max, team)
+        Self::from_gguf(weights, gguf, window_bytes_max, options, team)
             .map_err(|e| Error::new(e.kind(), format!("{name}: {e}")))
     }
 
@@ -71,11 +78,12 @@ impl Model {
         weights: &dyn Weights,
         gguf: Gguf<Box<dyn Source>>,
         window_bytes_max: u64,
+        options: &LoadOptions,
         team: Box<dyn Team>,
     ) -> Result<Self> {
         let Gguf { header, sources, names } = gguf;
         check_layout(&header.metadata)?;
-        let plan = arch::plan(&header.metadata, &header.tensors)?;
+        let plan = arch::plan(&header.metadata, &header.tensors, options)?;
         let takes = takes(&plan, checked_size(&*team)?);
         let exchange = Exchange::new(team, takes.exchange_len())?;
         let formats = header.tensors.values().filter_map(|tensor| Format::from_type(tensor.ty));
@@ -202,13 +210,15 @@ fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::KvFormat;
     use crate::takes::{Room, State};
 
     #[test]
     fn blocks_say_what_they_take() {
         let path = moewe_fixtures::model("qwen2moe-q8_0");
+        let options = LoadOptions { kv_format: KvFormat::F32, ..LoadOptions::default() };
         let header = Gguf::read(&path).unwrap().header;
-        let plan = arch::plan(&header.metadata, &header.tensors).unwrap();
+        let plan = arch::plan(&header.metadata, &header.tensors, &options).unwrap();
         let (attention, shared) = (2 * 256 * (8 + 2) * 32, 3 * 256 * 512);
         let takes_of = |member_bytes_per_token| Takes {
             // The vocabulary is as long as the shared expert is wide.

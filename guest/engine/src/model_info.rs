@@ -30,6 +30,9 @@ pub struct ModelInfo {
     pub n_vocab: u32,
     /// The context that the model was trained for, in tokens.
     pub n_ctx_train: u32,
+    /// The longest context that a session may have, in tokens: as long, or longer if
+    /// positions are [scaled](crate::options::RopeScaling).
+    pub n_ctx_max: u32,
     /// Experts in a layer; 0 for a dense model.
     pub n_expert: u32,
     /// Experts that the router picks for a token.
@@ -52,6 +55,7 @@ impl ModelInfo {
             n_embd: plan.n_embd() as u32,
             n_vocab: plan.n_vocab() as u32,
             n_ctx_train: plan.n_ctx_train as u32,
+            n_ctx_max: plan.n_ctx_max as u32,
             n_expert: takes.room.n_expert as u32,
             n_expert_used: takes.room.n_expert_used as u32,
         })

@@ -2,11 +2,15 @@
 //! ([`arch`](crate::arch)); [`blocks`](crate::blocks) load it and compute, and know
 //! no architecture.
 
+use crate::kv_cache::KvFormat;
+
 /// A model: token ids in, logits out.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     /// The context that the model was trained for, in tokens.
     pub n_ctx_train: usize,
+    /// The longest context that it may have, in tokens.
+    pub n_ctx_max: usize,
     pub embedding: EmbeddingPlan,
     /// Each layer's attention says which of these it turns by.
     pub ropes: Vec<RopePlan>,
@@ -86,6 +90,7 @@ pub(crate) struct AttentionPlan {
     /// Index into [`Plan::ropes`], if positions turn queries and keys.
     pub rope: Option<usize>,
     pub qk_norm: Option<QkNorm>,
+    pub kv_format: KvFormat,
 }
 
 /// RMSNorms of queries and keys before they are turned: over a head each, or over all
@@ -211,7 +216,7 @@ pub(crate) struct RopePlan {
     pub base: f64,
     /// A tensor that divides the frequencies, as Llama 3 has it.
     pub factors: Option<String>,
-    pub scaling: RopeScaling,
+    pub scaling: FrequencyScaling,
     /// Factor on sine and cosine.
     pub magnitude: f64,
 }
@@ -226,7 +231,7 @@ pub(crate) enum Pairs {
 
 /// How frequencies are scaled for contexts beyond those of the training.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum RopeScaling {
+pub(crate) enum FrequencyScaling {
     /// All by the same factor; 1 is none.
     Linear { factor: f64 },
     /// [YaRN](https://arxiv.org/abs/2309.00071): those that turn less than `slow` times

@@ -3,7 +3,7 @@
 //! frequency factors of Llama 3.
 
 use crate::error::{Error, Result};
-use crate::plan::{Pairs, RopePlan, RopeScaling};
+use crate::plan::{FrequencyScaling, Pairs, RopePlan};
 
 /// How positions turn queries and keys.
 pub(crate) struct Rope {
@@ -37,8 +37,8 @@ impl Rope {
             f / factors.map_or(1.0, |factors| f64::from(factors[i]))
         };
         let scale: Box<dyn Fn(usize) -> f64> = match plan.scaling {
-            RopeScaling::Linear { factor } => Box::new(move |_| 1.0 / factor),
-            RopeScaling::Yarn { factor, n_ctx, fast, slow } => {
+            FrequencyScaling::Linear { factor } => Box::new(move |_| 1.0 / factor),
+            FrequencyScaling::Yarn { factor, n_ctx, fast, slow } => {
                 // The pair that turns `n` times within the original context.
                 let pair = |n: f64| {
                     let turns = n_ctx / (n * 2.0 * std::f64::consts::PI);
@@ -97,8 +97,9 @@ impl Angles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::tests::plan_with;
+    use crate::arch::tests::{plan_loaded, plan_with};
     use crate::gguf::Value;
+    use crate::options::{LoadOptions, RopeScaling};
 
     /// As a model of one head of 128 numbers whose metadata have `pairs`.
     fn rope(pairs: &[(&str, Value)]) -> Rope {
@@ -140,6 +141,92 @@ mod tests {
             let rope = rope(pairs);
             check(&rope, &scaled);
             assert_eq!(rope.magnitude, 1.0);
+        }
+    }
+
+    /// The same, loaded with this scaling.
+    fn scaled(pairs: &[(&str, Value)], scaling: RopeScaling) -> Rope {
+        let options = LoadOptions { rope_scaling: Some(scaling), ..LoadOptions::default() };
+        Rope::new(&plan_loaded(pairs, &options).unwrap().ropes[0], None).unwrap()
+    }
+
+    /// What is chosen is computed as the same in the file would be, whatever that says.
+    #[test]
+    fn a_chosen_scaling_takes_the_place_of_the_files() {
+        let ty = |name: &str| ("rope.scaling.type", Value::String(name.to_owned()));
+        let factor = ("rope.scaling.factor", Value::Float(8.0));
+        let original = ("rope.scaling.original_context_length", Value::Uint(4096));
+        let files = [
+            vec![original.clone()],
+            vec![ty("linear"), factor.clone(), original.clone()],
+            vec![ty("yarn"), factor.clone(), original.clone()],
+            // One that is not known here.
+            vec![ty("longrope"), factor, original.clone()],
+        ];
+        let four = ("rope.scaling.factor", Value::Float(4.0));
+        let of_file = |name| rope(&[ty(name), four.clone(), original.clone()]);
+        for file in files {
+            for (scaling, want) in [
+                (RopeScaling::None, of_file("none")),
+                (RopeScaling::Linear { factor: 4.0 }, of_file("linear")),
+                (RopeScaling::Yarn { factor: 4.0 }, of_file("yarn")),
+            ] {
+                let got = scaled(&file, scaling);
+                assert_eq!(got.frequencies, want.frequencies, "{scaling:?}, {file:?}");
+                assert_eq!(got.magnitude, want.magnitude, "{scaling:?}, {file:?}");
+            }
+        }
+    }
+
+    /// The formulas of the paper, with the bounds of the ramp as llama.cpp rounds them:
+    /// of 128 numbers that turn by a base of 1e6, for contexts of 131,072.
+    #[test]
+    fn yarn_is_what_the_formulas_say() {
+        for factor in [1.0f32, 1.5, 4.0, 16.0] {
+            let got = scaled(&[], RopeScaling::Yarn { factor });
+            let s = f64::from(factor);
+            // The pair that turns so often within the context.
+            let pair = |turns: f64| {
+                128.0 * (131_072.0 / (turns * std::f64::consts::TAU)).ln() / (2.0 * 1e6f64.ln())
+            };
+            let (low, high) = (pair(32.0).floor(), pair(1.0).ceil());
+            assert!(0.0 < low && low < high && high < 63.0);
+            for (i, got) in got.frequencies.iter().enumerate() {
+                let theta = 1e6f64.powf(-(i as f64) / 64.0);
+                let gamma = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                let want = (1.0 - gamma) * theta / s + gamma * theta;
+                assert!((f64::from(*got) / want - 1.0).abs() < 1e-7, "{factor}, pair {i}");
+            }
+            let want = 0.1 * s.ln() + 1.0;
+            assert!((f64::from(got.magnitude) - want).abs() < 1e-7, "{factor}");
+        }
+    }
+
+    /// A context is as much longer as positions are scaled.
+    #[test]
+    fn contexts_are_as_long_as_the_scaling_allows() {
+        let original = |n| ("rope.scaling.original_context_length", Value::Uint(n));
+        let n_ctx_max = |pairs: &[(&str, Value)], rope_scaling| {
+            let options = LoadOptions { rope_scaling, ..LoadOptions::default() };
+            plan_loaded(pairs, &options).map(|plan| plan.n_ctx_max)
+        };
+        let yarn = |factor| Some(RopeScaling::Yarn { factor });
+        let linear = |factor| Some(RopeScaling::Linear { factor });
+        for (pairs, scaling, want) in [
+            (&[][..], None, 131_072),
+            (&[], Some(RopeScaling::None), 131_072),
+            (&[], yarn(4.0), 524_288),
+            (&[], linear(1.5), 196_608),
+            // The file's context is a scaled one.
+            (&[original(32_768)], None, 131_072),
+            (&[original(32_768)], yarn(2.0), 131_072),
+            (&[original(32_768)], yarn(8.0), 262_144),
+        ] {
+            assert_eq!(n_ctx_max(pairs, scaling).unwrap(), want, "{scaling:?}, {pairs:?}");
+        }
+        for factor in [0.0, 0.5, -4.0, 2000.0, f32::NAN, f32::INFINITY] {
+            let error = n_ctx_max(&[], yarn(factor)).unwrap_err();
+            assert!(error.to_string().contains("must be 1 to 1024"), "{error}");
         }
     }
 

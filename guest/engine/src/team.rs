@@ -157,6 +157,8 @@ impl Exchange {
     /// Exchanges `len` numbers at a time, in as many steps as vectors take; none may be
     /// longer. The size of the team was [checked](checked_size).
     pub fn new(team: Box<dyn Team>, len: usize) -> Result<Self> {
+        // Every member has a word when they agree.
+        let len = len.max(team.size());
         let shared = match team.size() {
             1 => None,
             _ => Some(team.share(2 * len)?),
@@ -207,6 +209,27 @@ impl Exchange {
     pub fn heads(&self, n_head: usize, head_dim: usize) -> Split {
         let (rank, size) = (self.team.rank(), self.team.size());
         Split { len: n_head * head_dim, unit: head_dim, rank, size }
+    }
+
+    /// Fails for all members if it fails for one of them: with its own error for that
+    /// one. All members call it between the same steps.
+    pub fn agree(&self, result: Result<()>) -> Result<()> {
+        let (rank, size) = (self.team.rank(), self.team.size());
+        let mut failed = vec![0.0; size];
+        failed[rank] = f32::from(u8::from(result.is_err()));
+        let split = Split { len: size, unit: 1, rank, size };
+        self.gather(&mut [Parts::whole(split, &mut failed)])?;
+        result?;
+        match failed.iter().position(|&failed| failed != 0.0) {
+            None => Ok(()),
+            Some(rank) => Err(Error::new(
+                ErrorKind::OutOfMemory,
+                format!(
+                    "thread {rank} of {size} has no memory left; use a shorter prompt, or raise \
+                     the memory limit"
+                ),
+            )),
+        }
     }
 
     /// Gives every member the numbers that it needs. All members call it with

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use moewe_engine::native::Folder;
-use moewe_engine::{Context, Model};
+use moewe_engine::{Context, KvFormat, LoadOptions, Model};
 use moewe_fixtures::{TOKENS, model};
 use moewe_gguf::{Gguf, Source as _};
 
@@ -180,8 +180,9 @@ fn granitemoe() {
     let (folder, name) = Folder::of(&path).unwrap();
     let weights = Weights::read(&path);
     let tokens = &TOKENS[..8];
-    let mut context = Context::new(Rc::new(Model::load(&folder, &name, u64::MAX).unwrap()), None)
-        .unwrap_or_else(|e| panic!("{e}"));
+    let options = LoadOptions { kv_format: KvFormat::F32, ..LoadOptions::default() };
+    let model = Model::load(&folder, &name, u64::MAX, &options).unwrap_or_else(|e| panic!("{e}"));
+    let mut context = Context::new(Rc::new(model), None).unwrap();
     let mut logits = |&token: &u32| {
         context.feed(&[token]).unwrap();
         context.logits().unwrap().iter().map(|&x| x.into()).collect()

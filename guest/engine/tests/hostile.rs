@@ -12,7 +12,7 @@ use moewe_engine::language_model::LanguageModel;
 use moewe_engine::sampler::Sampling;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
-use moewe_engine::{Error, ErrorKind, Result};
+use moewe_engine::{Error, ErrorKind, LoadOptions, Result};
 use moewe_gguf::{ALIGNMENT, Gguf, TensorType, Value, Writer};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -167,7 +167,8 @@ impl Parts {
 
 /// What a file with these bytes comes to; a panic is passed on.
 fn outcome(file: Vec<u8>) -> Result<()> {
-    let model = LanguageModel::load(&File(file.into()), "model.gguf", 1 << 30)?;
+    let model =
+        LanguageModel::load(&File(file.into()), "model.gguf", 1 << 30, &LoadOptions::default())?;
     let sampling = Sampling {
         temperature: 0.8,
         top_k: 40,
@@ -516,7 +517,7 @@ fn little_room_for_weights_is_no_surprise() {
     let file = File(sound("mixtral").into());
     let mut messages = Vec::new();
     for room in (0..30).map(|i| i * 100_000) {
-        match LanguageModel::load(&file, "model.gguf", room) {
+        match LanguageModel::load(&file, "model.gguf", room, &LoadOptions::default()) {
             Ok(_) => messages.push(String::new()),
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::OutOfMemory, "{e}");

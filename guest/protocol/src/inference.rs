@@ -41,6 +41,7 @@ pub struct ModelInfo {
     pub n_embd: u32,
     pub n_vocab: u32,
     pub n_ctx_train: u32,
+    pub n_ctx_max: u32,
     pub token_bytes_max: u32,
     pub n_expert: u32,
     pub n_expert_used: u32,
@@ -76,6 +77,29 @@ pub struct Sampling {
     pub repeat_penalty: f32,
     pub repeat_last_n: u32,
     pub seed: u64,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvFormat {
+    F32,
+    F16,
+    Q8,
+}
+
+/// How positions are scaled, with the factor.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum RopeScaling {
+    None,
+    Linear(f32),
+    Yarn(f32),
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct LoadOptions {
+    pub kv_format: KvFormat,
+    pub rope_scaling: Option<RopeScaling>,
 }
 
 /// How a session is set up.
@@ -117,7 +141,7 @@ interface! {
     trait Inference, client InferenceClient, fn answer_inference;
 
     /// `model.load`
-    fn load(name: String) -> Result<u32, Error>;
+    fn load(name: String, options: LoadOptions) -> Result<u32, Error>;
     /// `model.info`
     fn info(model: u32) -> ModelInfo;
     /// `model.tokenize`

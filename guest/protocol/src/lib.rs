@@ -15,6 +15,6 @@ pub use host::{
     Shape, Team, TeamError, answer_host,
 };
 pub use inference::{
-    Conversation, Error, ErrorCode, Inference, InferenceClient, Message, ModelInfo, Sampling,
-    SessionOptions, Step, StopReason, Usage, answer_inference,
+    Conversation, Error, ErrorCode, Inference, InferenceClient, KvFormat, LoadOptions, Message,
+    ModelInfo, RopeScaling, Sampling, SessionOptions, Step, StopReason, Usage, answer_inference,
 };

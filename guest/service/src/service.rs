@@ -4,10 +4,10 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
 
 use moewe_engine::language_model::{self, LanguageModel};
-use moewe_engine::{Error as EngineError, ErrorKind, chat, sampler};
+use moewe_engine::{Error as EngineError, ErrorKind, chat, options, sampler};
 use moewe_protocol::{
-    Conversation, Error, ErrorCode, Inference, Message, ModelInfo, SessionOptions, Step,
-    StopReason, Usage,
+    Conversation, Error, ErrorCode, Inference, KvFormat, LoadOptions, Message, ModelInfo,
+    RopeScaling, SessionOptions, Step, StopReason, Usage,
 };
 use slab::Slab;
 
@@ -44,14 +44,15 @@ impl Service {
 }
 
 impl Inference for Service {
-    fn load(&self, name: String) -> Result<u32> {
+    fn load(&self, name: String, options: LoadOptions) -> Result<u32> {
         let imports = Imports::new(self.platform).map_err(told)?;
         let team = Box::new(Imported::new(self.platform.team, imports.pages().clone()));
         let bytes_max = match self.platform.addresses {
             Addresses::Windows { bytes_max } => bytes_max,
             Addresses::Files => u64::MAX,
         };
-        let loaded = LanguageModel::load_in_team(&imports, &name, bytes_max, team);
+        let loaded =
+            LanguageModel::load_in_team(&imports, &name, bytes_max, &engine_options(options), team);
         Ok(self.models.borrow_mut().insert(Rc::new(loaded.map_err(told)?)) as u32)
     }
 
@@ -69,6 +70,7 @@ impl Inference for Service {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
+            n_ctx_max: info.n_ctx_max,
             token_bytes_max: model.tokenizer().map_or(0, |t| t.token_bytes_max() as u32),
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,
@@ -202,6 +204,21 @@ impl Inference for Service {
             mark: conversation.mark,
         };
         Ok(conversation.render().map_err(told)?.into_bytes())
+    }
+}
+
+fn engine_options(LoadOptions { kv_format, rope_scaling }: LoadOptions) -> options::LoadOptions {
+    options::LoadOptions {
+        kv_format: match kv_format {
+            KvFormat::F32 => options::KvFormat::F32,
+            KvFormat::F16 => options::KvFormat::F16,
+            KvFormat::Q8 => options::KvFormat::Q8_0,
+        },
+        rope_scaling: rope_scaling.map(|scaling| match scaling {
+            RopeScaling::None => options::RopeScaling::None,
+            RopeScaling::Linear(factor) => options::RopeScaling::Linear { factor },
+            RopeScaling::Yarn(factor) => options::RopeScaling::Yarn { factor },
+        }),
     }
 }
 

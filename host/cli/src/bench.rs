@@ -8,6 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use moewe::ModelInfo;
 use moewe_workshop::bench::{Bench, Measurement, Test};
 
+use crate::context;
 use crate::memory;
 use crate::open::{self, ModelArgs};
 use crate::print;
@@ -57,6 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("-p 0 and -n 0 leave nothing to measure");
     }
     let model = open::open(&args.model)?;
+    context::warn_if_long(&model, Some(args.n_prompt.max(args.n_gen)));
     let tests = [Test::Prefill(args.n_prompt), Test::Decode(args.n_gen)];
     let tests: Vec<_> = tests.into_iter().filter(|test| test.n_tokens() > 0).collect();
     let mut bench = Bench::new(&model, &tests)?;

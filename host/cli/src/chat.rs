@@ -9,6 +9,7 @@ use moewe::{ErrorKind, Message, Session};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
+use crate::context;
 use crate::generate::{self, GenerateArgs};
 use crate::input;
 use crate::interrupt::Interrupt;
@@ -45,6 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             args.model.model.display()
         );
     }
+    context::warn_if_long(&model, args.generate.ctx_size);
     let mut chat = Chat {
         session: model.session(args.generate.session_options())?,
         messages: args.system.iter().map(|text| Message::new("system", text)).collect(),

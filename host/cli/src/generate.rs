@@ -18,7 +18,7 @@ pub struct GenerateArgs {
     #[arg(short = 'n', long, value_name = "N")]
     pub predict: Option<u64>,
     /// The most tokens of prompt and answer together [default: what the model
-    /// was trained for]
+    /// was trained for, or as scaled]
     #[arg(short = 'c', long, value_name = "N")]
     pub ctx_size: Option<u32>,
     /// Temperature; 0 always takes the most probable token

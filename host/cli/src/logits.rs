@@ -11,6 +11,7 @@ use moewe_output::{Output, Place};
 use moewe_packed::family;
 use npyz::WriterBuilder as _;
 
+use crate::context;
 use crate::generate;
 use crate::interrupt;
 use crate::open::{self, ModelArgs};
@@ -52,6 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     inputs.push(args.tokens.clone());
     let place = Place::of(&args.out, &inputs)?;
     let model = open::open(&args.model)?;
+    context::warn_if_long(&model, u32::try_from(ids.len()).ok());
     let failed = || format!("{} cannot be written", args.out.display());
     // Until now there is nothing to clear up.
     let stop = interrupt::stop_flag()?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod context;
 mod generate;
 mod input;
 mod inspect;

@@ -11,6 +11,7 @@ use moewe::{Engine, EngineOptions, Guest, Model, ModelOptions, WeightsMode};
 use moewe_models::Library;
 use moewe_packed::PackedCopy;
 
+use crate::context::ContextArgs;
 use crate::memory::MemoryArgs;
 use crate::print;
 
@@ -35,6 +36,8 @@ pub struct ModelArgs {
     /// the result is the same to the bit [default: 32 where the model fits, else 64]
     #[arg(long, value_name = "BITS", value_parser = guest())]
     pub guest: Option<Guest>,
+    #[command(flatten)]
+    pub context: ContextArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
 }
@@ -117,6 +120,7 @@ pub fn open(args: &ModelArgs) -> Result<Model> {
     options.threads = args.threads();
     options.guest = args.guest;
     options.memory = args.memory.options()?;
+    args.context.apply(&mut options)?;
     // One user, one model: the KV cache may have all that can be addressed.
     options.memory_max = 4 << 30;
     Ok(Model::open(&engine()?, path, options)?)

@@ -35,8 +35,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let memory_bytes = args.model.memory.memory.unwrap_or(Budget::Percent(100.0)).bytes()?;
     let path = moewe_packed::file_to_open(&open::resolve(&args.model.model)?);
     let (n_ctx, n_threads) = (args.ctx_size, args.model.threads());
-    let conditions =
-        Conditions { memory_bytes, n_ctx, n_threads, prefetch: args.model.memory.prefetch };
+    let conditions = Conditions {
+        memory_bytes,
+        n_ctx,
+        n_threads,
+        kv_format: args.model.context.kv,
+        rope_scaling: args.model.context.rope_scaling()?,
+        prefetch: args.model.memory.prefetch,
+    };
     let plan = plan(&open::engine()?, &path, conditions)?;
 
     let mut out = io::stdout().lock();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::chat;
+use crate::context;
 use crate::generate::{self, GenerateArgs};
 use crate::input;
 use crate::interrupt::{self, Interrupt};
@@ -38,6 +39,7 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
 
     let load_start = Instant::now();
     let model = open::open(&args.model)?;
+    context::warn_if_long(&model, args.generate.ctx_size);
     let mut session = model.session(args.generate.session_options())?;
     let load = load_start.elapsed();
     // The model says how much of it can be used.

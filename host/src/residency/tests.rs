@@ -11,6 +11,7 @@ use moewe_models::generate::{Shape, generate};
 use super::demands::Begun;
 use super::slots::Requests;
 use super::*;
+use crate::context::{KvFormat, load_options};
 use crate::files::WeightFiles;
 use crate::sandbox::Limits;
 use crate::weights::{Weights, WeightsMode};
@@ -149,7 +150,15 @@ fn open(
     let mut weights = Weights::open(path, WeightsMode::Attach).unwrap();
     weights.store = Some(Arc::new(store(file, stall_max)));
     let limits = Limits { memory_max: 1 << 30, time_max };
-    Model::load(&Engine::new().unwrap(), path.to_owned(), weights, limits, threads, None)
+    Model::load(
+        &Engine::new().unwrap(),
+        path.to_owned(),
+        weights,
+        limits,
+        load_options(KvFormat::default(), None),
+        threads,
+        None,
+    )
 }
 
 /// Pages may be larger than what a disk reads at a time, and end behind the file.
@@ -164,7 +173,16 @@ fn pages_of_any_size_show_the_same() {
             weights.store = Some(Arc::new(store_of_pages(&file, LONG, page_size)));
             let limits = Limits { memory_max: 1 << 30, time_max: None };
             let engine = Engine::new().unwrap();
-            let model = Model::load(&engine, path.clone(), weights, limits, threads, None).unwrap();
+            let model = Model::load(
+                &engine,
+                path.clone(),
+                weights,
+                limits,
+                load_options(KvFormat::default(), None),
+                threads,
+                None,
+            )
+            .unwrap();
             let got = bits(&mut session(&model)).unwrap();
             assert!(got == expected, "pages of {page_size} bytes, {threads} threads");
             assert!(model.expert_stats().unwrap().slot_bytes.is_multiple_of(page_size));

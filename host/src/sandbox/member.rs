@@ -25,7 +25,11 @@ pub(super) struct Member {
 
 impl Member {
     /// Makes a guest and loads the model in it.
-    pub fn load(guest: &EnginePre<State>, state: State) -> Answer<(Self, ModelInfo)> {
+    pub fn load(
+        guest: &EnginePre<State>,
+        state: State,
+        options: wit::LoadOptions,
+    ) -> Answer<(Self, ModelInfo)> {
         let bytes_max = state.limiter.bytes_max;
         let name = state.weights.files.name().to_owned();
         let mut store = new_store(guest.engine(), state);
@@ -34,7 +38,7 @@ impl Member {
         let bindings = bindings?;
         store.data_mut().region = region;
         let model = bindings.moewe_inference_inference().model();
-        let handle = match call(&mut store, |store| model.call_load(store, &name))? {
+        let handle = match call(&mut store, |store| model.call_load(store, &name, options))? {
             Ok(handle) => handle,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -74,6 +78,7 @@ impl TryFrom<wit::ModelInfo> for ModelInfo {
             n_embd: info.n_embd,
             n_vocab: info.n_vocab,
             n_ctx_train: info.n_ctx_train,
+            n_ctx_max: info.n_ctx_max,
             token_bytes_max: info.token_bytes_max,
             n_expert: info.n_expert,
             n_expert_used: info.n_expert_used,

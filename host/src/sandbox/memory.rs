@@ -124,7 +124,7 @@ mod tests {
     use wasmtime::{Engine, Instance, Module, Store, TypedFunc};
 
     use super::*;
-    use crate::sandbox::program::config;
+    use crate::sandbox::program::{config, wide_config};
 
     /// A guest that reads and writes bytes of its memory of two pages.
     struct Guest {
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_memory_with_64_bit_addresses_has_files_beyond_4_gib() {
-        let engine = Engine::new(&config()).unwrap();
+        let engine = Engine::new(&wide_config(false)).unwrap();
         let wasm = wat::parse_str(
             r#"(module
                 (memory $face 1)

@@ -61,6 +61,7 @@ impl Sandbox {
         program: &Arc<Program>,
         weights: &Arc<Weights>,
         limits: Limits,
+        options: wit::LoadOptions,
         n_threads: usize,
     ) -> Result<Self> {
         let team = Team::new(n_threads, weights.store.clone()).with_whole_files(program.is_wide);
@@ -76,7 +77,7 @@ impl Sandbox {
             crew.all(move |rank, member| {
                 let state =
                     State::new(weights.clone(), limits, team.clone(), rank, program.is_wide);
-                let (loaded, info) = match Member::load(&program.guest, state)? {
+                let (loaded, info) = match Member::load(&program.guest, state, options)? {
                     Ok(loaded) => loaded,
                     Err(error) => return Ok(Err(error)),
                 };
@@ -121,7 +122,7 @@ impl Sandbox {
     /// Renders a conversation, apart from the members: it cannot end the sandbox.
     pub(crate) fn render(&self, conversation: &wit::Conversation) -> Result<Vec<u8>> {
         self.check_alive()?;
-        render::render(&self.program.renderer, &self.team, self.limits, conversation)
+        render::render(self.program.renderer(), &self.team, self.limits, conversation)
     }
 
     /// Has all members call a function of the session, which was started, and

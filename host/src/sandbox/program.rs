@@ -1,10 +1,11 @@
 //! The compiled guests, linked to what they import, and the clock that can interrupt them.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use wasmtime::Config;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{self, EnginePre};
 use super::memory;
@@ -26,36 +27,39 @@ const TICK: Duration = Duration::from_millis(10);
 /// A guest, ready to be instantiated, as long as its clock goes.
 pub(crate) struct Program {
     pub(super) guest: EnginePre<State>,
-    /// The guest without imports, to render chat templates in.
-    pub(super) renderer: EnginePre<Rendering>,
+    renderer: Renderer,
     /// Whether its addresses have 64 bits.
     pub(super) is_wide: bool,
     /// Ends the clock when it is dropped.
     _clock: Sender<()>,
 }
 
+/// Where chat templates are rendered: in a guest with 32-bit addresses and without imports.
+enum Renderer {
+    Own(EnginePre<Rendering>),
+    Of(Arc<Program>),
+}
+
 impl Program {
     /// Compiles the guest with 32-bit addresses, or takes it from the cache.
     pub(crate) fn narrow() -> wasmtime::Result<Self> {
-        Self::load(&config(), NARROW, false)
+        let (guest, component, clock) = Self::load(&config(), NARROW)?;
+        let renderer = Renderer::Own(render::prepare(guest.engine(), &component)?);
+        Ok(Self { guest, renderer, is_wide: false, _clock: clock })
     }
 
     /// The same for the guest with 64-bit addresses. `spectre_guard` says whether a wrong
     /// guess of the processor cannot lead its loads out of its memory.
-    pub(crate) fn wide(spectre_guard: bool) -> wasmtime::Result<Self> {
-        let mut config = config();
-        if !spectre_guard {
-            // SAFETY: without it, code still checks each address; only what the processor
-            // does before it knows the outcome is not confined.
-            unsafe { config.cranelift_flag_set(SPECTRE_GUARD, "false") };
-        }
-        let guest = WIDE.ok_or_else(|| {
+    pub(crate) fn wide(spectre_guard: bool, narrow: Arc<Self>) -> wasmtime::Result<Self> {
+        let config = wide_config(spectre_guard);
+        let wide = WIDE.ok_or_else(|| {
             wasmtime::format_err!(
                 "this build has no guest with 64-bit addresses; `cargo xtask guest` says what \
                  it takes to build one"
             )
         })?;
-        Self::load(&config, guest, true)
+        let (guest, _, clock) = Self::load(&config, wide)?;
+        Ok(Self { guest, renderer: Renderer::Of(narrow), is_wide: true, _clock: clock })
     }
 
     /// Whether there is one.
@@ -63,14 +67,24 @@ impl Program {
         WIDE.is_some()
     }
 
-    fn load(config: &Config, guest: &[u8], is_wide: bool) -> wasmtime::Result<Self> {
+    /// The guest without imports, to render chat templates in.
+    pub(super) fn renderer(&self) -> &EnginePre<Rendering> {
+        match &self.renderer {
+            Renderer::Own(renderer) => renderer,
+            Renderer::Of(program) => program.renderer(),
+        }
+    }
+
+    fn load(
+        config: &Config,
+        guest: &[u8],
+    ) -> wasmtime::Result<(EnginePre<State>, Component, Sender<()>)> {
         let engine = wasmtime::Engine::new(config)?;
         let component = compiled::load(&engine, config.clone(), guest)?;
         let mut linker = Linker::new(&engine);
         bindings::Engine::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
         let guest = EnginePre::new(linker.instantiate_pre(&component)?)?;
-        let renderer = render::prepare(&engine, &component)?;
-        Ok(Self { guest, renderer, is_wide, _clock: start_clock(&engine)? })
+        Ok((guest, component, start_clock(&engine)?))
     }
 }
 
@@ -82,6 +96,20 @@ pub(super) fn config() -> Config {
     let mut config = Config::new();
     config.wasm_memory64(true).wasm_relaxed_simd(true).epoch_interruption(true);
     memory::configure(&mut config);
+    config
+}
+
+/// The same for guests with 64-bit addresses.
+pub(super) fn wide_config(spectre_guard: bool) -> Config {
+    let mut config = config();
+    // None does move. But for memories that cannot, what is reserved for all of them is
+    // taken for the bound, and 4 GiB would be all that they have.
+    config.memory_may_move(true);
+    if !spectre_guard {
+        // SAFETY: without it, code still checks each address; only what the processor
+        // does before it knows the outcome is not confined.
+        unsafe { config.cranelift_flag_set(SPECTRE_GUARD, "false") };
+    }
     config
 }
 

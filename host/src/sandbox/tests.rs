@@ -33,6 +33,7 @@ fn state(path: &Path, mode: WeightsMode, limits: Limits) -> State {
         limits,
         Arc::new(Team::new(1, None)),
         0,
+        false,
     )
 }
 

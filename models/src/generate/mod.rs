@@ -20,14 +20,15 @@ use moewe_output::Place;
 
 use crate::part::Part;
 use crate::{Error, Progress, Result, Step};
-use numbers::Numbers;
+use numbers::{Format, Numbers};
 use tensor::Tensor;
 
 /// Progress is reported after so many bytes.
 const REPORT_BYTES: u64 = 4 << 20;
 
 /// The shape of a mixture of experts with the architecture `qwen3moe`
-/// ([Qwen3](https://arxiv.org/abs/2505.09388)).
+/// ([Qwen3](https://arxiv.org/abs/2505.09388)), or without experts that of a dense
+/// model with the architecture `llama`.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// How many layers.
@@ -40,11 +41,11 @@ pub struct Shape {
     pub kv_heads: u32,
     /// Numbers in a head; all heads together are a multiple of 256.
     pub head_dim: u32,
-    /// Experts in a layer.
+    /// Experts in a layer; 0 if it is dense.
     pub n_expert: u32,
-    /// Experts that the router picks for a token.
+    /// Experts that the router picks for a token; 0 if there are none.
     pub n_expert_used: u32,
-    /// Inner width of an expert; a multiple of 256.
+    /// Inner width of an expert, or of a dense layer; a multiple of 256.
     pub n_ff_expert: u32,
     /// Size of the vocabulary: 260 to 2963 tokens.
     pub n_vocab: u32,
@@ -69,10 +70,55 @@ impl Shape {
         n_ctx: 40_960,
     };
 
+    /// The layers of Qwen3-30B-A3B: 29.9 billion parameters, of which a token
+    /// uses 2.8 billion: 16.9 GB.
+    pub const MOE_30B: Self = Self { n_layer: 48, n_expert: 128, ..Self::MOE_7_7B };
+
+    /// As many layers and experts as [`MOE_30B`](Self::MOE_30B) in 0.7 GB: what counts
+    /// experts, and not bytes, can be tried with it.
+    pub const MANY: Self = Self {
+        n_embd: 256,
+        n_head: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        n_ff_expert: 256,
+        ..Self::MOE_30B
+    };
+
+    /// The layers of [Llama 3 8B](https://arxiv.org/abs/2407.21783), and five more in
+    /// place of its large vocabulary: 8.1 billion parameters, 4.86 GB.
+    pub const LLAMA_8B: Self = Self {
+        n_layer: 37,
+        n_embd: 4096,
+        n_head: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        n_expert: 0,
+        n_expert_used: 0,
+        n_ff_expert: 14_336,
+        n_vocab: 2048,
+        n_ctx: 8192,
+    };
+
+    /// Those of them that are measured with, and what they are called.
+    pub const NAMED: [(&'static str, Self); 4] = [
+        ("many", Self::MANY),
+        ("moe-7.7b", Self::MOE_7_7B),
+        ("moe-30b", Self::MOE_30B),
+        ("llama-8b", Self::LLAMA_8B),
+    ];
+
+    /// Whether its layers have experts.
+    #[must_use]
+    pub const fn has_experts(&self) -> bool {
+        self.n_expert > 0
+    }
+
     fn check(&self) -> Result<()> {
-        let counts = [self.n_layer, self.n_head, self.kv_heads, self.n_expert_used, self.n_ctx];
+        let counts = [self.n_layer, self.n_head, self.kv_heads, self.n_ctx];
         let rows = [self.n_embd, self.n_head.saturating_mul(self.head_dim), self.n_ff_expert];
-        let complaint = if counts.contains(&0) {
+        let lacks_used = self.has_experts() && self.n_expert_used == 0;
+        let complaint = if counts.contains(&0) || lacks_used {
             "every count must be positive".to_owned()
         } else if rows.iter().any(|&n| n == 0 || !n.is_multiple_of(256)) {
             format!("rows of {rows:?} numbers; Q4_K has multiples of 256")
@@ -90,7 +136,8 @@ impl Shape {
 
     /// The metadata of the model.
     fn metadata(&self, seed: u64) -> Writer {
-        let mut header = self.metadata_of("qwen3moe", seed);
+        let architecture = if self.has_experts() { "qwen3moe" } else { "llama" };
+        let mut header = self.metadata_of(architecture, seed);
         vocabulary::write(&mut header, self.n_vocab as usize);
         header
     }
@@ -110,9 +157,11 @@ impl Shape {
         u32("attention.head_count_kv", self.kv_heads);
         u32("attention.key_length", self.head_dim);
         u32("attention.value_length", self.head_dim);
-        u32("expert_count", self.n_expert);
-        u32("expert_used_count", self.n_expert_used);
-        u32("expert_feed_forward_length", self.n_ff_expert);
+        if self.has_experts() {
+            u32("expert_count", self.n_expert);
+            u32("expert_used_count", self.n_expert_used);
+            u32("expert_feed_forward_length", self.n_ff_expert);
+        }
         header.f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6);
         header.f32(&format!("{architecture}.rope.freq_base"), 1e6);
         header
@@ -136,20 +185,40 @@ impl Shape {
         ];
         for layer in 0..self.n_layer {
             let name = |part: &str| format!("blk.{layer}.{part}");
+            // Dense models are mostly had as Q4_K_M, which has these in half of the layers.
+            let is_finer = !self.has_experts() && layer.is_multiple_of(2);
+            let finer = if is_finer { Format::Q6K } else { Format::Q4K };
             tensors.extend([
                 Tensor::norm(&name("attn_norm"), n_embd),
                 Tensor::matrix(&name("attn_q"), &[n_embd, width], 1.0),
                 Tensor::matrix(&name("attn_k"), &[n_embd, kv_width], 1.0),
-                Tensor::matrix(&name("attn_v"), &[n_embd, kv_width], 1.0),
-                Tensor::norm(&name("attn_q_norm"), head_dim),
-                Tensor::norm(&name("attn_k_norm"), head_dim),
+                Tensor::matrix(&name("attn_v"), &[n_embd, kv_width], 1.0).stored_as(finer),
+            ]);
+            if self.has_experts() {
+                tensors.extend([
+                    Tensor::norm(&name("attn_q_norm"), head_dim),
+                    Tensor::norm(&name("attn_k_norm"), head_dim),
+                ]);
+            }
+            tensors.extend([
                 Tensor::matrix(&name("attn_output"), &[width, n_embd], 0.2),
                 Tensor::norm(&name("ffn_norm"), n_embd),
-                Tensor::router(&name("ffn_gate_inp"), &[n_embd, n_expert], 2.0),
-                Tensor::matrix(&name("ffn_gate_exps"), &[n_embd, n_ff, n_expert], 1.0),
-                Tensor::matrix(&name("ffn_up_exps"), &[n_embd, n_ff, n_expert], 1.0),
-                Tensor::matrix(&name("ffn_down_exps"), &[n_ff, n_embd, n_expert], 0.7),
             ]);
+            if self.has_experts() {
+                tensors.extend([
+                    Tensor::router(&name("ffn_gate_inp"), &[n_embd, n_expert], 2.0),
+                    Tensor::matrix(&name("ffn_gate_exps"), &[n_embd, n_ff, n_expert], 1.0),
+                    Tensor::matrix(&name("ffn_up_exps"), &[n_embd, n_ff, n_expert], 1.0),
+                    Tensor::matrix(&name("ffn_down_exps"), &[n_ff, n_embd, n_expert], 0.7),
+                ]);
+            } else {
+                tensors.extend([
+                    Tensor::matrix(&name("ffn_gate"), &[n_embd, n_ff], 1.0),
+                    Tensor::matrix(&name("ffn_up"), &[n_embd, n_ff], 1.0),
+                    // One for all is as loud as eight experts that differ are together.
+                    Tensor::matrix(&name("ffn_down"), &[n_ff, n_embd], 0.25).stored_as(finer),
+                ]);
+            }
         }
         tensors
     }

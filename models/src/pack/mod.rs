@@ -14,8 +14,8 @@ use std::hash::Hasher as _;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use moewe_engine::Model;
 use moewe_engine::native::Folder;
+use moewe_engine::{LoadOptions, Model};
 use moewe_gguf::{ALIGNMENT_KEY, Gguf, Header, N_TENSORS_MAX, TensorInfo};
 use moewe_output::{Place, is_one_of};
 use moewe_packed::{SourceFile, Stamp, VERSION_KEY, seal};
@@ -51,7 +51,7 @@ pub fn pack(source: &Path, out: &Path, force: bool, progress: &mut dyn Progress)
         return Err(Error::AlreadyPacked(source.into()));
     }
     // What the engine cannot run need not be packed.
-    Model::load(&folder, &name, u64::MAX)?;
+    Model::load(&folder, &name, u64::MAX, &LoadOptions::default())?;
     let tensors = plan::tensors(&header);
     if tensors.iter().all(|tensor| tensor.packed.is_none()) {
         return Err(Error::NothingToPack(source.into()));

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use moewe_engine::native::Folder;
 use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
-use moewe_engine::{Context, Model};
-use moewe_gguf::Gguf;
+use moewe_engine::{Context, LoadOptions, Model};
+use moewe_gguf::{Gguf, TensorType};
 use moewe_models::generate::{Family, Quantization, Shape, generate, generate_small};
 use moewe_models::{Error, Progress, Step};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,8 @@ const TINY: Shape = Shape {
     n_vocab: 400,
     n_ctx: 128,
 };
+
+const DENSE: Shape = Shape { n_expert: 0, n_expert_used: 0, ..TINY };
 
 /// Remembers how far the work came.
 #[derive(Default)]
@@ -77,7 +79,9 @@ fn impossible_shapes_are_refused() {
         (Shape { n_layer: 0, ..TINY }, "must be positive"),
         (Shape { n_embd: 128, ..TINY }, "rows of [128, 256, 256] numbers"),
         (Shape { kv_heads: 3, ..TINY }, "8 heads cannot share 3 KV heads"),
+        (Shape { n_expert_used: 0, ..TINY }, "must be positive"),
         (Shape { n_expert_used: 17, ..TINY }, "17 of 16 experts"),
+        (Shape { n_expert_used: 1, ..DENSE }, "1 of 0 experts"),
         (Shape { n_vocab: 259, ..TINY }, "a vocabulary of 259; 260..=2963 can be"),
     ] {
         let error = generate(&folder.path().join("x"), &shape, 1, &mut Heard::default());
@@ -98,7 +102,8 @@ fn small_models_of_every_family_compute() {
         {
             generate_small(&path, family, quantization, 1, &mut Heard::default()).unwrap();
             let (folder, name_of_file) = Folder::of(&path).unwrap();
-            let model = Model::load(&folder, &name_of_file, u64::MAX).unwrap();
+            let model =
+                Model::load(&folder, &name_of_file, u64::MAX, &LoadOptions::default()).unwrap();
             assert_eq!(model.info().quantization, name);
             let mut context = Context::new(Rc::new(model), None).unwrap();
             for token in [1, 300, 2, 77] {
@@ -148,7 +153,13 @@ fn the_engine_computes_sane_numbers_with_it() {
     generate(file.path(), &TINY, 1, &mut Heard::default()).unwrap();
     let (folder, name) = Folder::of(file.path()).unwrap();
     let windows = Rc::default();
-    let model = Model::load(&Watched(&folder, Rc::clone(&windows)), &name, u64::MAX).unwrap();
+    let model = Model::load(
+        &Watched(&folder, Rc::clone(&windows)),
+        &name,
+        u64::MAX,
+        &LoadOptions::default(),
+    )
+    .unwrap();
     assert_eq!(model.info().quantization, "Q4_K");
     let loaded = windows.borrow().len();
 
@@ -171,6 +182,29 @@ fn the_engine_computes_sane_numbers_with_it() {
     assert_eq!(experts_per_token[0], 18);
     let used = windows.borrow().len() - loaded;
     assert!(used > 16 * 3 * 3 * 3 / 4, "{used}");
+}
+
+#[test]
+fn without_experts_it_is_dense() {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    generate(file.path(), &DENSE, 1, &mut Heard::default()).unwrap();
+    let gguf = Gguf::read(file.path()).unwrap();
+    let ty = |name: &str| gguf.header.tensors.iter().find(|t| t.name == name).unwrap().ty;
+    assert_eq!(
+        ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight", "blk.2.attn_v.weight"].map(ty),
+        [TensorType::Q6_K, TensorType::Q4_K, TensorType::Q6_K]
+    );
+    let (folder, name) = Folder::of(file.path()).unwrap();
+    let model = Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap();
+    assert_eq!(model.info().architecture, "llama");
+    let mut context = Context::new(Rc::new(model), None).unwrap();
+    for token in [1, 300, 2, 77] {
+        context.feed(&[token]).unwrap();
+        let logits = context.logits().unwrap();
+        let n = logits.len() as f32;
+        let deviation = (logits.iter().map(|x| x * x).sum::<f32>() / n).sqrt();
+        assert!((1.5..4.0).contains(&deviation), "{deviation}");
+    }
 }
 
 #[test]

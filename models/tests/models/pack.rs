@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::thread;
 
 use moewe_engine::native::{Folder, Member};
-use moewe_engine::{Context, Model};
+use moewe_engine::{Context, LoadOptions, Model};
 use moewe_fixtures::model;
 use moewe_gguf::{Gguf, Header};
 use moewe_models::generate::{Shape, generate};
@@ -94,7 +94,14 @@ fn logits(path: &Path, size: usize, tokens: &[u32], n_prompt: usize) -> Vec<Vec<
         let member = |member: Member| {
             let (folder, name) = (&folder, &name);
             scope.spawn(move || {
-                let model = Model::load_in_team(folder, name, u64::MAX, Box::new(member)).unwrap();
+                let model = Model::load_in_team(
+                    folder,
+                    name,
+                    u64::MAX,
+                    &LoadOptions::default(),
+                    Box::new(member),
+                )
+                .unwrap();
                 let mut context = Context::new(Rc::new(model), None).unwrap();
                 let (prompt, rest) = tokens.split_at(n_prompt);
                 let parts = std::iter::once(prompt).chain(rest.chunks(1));
@@ -132,7 +139,7 @@ fn family(name: &str) {
         same_logits(&original, &packed);
         let info = |path: &Path| {
             let (folder, name) = Folder::of(path).unwrap();
-            Model::load(&folder, &name, u64::MAX).unwrap().info().clone()
+            Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap().info().clone()
         };
         assert_eq!(format!("{:?}", info(&original)), format!("{:?}", info(&packed)));
         // Only what is no matrix, or not quantised, stays as it is.

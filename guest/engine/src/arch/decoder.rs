@@ -150,6 +150,7 @@ impl<'a> Decoder<'a> {
         let (file, n_embd, n_vocab) = (self.file, self.n_embd, self.file.n_vocab()?);
         Ok(Plan {
             n_ctx_train: self.n_ctx_train,
+            n_ctx_max: rope::n_ctx_max(file, self.n_ctx_train, self.turns)?,
             embedding: EmbeddingPlan {
                 matrix: file.whole("token_embd", n_vocab, n_embd),
                 scale: 1.0,
@@ -182,6 +183,7 @@ impl<'a> Decoder<'a> {
                 scale: self.attention_scale,
                 rope: self.turns.then_some(0),
                 qk_norm,
+                kv_format: file.options.kv_format,
             }),
             scale: self.residual_scale,
         }

@@ -1,19 +1,22 @@
-//! What a model is planned from: the metadata and the tensors of its file.
+//! What a model is planned from: the metadata and the tensors of its file, and what
+//! whoever loads it chose.
 
 use std::collections::BTreeMap;
 
 use super::keys::Keys;
 use crate::error::{Error, Result};
 use crate::gguf::TensorInfo;
+use crate::options::LoadOptions;
 use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, VectorPlan};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
 
-/// Metadata and tensors of a file.
+/// Metadata and tensors of a file, and how it is loaded.
 pub(super) struct File<'a> {
     pub keys: Keys<'a>,
     pub tensors: &'a BTreeMap<String, TensorInfo>,
+    pub options: &'a LoadOptions,
 }
 
 impl File<'_> {

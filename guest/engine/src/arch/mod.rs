@@ -19,6 +19,7 @@ use self::file::File;
 use self::keys::Keys;
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, TensorInfo};
+use crate::options::LoadOptions;
 use crate::plan::Plan;
 
 /// An architecture's name, and what plans a model of it.
@@ -36,8 +37,12 @@ const ALL: &[Architecture] = &[
 ];
 
 /// Plans the model in a file with these metadata and tensors.
-pub(crate) fn plan(metadata: &Metadata, tensors: &BTreeMap<String, TensorInfo>) -> Result<Plan> {
-    let file = File { keys: Keys::new(metadata)?, tensors };
+pub(crate) fn plan(
+    metadata: &Metadata,
+    tensors: &BTreeMap<String, TensorInfo>,
+    options: &LoadOptions,
+) -> Result<Plan> {
+    let file = File { keys: Keys::new(metadata)?, tensors, options };
     let name = file.keys.architecture();
     let Some((_, plan)) = ALL.iter().find(|(known, _)| *known == name) else {
         let known: Vec<_> = ALL.iter().map(|(known, _)| *known).collect();
@@ -62,6 +67,11 @@ pub(crate) mod tests {
     /// The plan of a model of the architecture `qwen3` that has one head of 128 numbers,
     /// with these metadata beside or in place of what it needs.
     pub(crate) fn plan_with(pairs: &[(&str, Value)]) -> Result<Plan> {
+        plan_loaded(pairs, &LoadOptions::default())
+    }
+
+    /// The same, loaded with these options.
+    pub(crate) fn plan_loaded(pairs: &[(&str, Value)], options: &LoadOptions) -> Result<Plan> {
         let mut all: BTreeMap<_, _> = [
             ("embedding_length", Value::Uint(128)),
             ("attention.head_count", Value::Uint(1)),
@@ -86,7 +96,7 @@ pub(crate) mod tests {
             offset: 0,
             size: 2048,
         };
-        plan(&metadata, &[(embedding.name.clone(), embedding)].into())
+        plan(&metadata, &[(embedding.name.clone(), embedding)].into(), options)
     }
 
     /// Fails unless these metadata are refused as not supported, in these words.
@@ -161,7 +171,7 @@ pub(crate) mod tests {
     fn plan_of(name: &str) -> Plan {
         let path = moewe_fixtures::model(&format!("{name}-q4_k_m"));
         let header = Gguf::read(&path).unwrap().header;
-        plan(&header.metadata, &header.tensors).unwrap()
+        plan(&header.metadata, &header.tensors, &LoadOptions::default()).unwrap()
     }
 
     #[test]

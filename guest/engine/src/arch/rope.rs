@@ -1,8 +1,12 @@
-//! What a file says of RoPE.
+//! What a file says of RoPE, and what of it was chosen instead.
 
 use super::file::File;
 use crate::error::{Error, Result};
-use crate::plan::{Pairs, RopePlan, RopeScaling};
+use crate::options::RopeScaling;
+use crate::plan::{FrequencyScaling, Pairs, RopePlan};
+
+/// The most that a context may be stretched by.
+const FACTOR_MAX: f32 = 1024.0;
 
 /// Reads base and scaling; keys of scaling that is not done say nothing.
 pub(super) fn plan(
@@ -25,29 +29,60 @@ pub(super) fn plan(
     }
     // The second name is that of early files. 0 scales nothing, as in llama.cpp.
     let (factor, early) = (keys.f32("rope.scaling.factor")?, keys.f32("rope.scale_linear")?);
-    let factor = f64::from(factor.or(early).filter(|&factor| factor != 0.0).unwrap_or(1.0));
+    let factor = factor.or(early).filter(|&factor| factor != 0.0).unwrap_or(1.0);
     if factor <= 0.0 {
         return Err(Error::invalid(format!("RoPE scaling by {factor}; the file is damaged")));
     }
+    let of_file = match keys.str("rope.scaling.type")? {
+        Some("none") => Ok(RopeScaling::None),
+        None | Some("linear") => Ok(RopeScaling::Linear { factor }),
+        Some("yarn") => Ok(RopeScaling::Yarn { factor }),
+        Some(other) => Err(Error::unsupported(format!(
+            "RoPE scaling `{other}`: none, linear and yarn are supported"
+        ))),
+    };
     let mut magnitude = f64::from(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0));
-    let n_ctx = keys.u32("rope.scaling.original_context_length")?;
+    let n_ctx = n_ctx_original(file, n_ctx_train)? as f64;
     let fast = keys.f32("rope.scaling.yarn_beta_fast")?.map_or(32.0, f64::from);
     let slow = keys.f32("rope.scaling.yarn_beta_slow")?.map_or(1.0, f64::from);
-    let scaling = match keys.str("rope.scaling.type")? {
-        Some("none") => RopeScaling::Linear { factor: 1.0 },
-        None | Some("linear") => RopeScaling::Linear { factor },
-        Some("yarn") => {
-            let n_ctx = n_ctx.map_or(n_ctx_train as f64, f64::from);
+    let scaling = match file.options.rope_scaling.map_or(of_file, Ok)? {
+        RopeScaling::None => FrequencyScaling::Linear { factor: 1.0 },
+        RopeScaling::Linear { factor } => FrequencyScaling::Linear { factor: factor.into() },
+        RopeScaling::Yarn { factor } => {
+            let factor = f64::from(factor);
             // YaRN's attention temperature.
             magnitude *= 1.0 + 0.1 * libm::log(factor).max(0.0);
-            RopeScaling::Yarn { factor, n_ctx, fast, slow }
-        }
-        Some(other) => {
-            return Err(Error::unsupported(format!(
-                "RoPE scaling `{other}`: none, linear and yarn are supported"
-            )));
+            FrequencyScaling::Yarn { factor, n_ctx, fast, slow }
         }
     };
     let factors = file.has("rope_freqs.weight").then(|| "rope_freqs.weight".to_owned());
     Ok(RopePlan { dims, pairs, base, factors, scaling, magnitude })
+}
+
+/// The longest context that a model may have: what the file says, or as many times as
+/// much as the model was trained for as was chosen.
+pub(super) fn n_ctx_max(file: &File<'_>, n_ctx_train: usize, turns: bool) -> Result<usize> {
+    let factor = match file.options.rope_scaling {
+        None | Some(RopeScaling::None) => return Ok(n_ctx_train),
+        Some(RopeScaling::Linear { factor } | RopeScaling::Yarn { factor }) => factor,
+    };
+    if !turns {
+        return Err(Error::input(
+            "the model has no RoPE that could be scaled; load it without RoPE scaling",
+        ));
+    }
+    if !(1.0..=FACTOR_MAX).contains(&factor) {
+        return Err(Error::input(format!(
+            "a RoPE factor of {factor}; it must be 1 to {FACTOR_MAX}"
+        )));
+    }
+    let scaled = n_ctx_original(file, n_ctx_train)? as f64 * f64::from(factor);
+    // Positions and counts of tokens are u32.
+    Ok((scaled as usize).clamp(n_ctx_train, u32::MAX as usize))
+}
+
+/// The context before a scaling that the file speaks of.
+fn n_ctx_original(file: &File<'_>, n_ctx_train: usize) -> Result<usize> {
+    let n = file.keys.u32("rope.scaling.original_context_length")?;
+    Ok(n.map_or(n_ctx_train, |n| n as usize))
 }

@@ -8,7 +8,7 @@ use super::loader::Loader;
 use super::norm::Norm;
 use super::pass::Pass;
 use crate::error::Result;
-use crate::kv_cache::LayerCache;
+use crate::kv_cache::{KvFormat, LayerCache};
 use crate::plan::AttentionPlan;
 use crate::takes::{Room, State, Takes};
 use crate::team::{Parts, shares};
@@ -25,6 +25,7 @@ pub(crate) struct Attention {
     rope: Option<usize>,
     n_head: usize,
     head_dim: usize,
+    kv_format: KvFormat,
     /// The heads whose attention this member computes, and the KV heads that
     /// they need: another member may need them too.
     heads: Range<usize>,
@@ -41,7 +42,7 @@ impl Block for Attention {
         let (n_embd, width, kv_width) = (plan.q.cols, plan.q.rows, plan.k.rows);
         let group = plan.n_head / plan.kv_heads;
         let kv_heads = shares(plan.n_head, size).map(|heads| kv_heads_of(heads, group).len());
-        let kv_head_bytes = 2 * (plan.head_dim * size_of::<f32>()) as u64;
+        let kv_head_bytes = 2 * plan.kv_format.bytes(plan.head_dim) as u64;
         let vector_len = n_embd.max(width).max(kv_width);
         Takes {
             vector_len,
@@ -82,6 +83,7 @@ impl Block for Attention {
             rope: plan.rope,
             n_head: plan.n_head,
             head_dim: plan.head_dim,
+            kv_format: plan.kv_format,
             heads,
             kv_heads,
             kv_head_of,
@@ -92,7 +94,7 @@ impl Block for Attention {
 impl Attention {
     /// What a session remembers of this layer, with no token yet.
     pub fn cache(&self) -> LayerCache {
-        LayerCache::new(self.kv_heads.len(), self.head_dim)
+        LayerCache::new(self.kv_heads.len(), self.head_dim, self.kv_format)
     }
 
     /// This member's rows of what attention adds; the cache gets the batch's keys and
@@ -104,6 +106,7 @@ impl Attention {
         let (exchange, n_tokens, s) = (pass.exchange, pass.n_tokens, &mut *pass.s);
         let (width, kv_width) = (self.q.n_rows, self.k.n_rows);
         let angles = self.rope.map(|rope| &s.angles[rope]);
+        let mut lost = Vec::new();
         let rows = s.q.chunks_exact_mut(width).zip(s.k.chunks_exact_mut(kv_width));
         for (i, ((q, k), v)) in rows.zip(s.v.chunks_exact(kv_width)).enumerate() {
             let (q, k, v) = (&mut q[mine.clone()], &mut k[kv_mine.clone()], &v[kv_mine.clone()]);
@@ -112,10 +115,16 @@ impl Attention {
                     x.chunks_exact_mut(self.head_dim).for_each(|head| angles.turn(i, head));
                 }
             }
-            cache.store(pass.position + i, k, v);
+            if !cache.store(pass.position + i, k, v) {
+                lost.push(i);
+            }
         }
         s.mixed.resize(n_tokens * width, 0.0);
         cache.attend(pass.position, self.scale, &self.kv_head_of, &s.q, &mut s.mixed);
+        // All members shall find out.
+        for i in lost {
+            s.mixed[i * width..][mine.clone()].fill(f32::NAN);
+        }
         let split = exchange.heads(self.n_head, self.head_dim);
         exchange.gather(&mut [Parts::whole(split, &mut s.mixed)])?;
         s.inner.take(&mut s.mixed, width);

@@ -48,10 +48,6 @@ impl Head {
         let s = &mut *pass.s;
         let output = self.output.as_ref().unwrap_or(embedding);
         let split = pass.exchange.rows(output.n_rows);
-        // No more than is needed, as a vocabulary is large.
-        if s.logits.capacity() < n * output.n_rows {
-            s.logits = Vec::with_capacity(n * output.n_rows);
-        }
         output.multiply(split.mine(), &s.activations, &s.all[..n], &mut s.logits);
         if self.scale != 1.0 {
             for logits in s.logits.chunks_exact_mut(output.n_rows) {

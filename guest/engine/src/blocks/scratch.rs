@@ -184,6 +184,17 @@ impl Scratch {
         Ok(())
     }
 
+    /// Makes room for so many logits, no more, as a vocabulary is large.
+    pub fn reserve_logits(&mut self, n: usize) -> Result<()> {
+        self.logits.clear();
+        self.logits.try_reserve_exact(n).map_err(|_| no_memory())
+    }
+
+    /// Logits that there is room for.
+    pub fn n_logits(&self) -> usize {
+        self.logits.capacity()
+    }
+
     /// For how many tokens there is room.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens

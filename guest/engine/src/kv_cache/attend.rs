@@ -2,16 +2,25 @@
 //! running softmax ([FlashAttention](https://arxiv.org/abs/2205.14135)).
 //!
 //! A tile of queries that share a KV head goes through a chunk together, so
-//! that the cache is read once a tile. What is computed for a query depends on
+//! that the cache is read, and made f32, once a tile. What is computed for a query depends on
 //! its position only: it takes the same steps in the same order in any tile.
 
 use super::kernel::{KERNEL, add_products};
-use super::{CHUNK, LayerCache, PANEL};
+use super::layer::LayerCache;
+use super::shape::{CHUNK, PANEL};
 use crate::ops::{load, replace};
 use crate::simd::V;
 
 /// Queries in a tile.
 const TILE: usize = 48;
+
+/// Room for what a tile works with.
+struct Room {
+    /// `[TILE][CHUNK]`
+    scores: Vec<f32>,
+    /// A panel of keys or of values.
+    panel: Vec<f32>,
+}
 
 /// One query of a tile.
 struct Row {
@@ -82,7 +91,10 @@ impl LayerCache {
         let width = kv_head_of.len() * head_dim;
         assert_eq!(queries.len(), out.len());
         let n_rows = TILE.min(queries.len() / head_dim);
-        let mut scores = vec![0.0; n_rows * CHUNK];
+        let mut room = Room {
+            scores: vec![0.0; n_rows * CHUNK],
+            panel: vec![0.0; CHUNK.max(head_dim) * PANEL],
+        };
         let mut tile = Vec::with_capacity(n_rows);
         let mut first = 0;
         for group in kv_head_of.chunk_by(|a, b| a == b) {
@@ -99,7 +111,7 @@ impl LayerCache {
                 if tile.is_empty() {
                     break;
                 }
-                self.attend_tile(kv_head, scale, &mut tile, &mut scores, queries, out);
+                self.attend_tile(kv_head, scale, &mut tile, &mut room, queries, out);
             }
         }
     }
@@ -110,13 +122,13 @@ impl LayerCache {
         kv_head: usize,
         scale: f32,
         rows: &mut [Row],
-        scores: &mut [f32],
+        Room { scores, panel }: &mut Room,
         queries: &[f32],
         out: &mut [f32],
     ) {
         let head_dim = self.head_dim;
         rows.iter().for_each(|row| out[row.at..][..head_dim].fill(0.0));
-        for (i, (keys, values)) in self.panels(kv_head).enumerate() {
+        for (i, (keys, values)) in self.head(kv_head).enumerate() {
             let start = i * CHUNK;
             let first = rows.partition_point(|row| row.n <= start);
             let rows = &mut rows[first..];
@@ -124,58 +136,72 @@ impl LayerCache {
                 break;
             }
             scores[..rows.len() * CHUNK].fill(0.0);
-            add_scores(rows, start, queries, keys, scores);
+            self.add_scores(rows, start, queries, keys, panel, scores);
             for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK)) {
                 let n = row.n_in_chunk(start);
                 let padded = n.next_multiple_of(4);
                 scores[n..padded].fill(f32::NEG_INFINITY);
                 row.weigh(&mut scores[..padded], scale, &mut out[row.at..][..head_dim]);
             }
-            add_values(rows, start, scores, values, head_dim, out);
+            self.add_values(rows, start, scores, values, panel, out);
         }
         for row in rows {
             multiply_by(&mut out[row.at..][..head_dim], V::splat_f32(1.0 / row.sum));
         }
     }
-}
 
-/// Adds the products of the queries with the keys of the chunk that begins at
-/// `start` to `scores` (`[rows][CHUNK]`), as far as anyone sees them.
-fn add_scores(rows: &[Row], start: usize, queries: &[f32], keys: &[f32], scores: &mut [f32]) {
-    let panels = keys.chunks_exact(keys.len() / (CHUNK / PANEL));
-    for (column, panel) in (0..CHUNK).step_by(PANEL).zip(panels) {
-        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
-            if rows.iter().any(|row| row.n_in_chunk(start) > column) {
-                let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
-                add_products(queries, panel, PANEL, rows.len(), place, scores);
+    /// Adds the products of the queries with the keys of the chunk that begins at
+    /// `start` to `scores` (`[rows][CHUNK]`), as far as anyone sees them.
+    fn add_scores(
+        &self,
+        rows: &[Row],
+        start: usize,
+        queries: &[f32],
+        keys: &[u8],
+        room: &mut [f32],
+        scores: &mut [f32],
+    ) {
+        let seen = rows.iter().map(|row| row.n_in_chunk(start)).max().unwrap_or(0);
+        let panels = keys.chunks_exact(keys.len() / (CHUNK / PANEL));
+        for (column, panel) in (0..seen).step_by(PANEL).zip(panels) {
+            let panel = self.format.keys(panel, self.head_dim, room);
+            for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+                if rows.iter().any(|row| row.n_in_chunk(start) > column) {
+                    let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
+                    add_products(queries, panel, PANEL, rows.len(), place, scores);
+                }
             }
         }
     }
-}
 
-/// Adds the values of the chunk that begins at `start`, each times its weight,
-/// to `out`.
-fn add_values(
-    rows: &[Row],
-    start: usize,
-    weights: &[f32],
-    values: &[f32],
-    head_dim: usize,
-    out: &mut [f32],
-) {
-    for (column, panel) in (0..head_dim).step_by(PANEL).zip(values.chunks(CHUNK * PANEL)) {
-        let width = panel.len() / CHUNK;
-        for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
-            // All of these rows see what the first of them sees, then each
-            // goes on alone.
-            let common = rows[0].n_in_chunk(start);
-            let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
-            let (panel, rest) = panel.split_at(common * width);
-            add_products(weights, panel, width, rows.len(), place, out);
-            for (i, row) in rows.iter().enumerate() {
-                let (from, to) = place(i);
-                let rest = &rest[..(row.n_in_chunk(start) - common) * width];
-                add_products(weights, rest, width, 1, |_| (from + common, to), out);
+    /// Adds the values of the chunk that begins at `start`, each times its weight,
+    /// to `out`.
+    fn add_values(
+        &self,
+        rows: &[Row],
+        start: usize,
+        weights: &[f32],
+        values: &[u8],
+        room: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let (format, head_dim) = (self.format, self.head_dim);
+        let seen = rows.iter().map(|row| row.n_in_chunk(start)).max().unwrap_or(0);
+        for column in (0..head_dim).step_by(PANEL) {
+            let width = PANEL.min(head_dim - column);
+            let panel = format.values(values, head_dim, column, seen, room);
+            for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
+                // All of these rows see what the first of them sees, then each
+                // goes on alone.
+                let common = rows[0].n_in_chunk(start);
+                let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
+                let (panel, rest) = panel.split_at(common * width);
+                add_products(weights, panel, width, rows.len(), place, out);
+                for (i, row) in rows.iter().enumerate() {
+                    let (from, to) = place(i);
+                    let rest = &rest[..(row.n_in_chunk(start) - common) * width];
+                    add_products(weights, rest, width, 1, |_| (from + common, to), out);
+                }
             }
         }
     }
@@ -190,6 +216,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
+    use crate::kv_cache::format::KvFormat;
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -202,7 +229,10 @@ mod tests {
         1.0 / (head_dim as f32).sqrt()
     }
 
+    const FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8_0];
+
     struct Case {
+        format: KvFormat,
         kv_heads: usize,
         group: usize,
         head_dim: usize,
@@ -214,18 +244,26 @@ mod tests {
 
     impl Case {
         /// A cache of `n` positions, and a query of each.
-        fn new(seed: u64, n: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
-            let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        fn new(format: KvFormat, n: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64((n * head_dim + group) as u64);
             let kv_width = kv_heads * head_dim;
             let keys = random(&mut rng, n * kv_width);
             let values = random(&mut rng, n * kv_width);
             let queries = random(&mut rng, n * group * kv_width);
-            let mut cache = LayerCache::new(kv_heads, head_dim);
-            cache.reserve(n).unwrap();
-            for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
-                cache.store(i, k, v);
+            let cache = LayerCache::new(kv_heads, head_dim, format);
+            let case = Self { format, kv_heads, group, head_dim, keys, values, queries, cache };
+            case.filled()
+        }
+
+        /// Fills the cache.
+        fn filled(mut self) -> Self {
+            let kv_width = self.kv_heads * self.head_dim;
+            self.cache.reserve(self.keys.len() / kv_width).unwrap();
+            let positions = self.keys.chunks(kv_width).zip(self.values.chunks(kv_width));
+            for (i, (k, v)) in positions.enumerate() {
+                assert!(self.cache.store(i, k, v));
             }
-            Self { kv_heads, group, head_dim, keys, values, queries, cache }
+            self
         }
 
         fn kv_head_of(&self) -> Vec<Option<usize>> {
@@ -284,15 +322,20 @@ mod tests {
 
     #[test]
     fn attention_is_what_the_formula_says() {
-        for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
+        let formats = FORMATS.into_iter().zip([2e-6, 3e-3, 5e-2]);
+        let cases = formats.flat_map(|format| HEAD_DIMS.map(|head_dim| (format, head_dim)));
+        for ((format, tolerance), head_dim) in cases {
             for (group, kv_heads) in [(1, 2), (3, 3), (4, 1), (8, 2)] {
-                let case = Case::new(i as u64, 150, kv_heads, group, head_dim);
+                let case = Case::new(format, 150, kv_heads, group, head_dim);
                 let got = case.attend(0..150);
                 for position in [0, 1, 62, 63, 64, 65, 127, 149] {
                     let got = &got[position * case.width()..][..case.width()];
                     for (got, want) in got.iter().zip(case.expected(position)) {
                         let error = (f64::from(*got) - want).abs();
-                        assert!(error < 2e-6, "{head_dim}, {group}: {got}, not {want}");
+                        assert!(
+                            error < tolerance,
+                            "{format:?}, {head_dim}, {group}: {got}, not {want}"
+                        );
                     }
                 }
             }
@@ -303,9 +346,9 @@ mod tests {
     fn a_token_gets_the_same_bits_in_any_batch() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         for (i, head_dim) in HEAD_DIMS.into_iter().enumerate() {
-            for group in [1, 3, 4, 8] {
+            for (j, group) in [1, 3, 4, 8].into_iter().enumerate() {
                 let n = 70 + rng.next_u64() as usize % 200;
-                let case = Case::new(i as u64, n, 1 + i % 3, group, head_dim);
+                let case = Case::new(FORMATS[(i + j) % 3], n, 1 + i % 3, group, head_dim);
                 let single: Vec<f32> = (0..n).flat_map(|i| case.attend(i..i + 1)).collect();
                 for _ in 0..4 {
                     let start = rng.next_u64() as usize % n;
@@ -322,9 +365,11 @@ mod tests {
     #[test]
     fn a_head_gets_the_same_bits_beside_any_others() {
         let (n, group, head_dim) = (130, 3, 64);
-        let case = Case::new(7, n, 4, group, head_dim);
-        let all = case.attend(0..n);
-        for heads in [0..1, 0..5, 5..12, 2..7, 4..4] {
+        let cases = FORMATS.map(|format| Case::new(format, n, 4, group, head_dim));
+        for (case, heads) in
+            cases.iter().flat_map(|case| [0..1, 0..5, 5..12, 2..7, 4..4].map(|heads| (case, heads)))
+        {
+            let all = case.attend(0..n);
             let kv_heads = heads.start / group..heads.end.div_ceil(group);
             let part = |x: &[f32], heads: usize, part: &Range<usize>| -> Vec<f32> {
                 let rows = x.chunks(heads * head_dim);
@@ -332,11 +377,11 @@ mod tests {
             };
             let keys = part(&case.keys, 4, &kv_heads);
             let values = part(&case.values, 4, &kv_heads);
-            let mut cache = LayerCache::new(kv_heads.len(), head_dim);
+            let mut cache = LayerCache::new(kv_heads.len(), head_dim, case.format);
             cache.reserve(n).unwrap();
             let kv_width = kv_heads.len() * head_dim;
             for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
-                cache.store(i, k, v);
+                assert!(cache.store(i, k, v));
             }
             let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
             let kv_head_of: Vec<_> = (0..12).map(kv_head).collect();
@@ -352,17 +397,66 @@ mod tests {
 
     #[test]
     fn what_was_there_before_a_rewind_leaves_no_trace() {
-        let mut case = Case::new(3, 100, 2, 3, 64);
-        let before = case.attend(0..70);
-        let nonsense = vec![f32::NAN; 128];
-        (70..100).for_each(|i| case.cache.store(i, &nonsense, &nonsense));
-        assert_eq!(bits(&case.attend(0..70)), bits(&before));
+        for format in FORMATS {
+            let mut case = Case::new(format, 100, 2, 3, 64);
+            let before = case.attend(0..70);
+            let nonsense = vec![f32::NAN; 128];
+            (70..100).for_each(|i| assert!(!case.cache.store(i, &nonsense, &nonsense)));
+            assert_eq!(bits(&case.attend(0..70)), bits(&before));
+        }
+    }
+
+    /// Numbers that all formats have, the largest in each block of 32, give the same
+    /// bits in all of them.
+    #[test]
+    fn what_a_format_has_is_kept() {
+        for head_dim in HEAD_DIMS {
+            let of = |format| {
+                let mut case = Case::new(format, 150, 2, 3, head_dim);
+                for numbers in [&mut case.keys, &mut case.values] {
+                    for block in numbers.chunks_mut(head_dim).flat_map(|x| x.chunks_mut(32)) {
+                        block.iter_mut().for_each(|x| *x = (*x * 63.0).round_ties_even() / 64.0);
+                        block[0] = 127.0 / 64.0;
+                    }
+                }
+                bits(&case.filled().attend(0..150))
+            };
+            let [want, rest @ ..] = FORMATS.map(of);
+            assert!(rest.iter().all(|got| *got == want), "{head_dim}");
+        }
+    }
+
+    #[test]
+    fn what_a_format_has_not_is_told() {
+        for (format, max) in [(KvFormat::F16, 65504.0), (KvFormat::Q8_0, 127.0 * 65504.0)] {
+            let mut cache = LayerCache::new(1, 36, format);
+            cache.reserve(1).unwrap();
+            let mut store = |key: f32, value: f32| {
+                let (mut keys, mut values) = ([0.0; 36], [0.0; 36]);
+                (keys[35], values[2]) = (key, value);
+                cache.store(0, &keys, &values)
+            };
+            assert!(store(max, -max), "{format:?}");
+            for bad in [max.next_up(), f32::NEG_INFINITY, f32::NAN] {
+                assert!(!store(bad, 0.0) && !store(0.0, bad), "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_format() {
+        for (format, bytes) in FORMATS.into_iter().zip([4 * 60, 2 * 60, 60 + 2 * 2]) {
+            assert_eq!(format.bytes(60), bytes);
+            let mut cache = LayerCache::new(3, 60, format);
+            cache.reserve(65).unwrap();
+            assert_eq!(cache.bytes(), (128 * 3 * 2 * bytes) as u64, "{format:?}");
+        }
     }
 
     /// With scores of some thousands, one position has all the weight.
     #[test]
     fn large_scores_do_not_overflow() {
-        let mut case = Case::new(5, 200, 1, 4, 64);
+        let mut case = Case::new(KvFormat::F32, 200, 1, 4, 64);
         case.queries.iter_mut().for_each(|q| *q *= 1000.0);
         let got = case.attend(0..200);
         for position in [3, 80, 199] {

@@ -1,6 +1,6 @@
 //! The inner loops of attention: vectors times a panel.
 
-use super::PANEL;
+use super::shape::PANEL;
 use crate::ops::load;
 use crate::simd::{V, steps};
 

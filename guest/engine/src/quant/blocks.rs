@@ -130,12 +130,12 @@ pub(super) trait Quants {
         n_steps: usize,
     ) -> [V; N];
 
-    /// Unpacks the numbers of sub-block `i` of a unit of four rows' blocks:
-    /// `put(step, numbers)` gets 16 bytes at a time, four bytes of each row.
+    /// Unpacks the numbers of a unit of four rows' blocks: `put(step, numbers)` gets 16
+    /// bytes at a time, four bytes of each row.
     ///
     /// # Safety
     /// The rows must hold whole blocks.
-    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, put: impl FnMut(usize, V));
+    unsafe fn unpack(rows: impl FourRows, unit: usize, put: impl FnMut(usize, V));
 
     /// Steps through a tile, 16 bytes of each group, before sums must be
     /// widened.
@@ -146,11 +146,11 @@ pub(super) trait Quants {
     ///
     /// # Safety
     /// The pointers must be to whole sub-blocks.
-    unsafe fn dots_unpacked(
+    unsafe fn dots_unpacked<const T: usize>(
         rows: *const u8,
         x: *const u8,
         scale_pairs: [V; GROUPS],
         n_steps: usize,
-        products: &mut Products,
+        products: &mut Products<T>,
     );
 }

@@ -49,8 +49,9 @@ impl Tile {
     /// whole blocks.
     #[inline(never)]
     pub unsafe fn unpack<B: Blocks>(&mut self, group: usize, rows: impl FourRows) {
-        let sub_block_len = 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
-        let unit_len = B::SUB_BLOCKS * sub_block_len;
+        // Known, it makes checks of places needless.
+        assert!(group < GROUPS);
+        let unit_len = B::SUB_BLOCKS * 4 * GROUPS * B::SUB_BLOCK * B::UNPACKED;
         let [factors, mins] = self.factors.each_mut().map(|f| f.as_chunks_mut::<4>().0);
         let scale_pairs = self.scale_pairs.as_chunks_mut::<16>().0;
         let sum_weights = self.sum_weights.as_chunks_mut::<16>().0;
@@ -77,41 +78,61 @@ impl Tile {
                 }
             });
             for (unit, quants) in quants.chunks_exact_mut(unit_len).enumerate() {
-                steps!(B::SUB_BLOCKS, |i| {
-                    let put = |step: usize, q: V| {
-                        let at = i * sub_block_len + 16 * (GROUPS * step + group);
-                        // SAFETY: the slice holds 16 bytes.
-                        unsafe { q.store(quants[at..][..16].as_mut_ptr()) };
-                    };
-                    // SAFETY: the caller vouches for the rows.
-                    unsafe { B::unpack(blocks, unit, i, put) };
-                });
+                let quants = &mut quants[16 * group..];
+                let put = |step: usize, q: V| {
+                    // SAFETY: the slice holds 16 bytes.
+                    unsafe { q.store(quants[16 * GROUPS * step..][..16].as_mut_ptr()) };
+                };
+                // SAFETY: the caller vouches for the rows.
+                unsafe { B::unpack(blocks, unit, put) };
             }
         }
     }
 }
 
-/// The products of a tile with a panel, in the order that `gemv` has. They are
-/// written at the end: what a function returns, LLVM would write at every turn of
+/// The products of a tile with the first `n` vectors of a panel, or with all: two take
+/// little more than half of the time. What `out` has of other vectors means nothing.
+///
+/// # Safety
+/// As for [`dot`].
+#[inline(always)]
+pub(super) unsafe fn dots<B: Blocks>(
+    tile: &Tile,
+    panels: &Panels,
+    panel: usize,
+    n: usize,
+    out: &mut Products<TOKENS>,
+) {
+    // SAFETY: the caller vouches for the same.
+    unsafe {
+        match (n, out.first_chunk_mut()) {
+            (1 | 2, Some(out)) => dot::<B, 2>(tile, panels, panel, out),
+            _ => dot::<B, TOKENS>(tile, panels, panel, out),
+        }
+    }
+}
+
+/// The products of a tile with the first `T` vectors of a panel, in the order that
+/// `gemv` has. They are written at the end: what a function returns, LLVM would write at every turn of
 /// the loop.
 ///
 /// # Safety
 /// The tile must have been unpacked in all groups and the panels made for
 /// this format, for vectors of one length; `panel` must be one of the panels.
 #[inline(never)]
-pub(super) unsafe fn dot<B: Blocks>(
+unsafe fn dot<B: Blocks, const T: usize>(
     tile: &Tile,
     panels: &Panels,
     panel: usize,
-    out: &mut Products,
+    out: &mut Products<T>,
 ) {
     let len = 4 * B::SUB_BLOCK * B::UNPACKED;
-    let mut sums = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+    let mut sums = [[V::splat_f32(0.0); GROUPS]; T];
     let quants = panels.quants(panel).as_ptr();
     let scales = panels.scales(panel).as_ptr();
     let mut scale_pairs = [V::splat_i32(0x0001_0001); GROUPS];
     for b in 0..tile.n {
-        let mut products = [[V::splat_i32(0); GROUPS]; TOKENS];
+        let mut products = [[V::splat_i32(0); GROUPS]; T];
         for i in B::N_SUB_BLOCKS * b..B::N_SUB_BLOCKS * (b + 1) {
             // SAFETY: the caller vouches for tile and panel, which have sub-block
             // `i`.
@@ -126,13 +147,13 @@ pub(super) unsafe fn dot<B: Blocks>(
         }
         // SAFETY: as above; they have block `b`.
         unsafe {
-            let weighted = weighted::<B>(tile, panels, panel, b);
+            let weighted = weighted::<B, T>(tile, panels, panel, b);
             let [factors, mins] = tile.factors.each_ref().map(|f| f.as_ptr());
             let factors = load_groups(factors.cast(), b);
             let mins =
                 if B::MIN && !B::IS_MIN_COMMON { load_groups(mins.cast(), b) } else { factors };
             let scales = V::load(scales.add(TOKENS * b).cast());
-            for t in 0..TOKENS {
+            for t in 0..T {
                 let scale = scales.splat_lane(t);
                 for g in 0..GROUPS {
                     let total = B::total([factors[g], mins[g]], products[t][g], weighted[t][g]);
@@ -149,7 +170,7 @@ pub(super) unsafe fn dot<B: Blocks>(
     };
 }
 
-fn add(a: Products, b: Products) -> Products {
+fn add<const T: usize>(a: Products<T>, b: Products<T>) -> Products<T> {
     std::array::from_fn(|t| std::array::from_fn(|g| a[t][g].add_f32(b[t][g])))
 }
 
@@ -158,8 +179,8 @@ fn add(a: Products, b: Products) -> Products {
 /// # Safety
 /// As for [`dot`], for a format with common minima.
 #[inline(always)]
-unsafe fn common_mins(tile: &Tile, panels: &Panels, panel: usize) -> Products {
-    let mut products = [[V::splat_f32(0.0); GROUPS]; TOKENS];
+unsafe fn common_mins<const T: usize>(tile: &Tile, panels: &Panels, panel: usize) -> Products<T> {
+    let mut products = [[V::splat_f32(0.0); GROUPS]; T];
     let mins = tile.factors[1].chunks(8 * 4 * GROUPS);
     for (mins, sums) in mins.zip(panels.sums(panel).chunks(8 * TOKENS)) {
         let n = sums.len() / TOKENS;
@@ -185,14 +206,19 @@ unsafe fn common_mins(tile: &Tile, panels: &Panels, panel: usize) -> Products {
 /// # Safety
 /// As for [`dot`]; the block must exist.
 #[inline(always)]
-unsafe fn weighted<B: Blocks>(tile: &Tile, panels: &Panels, panel: usize, b: usize) -> Products {
+unsafe fn weighted<B: Blocks, const T: usize>(
+    tile: &Tile,
+    panels: &Panels,
+    panel: usize,
+    b: usize,
+) -> Products<T> {
     let sums = panels.sums(panel).as_ptr();
     if B::SUM_PAIRS == 0 {
         // SAFETY: the panel has a sum for each token and block.
         let sums = unsafe { V::load(sums.add(TOKENS * b).cast()) };
         return std::array::from_fn(|t| [sums.splat_lane(t); GROUPS]);
     }
-    let mut weighted = [[V::splat_i32(0); GROUPS]; TOKENS];
+    let mut weighted = [[V::splat_i32(0); GROUPS]; T];
     for p in B::SUM_PAIRS * b..B::SUM_PAIRS * (b + 1) {
         // SAFETY: tile and panel have so many for each block.
         let (weights, sums): ([V; GROUPS], V) = unsafe {

@@ -9,7 +9,7 @@ use super::gemv::{self, Counts};
 use super::pack;
 use super::packed::PackedRows;
 use super::panels::Panels;
-use super::raw::RawRows;
+use super::raw::{RawRows, fetch};
 use super::rows::FourRows;
 use super::shape::{GROUPS, ROWS, TOKENS};
 use crate::simd::V;
@@ -155,10 +155,22 @@ impl<'a> Matrix<'a> {
     ) {
         for first in (0..self.rows).step_by(4) {
             let rows = self.four_rows(first);
-            for (i, &token) in tokens.iter().enumerate() {
-                // SAFETY: the rows hold `cols` numbers, and so does the vector.
-                let y = unsafe { formats::dot_rows::<F>(rows, x.vector(token)) };
-                self.put(first, i, y, &mut put);
+            let (pairs, rest) = tokens.as_chunks::<2>();
+            let mut two = [[0.0; 4]; 2];
+            for (i, pair) in pairs.iter().enumerate() {
+                let x = pair.map(|token| x.vector(token));
+                // SAFETY: the rows hold `cols` numbers, and so do the vectors.
+                unsafe { formats::dot_rows::<F, 2>(rows, x, &mut two) };
+                self.put(first, 2 * i, two[0], &mut put);
+                self.put(first, 2 * i + 1, two[1], &mut put);
+            }
+            for &token in rest {
+                let [one, _] = &mut two;
+                // SAFETY: as above.
+                unsafe {
+                    formats::dot_rows::<F, 1>(rows, [x.vector(token)], std::array::from_mut(one));
+                }
+                self.put(first, tokens.len() - 1, *one, &mut put);
             }
         }
     }
@@ -175,16 +187,21 @@ impl<'a> Matrix<'a> {
         let panels = Panels::new::<B>(x, tokens);
         let mut y = [[V::splat_f32(0.0); GROUPS]; TOKENS];
         for first in (0..self.rows).step_by(4 * GROUPS) {
+            if R::ARE_APART {
+                let n = self.rows.min(first + ROWS * GROUPS) - first;
+                fetch(&self.bytes[first * self.row_bytes..][..n * self.row_bytes]);
+            }
             for group in 0..GROUPS {
                 // SAFETY: the rows hold `cols` numbers, which `new` has
                 // checked to be whole blocks.
                 unsafe { tile.unpack::<B>(group, rows(first + 4 * group)) };
             }
             for panel in 0..tokens.len().div_ceil(TOKENS) {
+                let some = TOKENS * panel..tokens.len();
                 // SAFETY: all groups were unpacked; vectors and rows have one
                 // length.
-                unsafe { gemm::dot::<B>(&tile, &panels, panel, &mut y) };
-                for (i, y) in (TOKENS * panel..tokens.len()).zip(y) {
+                unsafe { gemm::dots::<B>(&tile, &panels, panel, some.len(), &mut y) };
+                for (i, y) in some.zip(y) {
                     for (group, y) in y.into_iter().enumerate() {
                         self.put(first + 4 * group, i, y.to_f32(), &mut put);
                     }

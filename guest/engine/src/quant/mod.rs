@@ -17,7 +17,7 @@
 
 mod activations;
 mod blocks;
-mod f16;
+pub(crate) mod f16;
 mod formats;
 mod gemm;
 mod gemv;

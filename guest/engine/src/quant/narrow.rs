@@ -5,7 +5,7 @@ use super::blocks::{Blocks, Quants};
 use super::packed::PackedRows;
 use super::raw::RawBlock;
 use super::rows::{Block, FourRows};
-use super::shape::{GROUPS, Products, TOKENS, load_step};
+use super::shape::{GROUPS, Products, load_step};
 use crate::simd::{V, steps};
 
 /// A format of few bits, whose numbers are not negative.
@@ -119,12 +119,17 @@ impl<Q: Narrow> Quants for Q {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: impl FourRows, unit: usize, i: usize, mut put: impl FnMut(usize, V)) {
-        let pieces = Q::SUB_BLOCK / 16;
-        steps!(pieces, |piece| {
-            // SAFETY: the caller vouches for the blocks.
-            let quants = |part| unsafe { Q::quants(part, unit, i * pieces + piece) };
-            rows.read(quants, |c, q| put(4 * piece + c, q));
+    unsafe fn unpack(rows: impl FourRows, unit: usize, mut put: impl FnMut(usize, V)) {
+        steps!(Q::HIGH, |piece| {
+            let four = |piece: usize| -> [V; 4] {
+                // SAFETY: the caller vouches for the blocks.
+                std::array::from_fn(|c| unsafe { Q::quants(rows.quarter(c), unit, piece) })
+            };
+            let (low, high) = (four(piece), four(piece + Q::HIGH));
+            for c in 0..4 {
+                put(4 * piece + c, low[c]);
+                put(4 * (piece + Q::HIGH) + c, high[c]);
+            }
         });
     }
 
@@ -132,15 +137,15 @@ impl<Q: Narrow> Quants for Q {
     const STEPS: usize = products_max(Q::BITS) / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(
+    unsafe fn dots_unpacked<const T: usize>(
         rows: *const u8,
         x: *const u8,
         scale_pairs: [V; GROUPS],
         n_steps: usize,
-        products: &mut Products,
+        products: &mut Products<T>,
     ) {
         for first in (0..Q::SUB_BLOCK / 4).step_by(Self::STEPS) {
-            let mut sums = [[V::splat_i32(0); GROUPS]; TOKENS];
+            let mut sums = [[V::splat_i32(0); GROUPS]; T];
             steps!(Self::STEPS, n_steps, |step| {
                 // SAFETY: the caller vouches for sub-blocks.
                 let (w, x) = unsafe { load_step(rows, x, first + step) };

@@ -7,14 +7,16 @@
 
 use super::rows::{Block, FourRows};
 use super::shape::ROWS;
-use crate::simd::{V, steps};
+use crate::simd::V;
 
 /// The blocks of four rows, group `.1` of the `N` that are interleaved.
 #[derive(Clone, Copy)]
 pub(super) struct PackedRows<const N: usize>(pub *const u8, pub usize);
 
 impl<const N: usize> FourRows for PackedRows<N> {
-    type Part = PackedBlock<N>;
+    const ARE_APART: bool = false;
+
+    type Quarter = PackedBlock<N>;
 
     #[inline(always)]
     unsafe fn behind(self, offset: usize) -> Self {
@@ -35,10 +37,8 @@ impl<const N: usize> FourRows for PackedRows<N> {
     }
 
     #[inline(always)]
-    fn read(self, read: impl Fn(PackedBlock<N>) -> V, mut put: impl FnMut(usize, V)) {
-        steps!(4, |i| {
-            put(i, read(self.quarter(i)));
-        });
+    fn quarter(self, i: usize) -> PackedBlock<N> {
+        PackedBlock(self, i)
     }
 }
 
@@ -54,12 +54,6 @@ impl<const N: usize> PackedRows<N> {
         // for all that the compiler knows.
         // SAFETY: the caller vouches for the bytes.
         unsafe { self.0.add(ROWS * N * offset).add(ROWS * PIECE * self.1) }
-    }
-
-    /// One of four parts of what is read.
-    #[inline(always)]
-    pub fn quarter(self, i: usize) -> PackedBlock<N> {
-        PackedBlock(self, i)
     }
 }
 

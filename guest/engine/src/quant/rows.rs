@@ -4,8 +4,11 @@ use crate::simd::V;
 
 /// Blocks of four rows, as they lie in memory.
 pub(super) trait FourRows: Copy {
-    /// One of four parts of what is read of the blocks: see [`read`](Self::read).
-    type Part: Block;
+    /// Whether the rows lie one behind the other.
+    const ARE_APART: bool;
+
+    /// A quarter of what is read of the blocks.
+    type Quarter: Block;
 
     /// The blocks that lie `offset` bytes behind these in each row.
     ///
@@ -25,9 +28,10 @@ pub(super) trait FourRows: Copy {
     /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
 
-    /// Reads 16 or 8 bytes of each block: `read` gets parts, each a block or a quarter of
-    /// those bytes of all blocks; `put(i, numbers)` gets quarter `i`, a row in each lane.
-    fn read(self, read: impl Fn(Self::Part) -> V, put: impl FnMut(usize, V));
+    /// Quarter `i` of what is read of each block, of every 16 or 8 bytes: a row in each
+    /// lane. All four should be read of the same bytes before anything is written: where
+    /// the rows lie apart, that reads them once.
+    fn quarter(self, i: usize) -> Self::Quarter;
 }
 
 /// One row's block, or a quarter of what is read of four.

@@ -11,8 +11,8 @@ pub(super) const GROUPS: usize = 2;
 /// Vectors in a panel, which is what a tile is multiplied with.
 pub(super) const TOKENS: usize = 4;
 
-/// Products of a tile with a panel: a lane for each row.
-pub(super) type Products = [[V; GROUPS]; TOKENS];
+/// Products of a tile with the first `T` vectors of a panel: a lane for each row.
+pub(super) type Products<const T: usize> = [[V; GROUPS]; T];
 
 /// What a tile and a panel have for a step.
 ///

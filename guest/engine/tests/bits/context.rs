@@ -4,12 +4,15 @@ use std::path::Path;
 use std::rc::Rc;
 
 use moewe_engine::native::Folder;
-use moewe_engine::{Context, Model};
+use moewe_engine::{Context, LoadOptions, Model};
 use moewe_fixtures::{TOKENS, model};
 
 fn load(path: &Path, window_bytes_max: u64) -> Rc<Model> {
     let (folder, name) = Folder::of(path).unwrap();
-    Rc::new(Model::load(&folder, &name, window_bytes_max).unwrap_or_else(|e| panic!("{e}")))
+    Rc::new(
+        Model::load(&folder, &name, window_bytes_max, &LoadOptions::default())
+            .unwrap_or_else(|e| panic!("{e}")),
+    )
 }
 
 fn logits(model: Rc<Model>, tokens: &[u32]) -> Vec<Vec<f32>> {

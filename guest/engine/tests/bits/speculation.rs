@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use moewe_engine::Context;
 use moewe_engine::language_model::LanguageModel;
 use moewe_engine::native::Folder;
 use moewe_engine::sampler::{Sampler, Sampling};
+use moewe_engine::{Context, LoadOptions};
 use moewe_fixtures::model;
 
 const GREEDY: Sampling = Sampling {
@@ -20,7 +20,7 @@ const GREEDY: Sampling = Sampling {
 
 fn load(path: &Path) -> LanguageModel {
     let (folder, name) = Folder::of(path).unwrap();
-    LanguageModel::load(&folder, &name, u64::MAX).unwrap()
+    LanguageModel::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap()
 }
 
 /// A text of few words that repeats itself, as code and lists do.

@@ -9,7 +9,7 @@ use std::thread;
 
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Place, Source, Weights, Window};
-use moewe_engine::{Context, Error, ErrorKind, Model, Result};
+use moewe_engine::{Context, Error, ErrorKind, LoadOptions, Model, Result};
 use moewe_fixtures::{TOKENS, model};
 
 /// How a store behaves.
@@ -348,7 +348,7 @@ fn logits(model: Model, tokens: &[u32], n_batch: usize) -> Vec<Vec<u32>> {
 
 fn mapped(path: &Path, tokens: &[u32], n_batch: usize) -> Vec<Vec<u32>> {
     let (folder, name) = Folder::of(path).unwrap();
-    logits(Model::load(&folder, &name, u64::MAX).unwrap(), tokens, n_batch)
+    logits(Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap(), tokens, n_batch)
 }
 
 /// What each member computes; the members share a store, or have one each.
@@ -372,8 +372,14 @@ fn stored(
                 let store = if is_shared { shared } else { &own };
                 let is_first = rank == 0;
                 let weights = Stored { folder, file, rules, n_members, store, is_first };
-                let model =
-                    Model::load_in_team(&weights, name, u64::MAX, Box::new(member)).unwrap();
+                let model = Model::load_in_team(
+                    &weights,
+                    name,
+                    u64::MAX,
+                    &LoadOptions::default(),
+                    Box::new(member),
+                )
+                .unwrap();
                 let logits = logits(model, tokens, n_batch);
                 let store = store.lock().unwrap().clone().unwrap();
                 let state = store.state.lock().unwrap();
@@ -542,7 +548,9 @@ fn a_failed_wait_leaves_the_context_as_it_was() {
             store: &store,
             is_first: true,
         };
-        let model = Model::load(&BreakingWeights(stored, n), &name, u64::MAX).unwrap();
+        let model =
+            Model::load(&BreakingWeights(stored, n), &name, u64::MAX, &LoadOptions::default())
+                .unwrap();
         let mut context = Context::new(Rc::new(model), None).unwrap();
         let mut n_failed = 0;
         for (tokens, expected) in tokens.chunks(2).zip(&expected) {

@@ -7,7 +7,7 @@ use std::thread;
 
 use moewe_engine::native::{Folder, Member};
 use moewe_engine::team::{SharedMemory, Team};
-use moewe_engine::{Context, Error, ErrorKind, Model};
+use moewe_engine::{Context, Error, ErrorKind, KvFormat, LoadOptions, Model};
 use moewe_fixtures::{TOKENS, model};
 
 /// Runs `f` in a thread for each member, with its model.
@@ -15,15 +15,18 @@ fn run<T: Send>(
     path: &Path,
     size: usize,
     window_bytes_max: u64,
+    kv_format: KvFormat,
     f: impl Fn(Rc<Model>) -> T + Sync,
 ) -> Vec<T> {
     let (folder, name) = Folder::of(path).unwrap();
+    let options = LoadOptions { kv_format, ..LoadOptions::default() };
     thread::scope(|scope| {
         let member = |member: Member| {
-            let (folder, name, f) = (&folder, &name, &f);
+            let (folder, name, options, f) = (&folder, &name, &options, &f);
             scope.spawn(move || {
                 let model =
-                    Model::load_in_team(folder, name, window_bytes_max, Box::new(member)).unwrap();
+                    Model::load_in_team(folder, name, window_bytes_max, options, Box::new(member))
+                        .unwrap();
                 f(Rc::new(model))
             })
         };
@@ -47,14 +50,18 @@ fn logits(model: Rc<Model>, tokens: &[u32], n_batch: usize) -> Vec<Vec<u32>> {
 
 fn check(name: &str) {
     let tokens = &TOKENS[..12];
-    for quant in ["q4_k_m", "q8_0", "f16"] {
+    for (quant, kv_format) in
+        [("q4_k_m", KvFormat::F16), ("q8_0", KvFormat::Q8_0), ("f16", KvFormat::F32)]
+    {
         let path = model(&format!("{name}-{quant}"));
         for n_batch in [1, tokens.len()] {
-            let alone = &run(&path, 1, u64::MAX, |model| logits(model, tokens, n_batch))[0];
+            let alone =
+                &run(&path, 1, u64::MAX, kv_format, |model| logits(model, tokens, n_batch))[0];
             assert!(alone.iter().flatten().any(|&x| x != alone[0][0]));
             // Eleven are more than any of these models has heads.
             for size in [2, 3, 4, 11] {
-                let all = run(&path, size, u64::MAX, |model| logits(model, tokens, n_batch));
+                let all =
+                    run(&path, size, u64::MAX, kv_format, |model| logits(model, tokens, n_batch));
                 for (rank, got) in all.iter().enumerate() {
                     assert!(got == alone, "{name} {quant}: rank {rank} of {size} differs");
                 }
@@ -90,22 +97,23 @@ fn granitemoe() {
 
 #[test]
 fn a_batch_that_is_exchanged_in_steps() {
-    let path = model("mixtral-q8_0");
+    let (path, kv_format) = (model("mixtral-q8_0"), KvFormat::default());
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
-    let [one, two] = [1, 2]
-        .map(|size| run(&path, size, u64::MAX, |model| logits(model, &tokens, 699)).remove(0));
+    let [one, two] = [1, 2].map(|size| {
+        run(&path, size, u64::MAX, kv_format, |model| logits(model, &tokens, 699)).remove(0)
+    });
     assert!(one == two);
 }
 
 #[test]
 fn members_address_the_weights_about_once() {
-    let path = model("mixtral-q8_0");
-    let alone = run(&path, 1, u64::MAX, |model| logits(model, &TOKENS, 1));
+    let (path, kv_format) = (model("mixtral-q8_0"), KvFormat::default());
+    let alone = run(&path, 1, u64::MAX, kv_format, |model| logits(model, &TOKENS, 1));
     // As little as this is too little for one member, and enough for four.
     let (folder, name) = Folder::of(&path).unwrap();
-    let error = Model::load(&folder, &name, 600_000).err().unwrap();
+    let error = Model::load(&folder, &name, 600_000, &LoadOptions::default()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    let four = run(&path, 4, 600_000, |model| logits(model, &TOKENS, 1));
+    let four = run(&path, 4, 600_000, kv_format, |model| logits(model, &TOKENS, 1));
     assert!(four.iter().all(|got| *got == alone[0]));
 }
 
@@ -151,7 +159,9 @@ fn whoever_is_stopped_has_changed_nothing() {
     let (folder, name) = Folder::of(&path).unwrap();
     let n_left = Rc::new(Cell::new(u32::MAX));
     let team = Box::new(Stopped(n_left.clone()));
-    let model = Rc::new(Model::load_in_team(&folder, &name, u64::MAX, team).unwrap());
+    let model = Rc::new(
+        Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), team).unwrap(),
+    );
     // The second batch of the longer one is short.
     for n_tokens in [7, 515] {
         let text: Vec<u32> = (0..n_tokens).map(|i| i * 37 % 500).collect();

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 
 use lexopt::prelude::*;
 
+use crate::bindings::moewe::inference::inference::KvFormat;
+
 /// How to call the command.
 pub const USAGE: &str = "\
-usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat]
+usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat] [--kv FORMAT]
 
   MODEL            a GGUF file in a folder that the runtime opened: its name or its path
   PROMPT           the text to continue
@@ -14,6 +16,7 @@ usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat]
       --temp T     the temperature; 0 always takes the most probable token (default: 0.8)
       --seed S     equal seeds give equal texts (default: another one every time)
       --chat       put the prompt into the model's chat template, as a user's message
+      --kv FORMAT  keep keys and values as f32, f16 or q8_0 (default: f16)
   -h, --help       show this help";
 
 /// What the user asks for.
@@ -33,6 +36,7 @@ pub struct Arguments {
     pub temperature: f32,
     pub seed: Option<u64>,
     pub chat: bool,
+    pub kv_format: KvFormat,
 }
 
 impl Arguments {
@@ -47,6 +51,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
     let mut parser = lexopt::Parser::from_args(arguments.into_iter().map(OsString::from));
     let (mut model, mut prompt) = (None, None);
     let (mut n_predict, mut temperature, mut seed, mut chat) = (128, 0.8, None, false);
+    let mut kv_format = KvFormat::F16;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('n') | Long("predict") => {
@@ -60,6 +65,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
             }
             Long("seed") => seed = Some(number(&mut parser, "--seed", "a whole number")?),
             Long("chat") => chat = true,
+            Long("kv") => kv_format = parse_kv_format(&parser.value()?.string()?)?,
             Short('h') | Long("help") => return Ok(Request::Help),
             Value(value) if model.is_none() => model = Some(value.string()?),
             Value(value) if prompt.is_none() => prompt = Some(value.string()?),
@@ -72,7 +78,24 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
     }
     let model = model.ok_or("the MODEL is missing")?;
     let prompt = prompt.ok_or("the PROMPT is missing")?;
-    Ok(Request::Generate(Arguments { model, prompt, n_predict, temperature, seed, chat }))
+    Ok(Request::Generate(Arguments {
+        model,
+        prompt,
+        n_predict,
+        temperature,
+        seed,
+        chat,
+        kv_format,
+    }))
+}
+
+fn parse_kv_format(name: &str) -> Result<KvFormat, String> {
+    match name {
+        "f32" => Ok(KvFormat::F32),
+        "f16" => Ok(KvFormat::F16),
+        "q8_0" => Ok(KvFormat::Q8),
+        _ => Err(format!("--kv: `{name}` is not f32, f16 or q8_0")),
+    }
 }
 
 /// The value of an option, which is to be a number.
@@ -108,6 +131,7 @@ mod tests {
                 temperature: 0.8,
                 seed: None,
                 chat: false,
+                kv_format: KvFormat::F16,
             }
         );
     }
@@ -116,7 +140,9 @@ mod tests {
     fn options_may_stand_anywhere() {
         let arguments = parse(&["-n24", "a.gguf", "--temp=0", "--", "-n", "--seed"]).unwrap_err();
         assert!(arguments.contains("`--seed` is one too many"), "{arguments}");
-        let arguments = parse(&["-n24", "a.gguf", "--temp", "0", "--seed=7", "--chat", "--", "-n"]);
+        let arguments = parse(&[
+            "-n24", "a.gguf", "--temp", "0", "--seed=7", "--chat", "--kv", "q8_0", "--", "-n",
+        ]);
         assert_eq!(
             arguments.unwrap(),
             Arguments {
@@ -126,6 +152,7 @@ mod tests {
                 temperature: 0.0,
                 seed: Some(7),
                 chat: true,
+                kv_format: KvFormat::Q8,
             }
         );
     }
@@ -139,6 +166,7 @@ mod tests {
             (&["a.gguf", "Hi", "-n", "-1"], "`-1` is not a number of tokens"),
             (&["a.gguf", "Hi", "--temp", "-1"], "-1 is not 0 or more"),
             (&["a.gguf", "Hi", "--temp", "NaN"], "NaN is not 0 or more"),
+            (&["a.gguf", "Hi", "--kv", "q4"], "`q4` is not f32, f16 or q8_0"),
             (&["a.gguf", "Hi", "--seed"], "--seed"),
             (&["a.gguf", "Hi", "--top", "1"], "--top"),
             (&["--help"], "help"),

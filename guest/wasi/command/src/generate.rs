@@ -6,14 +6,15 @@ use wasip2::random::random::get_random_u64;
 
 use crate::arguments::Arguments;
 use crate::bindings::moewe::inference::inference::{
-    Error, Message, Model, Sampling, SessionOptions,
+    Error, LoadOptions, Message, Model, Sampling, SessionOptions,
 };
 use crate::output;
 
 /// Continues the prompt, and writes every piece of text as soon as it is
 /// complete. A newline ends the output.
 pub fn generate(arguments: &Arguments, output: &mut impl Write) -> Result<(), String> {
-    let model = Model::load(&arguments.model).map_err(engine_error)?;
+    let options = LoadOptions { kv_format: arguments.kv_format, rope_scaling: None };
+    let model = Model::load(&arguments.model, options).map_err(engine_error)?;
     let prompt = prompt_tokens(&model, arguments).map_err(engine_error)?;
     let session = model.start(session_options(arguments)).map_err(engine_error)?;
     session.feed(&prompt).map_err(engine_error)?;

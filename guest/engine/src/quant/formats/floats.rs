@@ -2,7 +2,7 @@
 
 use crate::quant::f16;
 use crate::quant::scalar::u16_at;
-use crate::simd::V;
+use crate::simd::{V, steps};
 
 /// Reads four numbers, or one.
 pub(in crate::quant) trait Float {
@@ -67,27 +67,47 @@ pub(super) fn dequantize<F: Float>(number: &[u8], out: &mut [f32]) {
     out[0] = unsafe { F::one(number[..F::BYTES].as_ptr()) };
 }
 
-/// The products of four rows with `x`.
+/// The products of four rows with each of the vectors `x`, of one length. What is summed
+/// and in which order is the same for any number of vectors.
 ///
 /// # Safety
-/// Each row must hold as many numbers as `x`.
-#[inline(always)]
-pub(in crate::quant) unsafe fn dot_rows<F: Float>(rows: [*const u8; 4], x: &[f32]) -> [f32; 4] {
-    let mut acc = [V::splat_f32(0.0); 4];
-    let cols = x.len();
-    let four = cols / 4 * 4;
-    // SAFETY: the caller vouches for `cols` numbers in each row, and every index
-    // here is below `cols`.
-    unsafe {
-        for i in (0..four).step_by(4) {
-            let xs = V::load(x.as_ptr().add(i).cast());
-            for (acc, row) in acc.iter_mut().zip(rows) {
-                *acc = acc.madd_f32(F::four(row.add(i * F::BYTES)), xs);
+/// Each row must hold as many numbers as a vector.
+#[inline(never)]
+pub(in crate::quant) unsafe fn dot_rows<F: Float, const T: usize>(
+    rows: [*const u8; 4],
+    x: [&[f32]; T],
+    out: &mut [[f32; 4]; T],
+) {
+    let mut sums = [[V::splat_f32(0.0); 4]; T];
+    let cols = x[0].len();
+    let x = x.map(|x| &x[..cols]);
+    let add = |sums: &mut [[V; 4]; T], i: usize| {
+        // SAFETY: the caller vouches for `cols` numbers in each row, and there are four
+        // from each `i` on.
+        let xs = x.map(|x| unsafe { V::load(x.as_ptr().add(i).cast()) });
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: as above.
+            let weights = unsafe { F::four(row.add(i * F::BYTES)) };
+            for (sums, xs) in sums.iter_mut().zip(xs) {
+                sums[r] = sums[r].madd_f32(weights, xs);
             }
         }
-        std::array::from_fn(|r| {
-            let rest = (four..cols).map(|i| F::one(rows[r].add(i * F::BYTES)) * x[i]);
-            acc[r].sum_f32() + rest.sum::<f32>()
-        })
+    };
+    // Sixteen columns in a turn of the loop: see `ops`.
+    let (sixteens, fours) = (cols / 16 * 16, cols / 4 * 4);
+    for i in (0..sixteens).step_by(16) {
+        steps!(4, |step| {
+            add(&mut sums, i + 4 * step);
+        });
+    }
+    for i in (sixteens..fours).step_by(4) {
+        add(&mut sums, i);
+    }
+    for ((out, sums), x) in out.iter_mut().zip(sums).zip(x) {
+        *out = std::array::from_fn(|r| {
+            // SAFETY: as above, for one number.
+            let one = |i: usize| unsafe { F::one(rows[r].add(i * F::BYTES)) } * x[i];
+            sums[r].sum_f32() + (fours..cols).map(one).sum::<f32>()
+        });
     }
 }

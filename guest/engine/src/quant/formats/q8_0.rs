@@ -75,11 +75,14 @@ impl Quants for Q8_0 {
     }
 
     #[inline(always)]
-    unsafe fn unpack(rows: impl FourRows, _unit: usize, _i: usize, mut put: impl FnMut(usize, V)) {
+    unsafe fn unpack(rows: impl FourRows, _unit: usize, mut put: impl FnMut(usize, V)) {
         steps!(4, |i| {
-            // SAFETY: as above.
-            let bytes = |part| unsafe { Block::wide_bytes(part, 2 + 8 * i) };
-            rows.read(bytes, |c, q| put(4 * i + c, q));
+            let quarters: [V; 4] =
+                // SAFETY: as above.
+                std::array::from_fn(|c| unsafe { rows.quarter(c).wide_bytes(2 + 8 * i) });
+            for (c, q) in quarters.into_iter().enumerate() {
+                put(4 * i + c, q);
+            }
         });
     }
 
@@ -87,12 +90,12 @@ impl Quants for Q8_0 {
     const STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
-    unsafe fn dots_unpacked(
+    unsafe fn dots_unpacked<const T: usize>(
         rows: *const u8,
         x: *const u8,
         _scale_pairs: [V; GROUPS],
         n_steps: usize,
-        products: &mut Products,
+        products: &mut Products<T>,
     ) {
         steps!(Self::STEPS, n_steps, |step| {
             // SAFETY: the caller vouches for sub-blocks.

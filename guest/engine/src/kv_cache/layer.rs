@@ -1,0 +1,95 @@
+//! Keys and values of a layer.
+
+use super::format::KvFormat;
+use super::panels::Panels;
+use super::shape::{CHUNK, PANEL};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keys and values of a layer.
+pub(crate) struct LayerCache {
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) format: &'static dyn Panels,
+    /// Of `CHUNK` positions each: `[kv_heads]` of keys, a panel after the other, and
+    /// values. They are words, so that numbers of any format are aligned.
+    chunks: Vec<Vec<u32>>,
+}
+
+impl LayerCache {
+    /// An empty cache. `head_dim` is a multiple of four.
+    pub fn new(kv_heads: usize, head_dim: usize, format: KvFormat) -> Self {
+        assert!(head_dim.is_multiple_of(4));
+        Self { kv_heads, head_dim, format: format.panels(), chunks: Vec::new() }
+    }
+
+    /// Makes room for `n` positions.
+    pub(super) fn reserve(&mut self, n: usize) -> Result<()> {
+        let n_words = self.kv_heads * 2 * self.head_bytes() / size_of::<u32>();
+        while self.room() < n {
+            self.chunks.push(zeros(n_words)?);
+        }
+        Ok(())
+    }
+
+    /// Positions that there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
+    /// Gives the room for positions from `n` on back.
+    pub(super) fn truncate(&mut self, n: usize) {
+        self.chunks.truncate(n.div_ceil(CHUNK));
+    }
+
+    /// Bytes in use.
+    pub(super) fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| (chunk.capacity() * size_of::<u32>()) as u64).sum()
+    }
+
+    /// Bytes of a chunk of keys of a head, or of values.
+    fn head_bytes(&self) -> usize {
+        CHUNK * self.format.bytes(self.head_dim)
+    }
+
+    /// Stores the keys and values of all heads at a position. Answers whether the format
+    /// has numbers of their magnitude; if not, something else is stored.
+    #[must_use]
+    pub fn store(&mut self, position: usize, keys: &[f32], values: &[f32]) -> bool {
+        let n = self.head_dim;
+        assert!(keys.len() == self.kv_heads * n && values.len() == keys.len());
+        let (format, head_bytes) = (self.format, self.head_bytes());
+        let (panel_bytes, at) = (PANEL * format.bytes(n), position % CHUNK);
+        let chunk: &mut [u8] = bytemuck::cast_slice_mut(&mut self.chunks[position / CHUNK]);
+        let heads = keys.chunks_exact(n).zip(values.chunks_exact(n));
+        for (chunk, (key, value)) in chunk.chunks_exact_mut(2 * head_bytes).zip(heads) {
+            let (keys, values) = chunk.split_at_mut(head_bytes);
+            let panel = &mut keys[at / PANEL * panel_bytes..][..panel_bytes];
+            format.put_key(panel, at % PANEL, key);
+            format.put_value(values, at, value);
+        }
+        let max = format.max();
+        keys.iter().chain(values).all(|x| x.abs() <= max)
+    }
+
+    /// A head's keys and values, chunk by chunk.
+    pub(super) fn head(&self, kv_head: usize) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
+        let n = self.head_bytes();
+        self.chunks.iter().map(move |chunk| {
+            let chunk: &[u8] = bytemuck::cast_slice(chunk);
+            chunk[2 * n * kv_head..][..2 * n].split_at(n)
+        })
+    }
+}
+
+fn zeros(n: usize) -> Result<Vec<u32>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(n).map_err(|_| {
+        Error::new(
+            ErrorKind::OutOfMemory,
+            "no memory for more KV cache; use a shorter prompt, keys and values of fewer bits, or \
+             raise the memory limit",
+        )
+    })?;
+    v.resize(n, 0);
+    Ok(v)
+}
