@@ -281,7 +281,7 @@ fn regions_share_the_mappings_of_the_process() {
     for guest in &guests {
         guest.region.grow((2 * n_before * page as usize).min(1 << 32)).unwrap();
         guest.region.limit_mappings(n_before / 4 * 3);
-        let mut attach = |i| guest.region.attach(&file, 0, page, 2 * i * page);
+        let attach = |i| guest.region.attach(&file, 0, page, 2 * i * page);
         n_attached += (0..n_before as u64).take_while(|&i| attach(i).is_ok()).count();
     }
     assert!(n_before / 2 - n_attached <= 2, "{n_attached} windows");
