@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 
@@ -38,10 +39,10 @@ static LIMITED: Limited = Limited;
 
 /// Feeds a context in steps of so many tokens, then in one that a member has no
 /// memory for, as it allocates more than `bytes_max` at once.
-fn check(member: Member, unlucky: bool, steps: &[usize], last: usize, bytes_max: usize) {
-    let (folder, name) = Folder::of(&model("qwen2moe-q8_0")).unwrap();
-    let model =
-        Model::load_in_team(&folder, &name, u64::MAX, &LoadOptions::default(), Box::new(member));
+fn check(path: &Path, member: Member, steps: &[usize], last: usize, bytes_max: usize) {
+    let (folder, name) = Folder::of(path).unwrap();
+    let options = LoadOptions::default();
+    let model = Model::load_in_team(&folder, &name, u64::MAX, &options, Box::new(member));
     let model = Rc::new(model.unwrap());
     let text: Vec<u32> = (0..200).map(|i| i * 37 % 500).collect();
     let fed = || {
@@ -57,7 +58,7 @@ fn check(member: Member, unlucky: bool, steps: &[usize], last: usize, bytes_max:
     let next = &text[from..from + last];
     let (kv_bytes, logits) = (context.kv_bytes(), context.logits().unwrap().to_vec());
     for _ in 0..2 {
-        BYTES_MAX.set(if unlucky { bytes_max } else { usize::MAX });
+        BYTES_MAX.set(bytes_max);
         let failed = context.feed(next);
         BYTES_MAX.set(usize::MAX);
         let error = failed.expect_err("no memory");
@@ -72,12 +73,14 @@ fn check(member: Member, unlucky: bool, steps: &[usize], last: usize, bytes_max:
 
 /// In teams of several sizes, each member in turn.
 fn check_teams(steps: &[usize], last: usize, bytes_max: usize) {
+    let path = model("qwen2moe-q8_0");
     for size in [1, 2, 3] {
         for unlucky in 0..size {
             thread::scope(|scope| {
                 for (rank, member) in Member::team(size).into_iter().enumerate() {
-                    let check = move || check(member, rank == unlucky, steps, last, bytes_max);
-                    scope.spawn(check);
+                    let bytes_max = if rank == unlucky { bytes_max } else { usize::MAX };
+                    let path = &path;
+                    scope.spawn(move || check(path, member, steps, last, bytes_max));
                 }
             });
         }

@@ -69,7 +69,11 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
         let wide_bytes_max = CREATED.with_borrow(|created| {
             created.as_ref().filter(|_| is_wide).map(|created| created.wide_bytes_max as usize)
         });
-        let capacity = wide_bytes_max.or(reserved_size_in_bytes).or(maximum).unwrap_or(minimum);
+        let asked = reserved_size_in_bytes.or(maximum).unwrap_or(minimum);
+        let capacity = match is_wide {
+            true => wide_bytes_max.unwrap_or(asked).max(asked),
+            false => asked.max(MEMORY_BYTES_MAX as usize),
+        };
         if minimum > capacity {
             return Err(format!("a memory of {minimum} bytes exceeds {capacity} bytes"));
         }

@@ -102,9 +102,15 @@ pub(super) fn config() -> Config {
 /// The same for guests with 64-bit addresses.
 pub(super) fn wide_config(spectre_guard: bool) -> Config {
     let mut config = config();
-    // None does move. But for memories that cannot, what is reserved for all of them is
-    // taken for the bound, and 4 GiB would be all that they have.
-    config.memory_may_move(true);
+    if cfg!(target_os = "linux") {
+        // What is reserved for all memories would be taken for the bound of each, less the
+        // offset of the load. Where that is less than a memory has at first, the bound is
+        // what it has, and one check serves all offsets that the guard covers. What is
+        // really reserved says whoever creates it.
+        config.memory_reservation(0);
+    } else {
+        config.memory_may_move(true);
+    }
     if !spectre_guard {
         // SAFETY: without it, code still checks each address; only what the processor
         // does before it knows the outcome is not confined.

@@ -189,7 +189,7 @@ fn without_experts_it_is_dense() {
     let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     generate(file.path(), &DENSE, 1, &mut Heard::default()).unwrap();
     let gguf = Gguf::read(file.path()).unwrap();
-    let ty = |name: &str| gguf.header.tensors.iter().find(|t| t.name == name).unwrap().ty;
+    let ty = |name: &str| gguf.header.tensors[name].ty;
     assert_eq!(
         ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight", "blk.2.attn_v.weight"].map(ty),
         [TensorType::Q6_K, TensorType::Q4_K, TensorType::Q6_K]
