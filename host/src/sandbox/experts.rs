@@ -164,6 +164,10 @@ impl HostStore for State {
         let attached = attached.flatten();
         if attached.is_ok() {
             self.account_windows();
+            self.count(|s| {
+                s.n_attach += 1;
+                s.bytes_attached += length;
+            });
         }
         told(attached.map(drop))
     }

@@ -16,7 +16,8 @@ use crate::files::{WeightError, WeightErrorKind};
 use crate::weights::{WeightStats, WeightsMode};
 
 impl State {
-    fn count(&mut self, add: impl Fn(&mut WeightStats)) {
+    /// Counts something, for this team and for all.
+    pub(super) fn count(&mut self, add: impl Fn(&mut WeightStats)) {
         self.team.count(&add);
         self.weights.count(add);
     }
