@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn scaling_has_a_factor() {
-        let scaling = |options: &[&str]| parse(&[&["a.gguf", "Hi"], options].concat());
+        let scaling = |options: &[&str]| parse(&[&["a.gguf", "Hi"][..], options].concat());
         for (options, expected) in [
             (&["--rope-scaling", "none"][..], Scaling::None),
             (&["--rope-scaling=linear", "--rope-factor=2"], Scaling::Linear(2.0)),
