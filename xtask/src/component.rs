@@ -4,14 +4,16 @@ use anyhow::{Context, Result, bail};
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 use wit_component::{ComponentEncoder, LibraryInfo};
 
+use crate::toolchain::Target;
 use crate::two_memories;
 
 /// What a runtime must support to run the guest.
-const FEATURES: WasmFeatures = WasmFeatures::WASM2
-    .union(WasmFeatures::RELAXED_SIMD)
-    .union(WasmFeatures::MEMORY64)
-    .union(WasmFeatures::MULTI_MEMORY)
-    .union(WasmFeatures::COMPONENT_MODEL);
+const FEATURES: WasmFeatures =
+    WasmFeatures::WASM2.union(WasmFeatures::RELAXED_SIMD).union(WasmFeatures::COMPONENT_MODEL);
+
+/// What it must support besides for an engine with 64-bit addresses, whose face has a
+/// memory of its own.
+const WIDE_FEATURES: WasmFeatures = WasmFeatures::MEMORY64.union(WasmFeatures::MULTI_MEMORY);
 
 /// Makes a component of a core module, whose custom sections say which world it was
 /// built for.
@@ -31,11 +33,15 @@ pub fn encode_wide(face: &[u8], wide: &[u8]) -> Result<Vec<u8>> {
     component.context("the modules cannot be made a component")
 }
 
-/// Checks that `component` is valid, that the names of all its imports begin
+/// Checks that `component` is valid where its engine is for `target`, that the names of all its imports begin
 /// with `imports`, and that it has one export, whose name begins with
 /// `export`.
-pub fn check(component: &[u8], imports: &str, export: &str) -> Result<()> {
-    Validator::new_with_features(FEATURES).validate_all(component).context("is not valid")?;
+pub fn check(component: &[u8], target: Target, imports: &str, export: &str) -> Result<()> {
+    let features = match target {
+        Target::Wasm32 => FEATURES,
+        Target::Wasm64 => FEATURES.union(WIDE_FEATURES),
+    };
+    Validator::new_with_features(features).validate_all(component).context("is not valid")?;
     let names = Names::of(component)?;
     for name in names.imports {
         if !name.starts_with(imports) {

@@ -25,6 +25,14 @@ fn wide_engine() -> PathBuf {
     output("moewe-wide.wasm")
 }
 
+/// Where the program for WASI runtimes with an engine for `target` lies.
+fn program(target: Target) -> &'static str {
+    match target {
+        Target::Wasm32 => "moewe-wasi.wasm",
+        Target::Wasm64 => "moewe-wasi-wide.wasm",
+    }
+}
+
 /// Has the host's build script wait for the engine, until the answer is dropped; `None`
 /// if it may have run already, so that it would not, or if there are no locks here.
 pub fn first_lock() -> Result<Option<File>> {
@@ -44,13 +52,15 @@ pub fn first_lock() -> Result<Option<File>> {
 /// Builds the engine, with 32-bit addresses and with 64-bit ones.
 pub fn build_engine(toolchain: &Toolchain) -> Result<()> {
     let [package, ..] = GUESTS;
-    let [module] = modules(toolchain, [package], &[])?;
-    write_engine(&engine(), &component::encode(&read(&module)?)?)?;
+    let [module] = modules(toolchain, [package], &output("guest"), &[])?;
+    write_engine(&engine(), Target::Wasm32, &component::encode(&read(&module)?)?)?;
     match Toolchain::find(Target::Wasm64) {
         Ok(for_wide) => build_wide_engine(toolchain, &for_wide),
         Err(error) => {
             eprintln!("without the engine for models that need 64-bit addresses: {error:#}");
-            Ok(())
+            // Those of an earlier build do not fit any more.
+            remove(&wide_engine())?;
+            remove(&output(program(Target::Wasm64)))
         }
     }
 }
@@ -58,13 +68,16 @@ pub fn build_engine(toolchain: &Toolchain) -> Result<()> {
 /// Builds the engine with 64-bit addresses, of two modules and what is between them.
 fn build_wide_engine(toolchain: &Toolchain, for_wide: &Toolchain) -> Result<()> {
     let [package, ..] = GUESTS;
-    let [face] = modules(toolchain, [package], &["--no-default-features"])?;
-    let [wide] = modules(for_wide, [WIDE], &[])?;
-    write_engine(&wide_engine(), &component::encode_wide(&read(&face)?, &read(&wide)?)?)
+    // In a folder of its own: in the other one, either build of the package would replace
+    // the other, and both were built every time.
+    let [face] = modules(toolchain, [package], &output("guest-face"), &["--no-default-features"])?;
+    let [wide] = modules(for_wide, [WIDE], &output("guest"), &[])?;
+    let bytes = component::encode_wide(&read(&face)?, &read(&wide)?)?;
+    write_engine(&wide_engine(), Target::Wasm64, &bytes)
 }
 
-fn write_engine(path: &Path, bytes: &[u8]) -> Result<()> {
-    component::check(bytes, "moewe:inference/", "moewe:inference/inference@")
+fn write_engine(path: &Path, target: Target, bytes: &[u8]) -> Result<()> {
+    component::check(bytes, target, "moewe:inference/", "moewe:inference/inference@")
         .with_context(|| format!("the engine {}", path.display()))?;
     write(path, bytes)
 }
@@ -74,7 +87,7 @@ pub fn build() -> Result<()> {
     let toolchain = Toolchain::find(Target::Wasm32)?;
     build_engine(&toolchain)?;
     let [_, packages @ ..] = GUESTS;
-    let [provider, command] = modules(&toolchain, packages, &[])?;
+    let [provider, command] = modules(&toolchain, packages, &output("guest"), &[])?;
     for module in [&provider, &command] {
         let path = module.with_extension(COMPONENT);
         let written = fs::write(&path, component::encode(&read(module)?)?);
@@ -82,25 +95,27 @@ pub fn build() -> Result<()> {
     }
     let [provider, command] = [provider, command].map(|path| path.with_extension(COMPONENT));
     let compose = host::build(&["moewe-compose"])?.join("moewe-compose");
-    let programs = [(engine(), "moewe-wasi.wasm"), (wide_engine(), "moewe-wasi-wide.wasm")];
-    for (engine, name) in programs.into_iter().filter(|(engine, _)| engine.exists()) {
+    let engines = [(engine(), Target::Wasm32), (wide_engine(), Target::Wasm64)];
+    for (engine, target) in engines.into_iter().filter(|(engine, _)| engine.exists()) {
+        let name = program(target);
         let program = output("guest").join(name);
         process::run(Command::new(&compose).args([&provider, &engine, &command, &program]))?;
         let bytes = read(&program)?;
-        component::check(&bytes, "wasi:", "wasi:cli/run@")
+        component::check(&bytes, target, "wasi:", "wasi:cli/run@")
             .with_context(|| format!("the WASI program {name}"))?;
         write(&output(name), &bytes)?;
     }
     Ok(())
 }
 
-/// Builds packages, and returns the files of their modules.
+/// Builds packages into a folder, and returns the files of their modules.
 fn modules<const N: usize>(
     toolchain: &Toolchain,
     packages: [&str; N],
+    target_dir: &Path,
     arguments: &[&str],
 ) -> Result<[PathBuf; N]> {
-    let folder = toolchain.build(&packages, &output("guest"), arguments)?;
+    let folder = toolchain.build(&packages, target_dir, arguments)?;
     Ok(packages.map(|name| folder.join(name.replace('-', "_")).with_extension("wasm")))
 }
 
@@ -117,6 +132,16 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, bytes).with_context(|| format!("{} cannot be written", path.display()))?;
     eprintln!("{} ({} KiB)", path.display(), bytes.len().div_ceil(1024));
     Ok(())
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Nobody ever sees half a file.

@@ -2,7 +2,7 @@
 //!
 //! The active one, if it has the target. If not, Debian's, which has no standard
 //! library for WebAssembly, but its sources: it builds that too. For 64-bit addresses
-//! nobody has one.
+//! no toolchain comes with a standard library, so that is always Debian's.
 
 use std::env;
 use std::ffi::OsStr;

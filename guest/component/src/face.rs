@@ -1,8 +1,8 @@
 //! The engine, in a module with 64-bit addresses, to which this one is the face.
 //!
-//! Memories of both kinds are there at the same time, and that module is given functions
-//! that copy between them (`xtask`). Who makes a call has its message lie in its own memory; who answers keeps the
-//! answer until it is fetched.
+//! Each of the two has a memory of its own, and that module is given functions that copy
+//! between them (`xtask`). Who makes a call has its message lie in its own memory; who
+//! answers keeps the answer until it is fetched.
 
 use std::cell::RefCell;
 

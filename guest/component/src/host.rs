@@ -3,8 +3,8 @@
 use std::mem::ManuallyDrop;
 
 use moewe_protocol::{
-    Capabilities, Capacity, Choice, Host, HostError, HostErrorCode, Piece, Place, Shape, Team,
-    TeamError,
+    ByteBuf, Capabilities, Capacity, Choice, Host, HostError, HostErrorCode, Piece, Place, Shape,
+    Team, TeamError,
 };
 
 use crate::bindings::moewe::inference::{experts, team, weights};
@@ -45,8 +45,8 @@ impl Host for Imports {
         source(number).size()
     }
 
-    fn read(&self, number: u32, offset: u64, length: u32) -> Result<Vec<u8>> {
-        Ok(source(number).read(offset, length)?)
+    fn read(&self, number: u32, offset: u64, length: u32) -> Result<ByteBuf> {
+        Ok(ByteBuf::from(source(number).read(offset, length)?))
     }
 
     fn attach(&self, number: u32, offset: u64, length: u64, address: u64) -> Result<u64> {

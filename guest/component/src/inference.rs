@@ -1,6 +1,6 @@
 //! The exported interface `inference`.
 
-use moewe_protocol as engine;
+use moewe_protocol::{self as engine, ByteBuf};
 
 use crate::Component;
 use crate::bindings::exports::moewe::inference::inference::{
@@ -31,16 +31,18 @@ impl Guest for Component {
     type Session = OpenSession;
 
     fn render(conversation: Conversation) -> Result<Vec<u8>, Error> {
+        let bytes =
+            |(role, content): (Vec<u8>, Vec<u8>)| (ByteBuf::from(role), ByteBuf::from(content));
         let conversation = engine::Conversation {
             template: conversation.template,
-            messages: conversation.messages,
+            messages: conversation.messages.into_iter().map(bytes).collect(),
             add_generation_prompt: conversation.add_generation_prompt,
             bos: conversation.bos,
             eos: conversation.eos,
             bytes_max: conversation.bytes_max,
             mark: conversation.mark,
         };
-        Ok(with(|engine| engine.render(conversation))?)
+        Ok(with(|engine| engine.render(conversation))?.into_vec())
     }
 }
 
@@ -117,9 +119,10 @@ impl GuestModel for LoadedModel {
     ) -> Result<Conversation, Error> {
         let messages = from_caller(messages);
         let prepared = with(|engine| engine.prepare_chat(self.0, messages, add_generation_prompt))?;
+        let bytes = |(role, content): (ByteBuf, ByteBuf)| (role.into_vec(), content.into_vec());
         Ok(Conversation {
             template: prepared.template,
-            messages: prepared.messages,
+            messages: prepared.messages.into_iter().map(bytes).collect(),
             add_generation_prompt: prepared.add_generation_prompt,
             bos: prepared.bos,
             eos: prepared.eos,
@@ -129,7 +132,7 @@ impl GuestModel for LoadedModel {
     }
 
     fn tokenize_chat(&self, text: Vec<u8>, mark: char) -> Result<Vec<u32>, Error> {
-        Ok(with(|engine| engine.tokenize_chat(self.0, text, mark))?)
+        Ok(with(|engine| engine.tokenize_chat(self.0, ByteBuf::from(text), mark))?)
     }
 
     fn start(&self, options: SessionOptions) -> Result<Session, Error> {

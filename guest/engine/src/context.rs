@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{Batch, forward};
 use crate::kv_cache::KvCache;
 use crate::model::{Model, ModelInfo};
+use crate::options::ROPE_FACTOR_MAX;
 
 /// Tokens and what the model makes of them. Tokens are computed when their
 /// logits are wanted, so the last token of a generation costs nothing.
@@ -89,19 +90,21 @@ impl Context {
         }
         let left = self.n_ctx - self.tokens.len();
         if tokens.len() > left {
-            let n_ctx_max = self.model.info().n_ctx_max as usize;
+            let info = self.model.info();
+            let way_out = if self.n_ctx < info.n_ctx_max as usize {
+                format!(", or use a larger context (up to {})", info.n_ctx_max)
+            } else {
+                let n_wanted = self.tokens.len().saturating_add(tokens.len());
+                scaling_for(n_wanted as u64, info)
+                    .map_or_else(String::new, |way| format!(", or {way}"))
+            };
             return Err(Error::new(
                 ErrorKind::ContextFull,
                 format!(
                     "{} tokens do not fit the {left} that are left of a context of {}; shorten the \
-                     prompt{}",
+                     prompt{way_out}",
                     tokens.len(),
                     self.n_ctx,
-                    if self.n_ctx < n_ctx_max {
-                        format!(", or use a larger context (up to {n_ctx_max})")
-                    } else {
-                        String::new()
-                    }
                 ),
             ));
         }
@@ -210,7 +213,11 @@ impl Context {
                 }
                 computed => computed?,
             }
-            std::mem::swap(&mut self.logits, &mut self.scratch.logits);
+            if last {
+                std::mem::swap(&mut self.logits, &mut self.scratch.logits);
+            } else {
+                self.logits.clear();
+            }
             self.drafted.extend(&tokens[n_new..]);
             self.computed = end;
         }
@@ -255,14 +262,8 @@ fn check_n_ctx(n_ctx: u32, model: &ModelInfo) -> Result<()> {
     if (1..=max).contains(&n_ctx) {
         return Ok(());
     }
-    let way_out = match n_ctx {
-        0 => String::new(),
-        _ => format!(
-            "; for a longer one, load it with a RoPE scaling and a factor of {} or more \
-             (`--rope-scaling yarn --rope-factor {0}`)",
-            (f64::from(n_ctx) / f64::from(trained)).ceil()
-        ),
-    };
+    let scaling = scaling_for(n_ctx.into(), model).filter(|_| n_ctx > 0);
+    let way_out = scaling.map_or_else(String::new, |way| format!("; for a longer one, {way}"));
     let range = match max > trained {
         true => format!("trained for {trained} and scaled to {max}"),
         false => format!("trained for 1 to {trained}"),
@@ -270,6 +271,18 @@ fn check_n_ctx(n_ctx: u32, model: &ModelInfo) -> Result<()> {
     Err(Error::input(format!(
         "a context of {n_ctx} tokens is not possible; the model was {range}{way_out}"
     )))
+}
+
+/// How the model could have a context of `n_ctx` tokens, if scaling it helps.
+fn scaling_for(n_ctx: u64, model: &ModelInfo) -> Option<String> {
+    let original = u64::from(model.n_ctx_original);
+    let factor = n_ctx.checked_next_multiple_of(original)? / original;
+    (factor <= ROPE_FACTOR_MAX as u64).then(|| {
+        format!(
+            "load it with a RoPE scaling and a factor of {factor} or more (`--rope-scaling yarn \
+             --rope-factor {factor}`)"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -321,8 +334,14 @@ mod tests {
         let plain = load(None);
         let trained = plain.info().n_ctx_train;
         assert_eq!(Context::new(plain.clone(), None).unwrap().n_ctx(), trained as usize);
-        let error = Context::new(plain, Some(2 * trained + 1)).err().unwrap();
+        let error = Context::new(plain.clone(), Some(2 * trained + 1)).err().unwrap();
         assert!(error.to_string().contains("--rope-scaling yarn --rope-factor 3"), "{error}");
+        let mut full = Context::new(plain.clone(), None).unwrap();
+        full.feed(&[1; 10]).unwrap();
+        let error = full.feed(&vec![1; trained as usize]).unwrap_err();
+        assert!(error.to_string().contains("--rope-scaling yarn --rope-factor 2"), "{error}");
+        let error = Context::new(plain, Some(1024 * trained + 1)).err().unwrap();
+        assert!(!error.to_string().contains("--rope-factor"), "{error}");
 
         let scaled = load(Some(RopeScaling::Yarn { factor: 2.0 }));
         assert_eq!(scaled.info().n_ctx_train, trained);
@@ -330,6 +349,42 @@ mod tests {
         assert_eq!(context.n_ctx(), 2 * trained as usize);
         let error = Context::new(scaled, Some(2 * trained + 1)).err().unwrap();
         assert!(error.to_string().contains("scaled to"), "{error}");
+    }
+
+    /// What scaling multiplies may be shorter than what the model was trained for.
+    #[test]
+    fn the_factor_is_that_of_the_original_context() {
+        let factor = |n_ctx: u64, n_ctx_original: u32| {
+            let path = moewe_fixtures::model("qwen2moe-q8_0");
+            let (folder, name) = Folder::of(&path).unwrap();
+            let options = LoadOptions::default();
+            let model = Model::load(&folder, &name, u64::MAX, &options).unwrap();
+            let info = ModelInfo { n_ctx_original, ..model.info().clone() };
+            scaling_for(n_ctx, &info)
+        };
+        let way = factor(200_000, 32_768).unwrap();
+        assert!(way.contains("--rope-factor 7"), "{way}");
+        assert_eq!(factor(200_000, 0), None);
+        assert!(factor(1024 * 50, 50).is_some());
+        assert_eq!(factor(1024 * 50 + 1, 50), None);
+    }
+
+    /// The room that was made for logits is where the last of several batches puts them.
+    #[test]
+    fn batches_without_logits_leave_their_room() {
+        let path = moewe_fixtures::model("qwen2moe-q8_0");
+        let (folder, name) = Folder::of(&path).unwrap();
+        let options = LoadOptions {
+            rope_scaling: Some(RopeScaling::Yarn { factor: 1024.0 }),
+            ..LoadOptions::default()
+        };
+        let model = Rc::new(Model::load(&folder, &name, u64::MAX, &options).unwrap());
+        let mut context = Context::new(model, None).unwrap();
+        context.tokens = vec![1; crate::BATCH_MAX + 1];
+        context.make_room(context.tokens.len(), 0).unwrap();
+        let room = context.scratch.logits.as_ptr();
+        context.compute(&[]).unwrap();
+        assert_eq!(context.logits.as_ptr(), room);
     }
 
     fn bits(x: &[f32]) -> Vec<u32> {

@@ -54,8 +54,13 @@ impl Error {
     pub(crate) fn not_finite(what: impl fmt::Display) -> Self {
         Self::invalid(format!(
             "{what} is not finite; the weights are damaged (download the model again), or the \
-             model overflows (keys and values of 32 bits hold more)"
+             model overflows"
         ))
+    }
+
+    /// The same error, whose message goes on like this.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self::new(self.kind, self.message + more)
     }
 
     /// A tensor that must be there.

@@ -9,8 +9,8 @@ use crate::quant::{Format, Matrix};
 use crate::weights::{ExpertStore, Piece, Place, Source};
 use crate::windows::{Layout, Shown, WindowLimits, Windows, around, pages};
 
-/// Tensors of a packed file begin on a page. Matrices with no more than that between
-/// them touch.
+/// Tensors of a packed file begin on a page, so there is less than a page between
+/// neighbours. Matrices with no more between them touch.
 const GAP_MAX: u64 = 4096;
 
 /// An expert that the router picked for a token.

@@ -33,6 +33,9 @@ pub struct ModelInfo {
     /// The longest context that a session may have, in tokens: as long, or longer if
     /// positions are [scaled](crate::options::RopeScaling).
     pub n_ctx_max: u32,
+    /// The context that a factor of scaling multiplies, in tokens; 0 if positions cannot
+    /// be scaled.
+    pub n_ctx_original: u32,
     /// Experts in a layer; 0 for a dense model.
     pub n_expert: u32,
     /// Experts that the router picks for a token.
@@ -56,6 +59,7 @@ impl ModelInfo {
             n_vocab: plan.n_vocab() as u32,
             n_ctx_train: plan.n_ctx_train as u32,
             n_ctx_max: plan.n_ctx_max as u32,
+            n_ctx_original: plan.n_ctx_original as u32,
             n_expert: takes.room.n_expert as u32,
             n_expert_used: takes.room.n_expert_used as u32,
         })

@@ -12,6 +12,9 @@ pub struct LoadOptions {
     pub rope_scaling: Option<RopeScaling>,
 }
 
+/// The most that a context may be stretched by.
+pub(crate) const ROPE_FACTOR_MAX: f32 = 1024.0;
+
 /// How positions are scaled, so that a context may be longer than those that the model
 /// was trained for: as many times as long as its factor, which is 1 or more.
 #[derive(Debug, Clone, Copy, PartialEq)]

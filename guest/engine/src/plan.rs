@@ -11,6 +11,8 @@ pub(crate) struct Plan {
     pub n_ctx_train: usize,
     /// The longest context that it may have, in tokens.
     pub n_ctx_max: usize,
+    /// The context that a factor of RoPE scaling multiplies; 0 without RoPE.
+    pub n_ctx_original: usize,
     pub embedding: EmbeddingPlan,
     /// Each layer's attention says which of these it turns by.
     pub ropes: Vec<RopePlan>,

@@ -135,23 +135,19 @@ impl<K: Hash + Eq> Windows<K> {
         Self { limits, n: 0, bytes: 0, experts: LruCache::unbounded() }
     }
 
-    /// The windows on what `key` names. `open` opens one of them on what it shall show.
+    /// The windows on what `key` names, which show the same every time. `open` opens one of
+    /// them on what it shall show.
     ///
     /// Others are given back before there are too many, or if the host says that there
-    /// are.
+    /// are or has no memory for more.
     pub fn get(
         &mut self,
         key: K,
         layout: &Layout,
         open: impl Fn(usize, &Range<u64>) -> Result<Box<dyn Window>>,
     ) -> Result<Rc<Shown>> {
-        if let Some(shown) = self.experts.get(&key)
-            && shown.layout.spans == layout.spans
-        {
+        if let Some(shown) = self.experts.get(&key) {
             return Ok(shown.clone());
-        }
-        if let Some(other) = self.experts.pop(&key) {
-            self.closed(&other);
         }
         let (n, bytes) = (layout.n(), layout.bytes());
         while self.n + n > self.limits.n_max || self.bytes + bytes > self.limits.bytes_max {
@@ -162,7 +158,9 @@ impl<K: Hash + Eq> Windows<K> {
         let windows = loop {
             match open_all(layout, &open) {
                 Ok(windows) => break windows,
-                Err(e) if e.kind() == ErrorKind::TooManyWindows && self.close_oldest() => {}
+                Err(e)
+                    if matches!(e.kind(), ErrorKind::TooManyWindows | ErrorKind::OutOfMemory)
+                        && self.close_oldest() => {}
                 Err(e) => return Err(e),
             }
         };
@@ -273,6 +271,7 @@ mod tests {
     fn the_oldest_windows_go_when_there_are_too_many() {
         let (open, n_opened) = (Rc::new(RefCell::new(BTreeSet::new())), Cell::new(0));
         let host_max = Cell::new(usize::MAX);
+        let refusal = Cell::new(ErrorKind::TooManyWindows);
         let layout = |expert: u64| {
             let at = 100 * expert;
             Layout::new([at..at + 10, at + 20..at + 30, at + 40..at + 50], [false, true])
@@ -280,7 +279,7 @@ mod tests {
         let get = |windows: &mut Windows<u64>, expert: u64| {
             let open_one = |_: usize, span: &Range<u64>| {
                 if open.borrow().len() >= host_max.get() {
-                    return Err(Error::new(ErrorKind::TooManyWindows, "no more"));
+                    return Err(Error::new(refusal.get(), "no more"));
                 }
                 n_opened.set(n_opened.get() + 1);
                 open.borrow_mut().insert(span.start);
@@ -302,15 +301,18 @@ mod tests {
         }
         assert!(open.borrow().is_empty());
         // The host allows less than it said.
-        let mut windows = Windows::new(WindowLimits { n_max: usize::MAX, bytes_max: u64::MAX });
-        host_max.set(5);
-        for expert in 0..5 {
-            get(&mut windows, expert).unwrap();
+        for kind in [ErrorKind::TooManyWindows, ErrorKind::OutOfMemory] {
+            let mut windows = Windows::new(WindowLimits { n_max: usize::MAX, bytes_max: u64::MAX });
+            refusal.set(kind);
+            host_max.set(5);
+            for expert in 0..5 {
+                get(&mut windows, expert).unwrap();
+            }
+            assert_eq!(open.borrow().iter().copied().collect::<Vec<_>>(), [300, 320, 400, 420]);
+            host_max.set(1);
+            let error = get(&mut windows, 9).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(open.borrow().is_empty());
         }
-        assert_eq!(open.borrow().iter().copied().collect::<Vec<_>>(), [300, 320, 400, 420]);
-        host_max.set(1);
-        let error = get(&mut windows, 9).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TooManyWindows);
-        assert!(open.borrow().is_empty());
     }
 }

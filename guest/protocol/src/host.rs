@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::message::interface;
 
@@ -92,7 +93,7 @@ interface! {
     /// `source.size`
     fn size(source: u32) -> u64;
     /// `source.read`
-    fn read(source: u32, offset: u64, length: u32) -> Result<Vec<u8>, HostError>;
+    fn read(source: u32, offset: u64, length: u32) -> Result<ByteBuf, HostError>;
     /// `source.attach`
     fn attach(source: u32, offset: u64, length: u64, address: u64) -> Result<u64, HostError>;
     /// `source.copied`

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::message::interface;
 
@@ -58,10 +59,13 @@ pub struct Message {
 /// A conversation, and all that has to be known to render it. Texts are UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Conversation {
+    #[serde(with = "serde_bytes")]
     pub template: Vec<u8>,
-    pub messages: Vec<(Vec<u8>, Vec<u8>)>,
+    pub messages: Vec<(ByteBuf, ByteBuf)>,
     pub add_generation_prompt: bool,
+    #[serde(with = "serde_bytes")]
     pub bos: Vec<u8>,
+    #[serde(with = "serde_bytes")]
     pub eos: Vec<u8>,
     pub bytes_max: u32,
     pub mark: char,
@@ -159,7 +163,7 @@ interface! {
         model: u32, messages: Vec<Message>, add_generation_prompt: bool,
     ) -> Result<Conversation, Error>;
     /// `model.tokenize-chat`
-    fn tokenize_chat(model: u32, text: Vec<u8>, mark: char) -> Result<Vec<u32>, Error>;
+    fn tokenize_chat(model: u32, text: ByteBuf, mark: char) -> Result<Vec<u32>, Error>;
     /// `model.start`
     fn start(model: u32, options: SessionOptions) -> Result<u32, Error>;
     /// Drops a model; its sessions keep what they need.
@@ -179,5 +183,5 @@ interface! {
     fn close_session(session: u32);
 
     /// `render`
-    fn render(conversation: Conversation) -> Result<Vec<u8>, Error>;
+    fn render(conversation: Conversation) -> Result<ByteBuf, Error>;
 }

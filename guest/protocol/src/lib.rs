@@ -18,3 +18,5 @@ pub use inference::{
     Conversation, Error, ErrorCode, Inference, InferenceClient, KvFormat, LoadOptions, Message,
     ModelInfo, RopeScaling, Sampling, SessionOptions, Step, StopReason, Usage, answer_inference,
 };
+/// Bytes that cross as a whole; those of a `Vec<u8>` would one by one.
+pub use serde_bytes::ByteBuf;

@@ -1,6 +1,6 @@
 //! What the host attaches to the guest's memory.
 
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -31,24 +31,33 @@ impl Attached {
     ) -> Result<Option<Self>> {
         let bytes = start.checked_add(length).filter(|&n| n > 0);
         let pages = bytes.and_then(|n| pages.take(n)).ok_or_else(|| no_memory(length))?;
-        let answer = attach(pages.start().addr() as u64);
-        if matches!(answer, Ok(true)) {
-            let pages = ManuallyDrop::new(pages);
-            return Ok(Some(Self { host, pages, start, length }));
-        }
-        match answer {
+        match attach(pages.start().addr() as u64) {
+            Ok(true) => {
+                let pages = ManuallyDrop::new(pages);
+                Ok(Some(Self { host, pages, start, length }))
+            }
+            Ok(false) => {
+                // Nobody knows what lies there now.
+                mem::forget(pages);
+                Err(Error::new(ErrorKind::Weights, "the host attached at another address"))
+            }
             Err(e) if e.code == HostErrorCode::Unsupported => Ok(None),
             Err(e) => Err(from_host(e)),
-            Ok(_) => Err(Error::new(ErrorKind::Weights, "the host attached at another address")),
         }
+    }
+
+    /// Where the bytes that were asked for begin.
+    fn first(&self) -> *const u8 {
+        self.pages.start().wrapping_add(self.start)
     }
 }
 
 impl Window for Attached {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `start + length` lies within the pages, which are `self`'s alone, hold
-        // the file's bytes since `attach`, and are written by nobody.
-        unsafe { std::slice::from_raw_parts(self.pages.start().add(self.start), self.length) }
+        // SAFETY: the bytes lie within the pages, which stay as long as `self`, and hold
+        // what the host has put there. Nobody here writes to them; the host changes those
+        // of a slot, and only while the engine uses no expert in it.
+        unsafe { std::slice::from_raw_parts(self.first(), self.length) }
     }
 }
 
@@ -79,7 +88,12 @@ impl Part {
 
 impl Window for Part {
     fn bytes(&self) -> &[u8] {
-        &self.whole.bytes()[self.bytes.clone()]
+        // SAFETY: `of` has checked that these are bytes of the whole, for which the same
+        // holds as there. The host may change others meanwhile.
+        unsafe {
+            let first = self.whole.first().add(self.bytes.start);
+            std::slice::from_raw_parts(first, self.bytes.len())
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use moewe_protocol::{Host, Team};
 pub struct Platform {
     /// Where weights come from.
     pub host: &'static dyn Host,
-    /// The members that compute together.
+    /// The members that compute together, this guest among them.
     pub team: &'static dyn Team,
     /// How much can be addressed.
     pub addresses: Addresses,
@@ -34,6 +34,6 @@ pub enum Addresses {
         /// Bytes of all windows together.
         bytes_max: u64,
     },
-    /// Every file as a whole: there are addresses enough.
+    /// As a whole, every file, or every slot of a store: there are addresses enough.
     Files,
 }

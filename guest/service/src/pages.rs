@@ -12,6 +12,8 @@ use range_alloc::RangeAllocator;
 
 /// The unit in which WebAssembly's memories grow.
 const WASM_PAGE_BYTES: usize = 1 << 16;
+/// No memory is mapped in smaller pages.
+const PAGE_BYTES_MIN: usize = 512;
 /// The most of these that a memory has: of 4 GiB, or of 256 TiB where addresses have 64 bits.
 const N_WASM_PAGES_MAX: usize = if cfg!(target_pointer_width = "32") { 1 << 16 } else { 1 << 32 };
 
@@ -36,10 +38,11 @@ pub(crate) struct PagePool {
 }
 
 impl PagePool {
-    /// An empty pool of pages of so many bytes; `None` if those are larger than
-    /// WebAssembly's.
+    /// An empty pool of pages of so many bytes; `None` if no pages are as small, or if
+    /// WebAssembly's are smaller.
     pub fn new(page_size: usize) -> Option<Self> {
-        if !page_size.is_power_of_two() || page_size > WASM_PAGE_BYTES {
+        let sizes = PAGE_BYTES_MIN..=WASM_PAGE_BYTES;
+        if !page_size.is_power_of_two() || !sizes.contains(&page_size) {
             return None;
         }
         // Whatever a memory may grow to is in use before it is there.

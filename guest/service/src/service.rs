@@ -1,16 +1,17 @@
 //! The engine, as its guests offer it.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{OnceCell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 
 use moewe_engine::language_model::{self, LanguageModel};
 use moewe_engine::{Error as EngineError, ErrorKind, chat, options, sampler};
 use moewe_protocol::{
-    Conversation, Error, ErrorCode, Inference, KvFormat, LoadOptions, Message, ModelInfo,
+    ByteBuf, Conversation, Error, ErrorCode, Inference, KvFormat, LoadOptions, Message, ModelInfo,
     RopeScaling, SessionOptions, Step, StopReason, Usage,
 };
 use slab::Slab;
 
+use crate::pages::PagePool;
 use crate::team::Imported;
 use crate::weights::Imports;
 use crate::{Addresses, Platform};
@@ -20,6 +21,8 @@ type Result<T> = std::result::Result<T, Error>;
 /// The engine, with the models and sessions of its caller.
 pub struct Service {
     platform: Platform,
+    /// For what is attached, of all models.
+    pages: OnceCell<PagePool>,
     models: RefCell<Slab<Rc<LanguageModel>>>,
     sessions: RefCell<Slab<language_model::Session>>,
 }
@@ -27,7 +30,23 @@ pub struct Service {
 impl Service {
     /// An engine without any model.
     pub const fn new(platform: Platform) -> Self {
-        Self { platform, models: RefCell::new(Slab::new()), sessions: RefCell::new(Slab::new()) }
+        Self {
+            platform,
+            pages: OnceCell::new(),
+            models: RefCell::new(Slab::new()),
+            sessions: RefCell::new(Slab::new()),
+        }
+    }
+
+    fn pages(&self, page_size: u32) -> Result<PagePool> {
+        if let Some(pages) = self.pages.get() {
+            return Ok(pages.clone());
+        }
+        let pages = PagePool::new(page_size as usize).ok_or_else(|| Error {
+            code: ErrorCode::Weights,
+            message: format!("the host reports pages of {page_size} bytes"),
+        })?;
+        Ok(self.pages.get_or_init(|| pages).clone())
     }
 
     fn model(&self, model: u32) -> Rc<LanguageModel> {
@@ -45,8 +64,10 @@ impl Service {
 
 impl Inference for Service {
     fn load(&self, name: String, options: LoadOptions) -> Result<u32> {
-        let imports = Imports::new(self.platform).map_err(told)?;
-        let team = Box::new(Imported::new(self.platform.team, imports.pages().clone()));
+        let capabilities = self.platform.host.capabilities();
+        let pages = self.pages(capabilities.page_size)?;
+        let imports = Imports::new(self.platform, capabilities, pages.clone());
+        let team = Box::new(Imported::new(self.platform.team, pages));
         let bytes_max = match self.platform.addresses {
             Addresses::Windows { bytes_max } => bytes_max,
             Addresses::Files => u64::MAX,
@@ -113,7 +134,7 @@ impl Inference for Service {
         let messages = from_caller(messages);
         let prepared = self.model(model).prepare_chat(&messages, add_generation_prompt);
         let prepared = prepared.map_err(told)?;
-        let bytes = |m: chat::Message| (m.role.into_bytes(), m.content.into_bytes());
+        let bytes = |m: chat::Message| (ByteBuf::from(m.role), ByteBuf::from(m.content));
         Ok(Conversation {
             template: prepared.template.into_bytes(),
             messages: prepared.messages.into_iter().map(bytes).collect(),
@@ -125,8 +146,8 @@ impl Inference for Service {
         })
     }
 
-    fn tokenize_chat(&self, model: u32, text: Vec<u8>, mark: char) -> Result<Vec<u32>> {
-        let (model, text) = (self.model(model), utf8(text)?);
+    fn tokenize_chat(&self, model: u32, text: ByteBuf, mark: char) -> Result<Vec<u32>> {
+        let (model, text) = (self.model(model), utf8(text.into_vec())?);
         model.tokenizer().and_then(|t| t.encode_marked(&text, mark)).map_err(told)
     }
 
@@ -190,9 +211,10 @@ impl Inference for Service {
         self.sessions.borrow_mut().remove(session as usize);
     }
 
-    fn render(&self, conversation: Conversation) -> Result<Vec<u8>> {
-        let message = |(role, content)| {
-            Ok::<_, Error>(chat::Message { role: utf8(role)?, content: utf8(content)? })
+    fn render(&self, conversation: Conversation) -> Result<ByteBuf> {
+        let message = |(role, content): (ByteBuf, ByteBuf)| {
+            let (role, content) = (utf8(role.into_vec())?, utf8(content.into_vec())?);
+            Ok::<_, Error>(chat::Message { role, content })
         };
         let conversation = chat::Conversation {
             template: utf8(conversation.template)?,
@@ -203,7 +225,7 @@ impl Inference for Service {
             bytes_max: conversation.bytes_max as usize,
             mark: conversation.mark,
         };
-        Ok(conversation.render().map_err(told)?.into_bytes())
+        Ok(ByteBuf::from(conversation.render().map_err(told)?))
     }
 }
 

@@ -1,11 +1,11 @@
 //! The engine's weights, over what the guest imports.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
-use moewe_protocol::Host;
+use moewe_protocol::{Capabilities, Host};
 
 use crate::attached::{Attached, Part, from_host, no_memory};
 use crate::experts;
@@ -27,12 +27,8 @@ pub(crate) struct Imports {
 }
 
 impl Imports {
-    pub fn new(platform: Platform) -> Result<Self> {
-        let capabilities = platform.host.capabilities();
-        let pages = PagePool::new(capabilities.page_size as usize).ok_or_else(|| {
-            let message = format!("the host reports pages of {} bytes", capabilities.page_size);
-            Error::new(ErrorKind::Weights, message)
-        })?;
+    /// What is attached comes to lie in `pages`.
+    pub fn new(platform: Platform, capabilities: Capabilities, pages: PagePool) -> Self {
         let whole_files = Rc::new(Cell::new(platform.addresses == Addresses::Files));
         let n_windows_max = match platform.addresses {
             // One is the team's.
@@ -41,12 +37,7 @@ impl Imports {
             }
             _ => usize::MAX,
         };
-        Ok(Self { platform, attach: capabilities.attach, n_windows_max, pages, whole_files })
-    }
-
-    /// For what is attached.
-    pub fn pages(&self) -> &PagePool {
-        &self.pages
+        Self { platform, attach: capabilities.attach, n_windows_max, pages, whole_files }
     }
 }
 
@@ -54,13 +45,13 @@ impl Weights for Imports {
     fn open(&self, name: &str) -> Result<Box<dyn Source>> {
         let host = self.platform.host;
         let number = host.open(name.to_owned()).map_err(from_host)?;
-        let file = Rc::new(OpenFile { host, number });
+        let file = OpenFile { host, number };
         Ok(Box::new(ImportedSource {
             size: host.size(number),
             file,
             pages: self.attach.then(|| self.pages.clone()),
             whole_files: self.whole_files.clone(),
-            whole: RefCell::default(),
+            whole: OnceCell::new(),
         }))
     }
 
@@ -90,13 +81,13 @@ impl Drop for OpenFile {
 }
 
 struct ImportedSource {
-    file: Rc<OpenFile>,
+    file: OpenFile,
     size: u64,
     /// If the host attaches.
     pages: Option<PagePool>,
     whole_files: Rc<Cell<bool>>,
-    /// The file as a whole, once a window on it was wanted.
-    whole: RefCell<Option<Rc<Attached>>>,
+    /// The file as a whole, once a window on it was wanted; none if it cannot be attached.
+    whole: OnceCell<Option<Rc<Attached>>>,
 }
 
 impl Source for ImportedSource {
@@ -108,7 +99,7 @@ impl Source for ImportedSource {
         let mut done = 0;
         while done < out.len() {
             let wanted = (out.len() - done).min(READ_BYTES_MAX);
-            let OpenFile { host, number } = *self.file;
+            let OpenFile { host, number } = self.file;
             let bytes =
                 host.read(number, offset + done as u64, wanted as u32).map_err(from_host)?;
             if bytes.is_empty() || bytes.len() > wanted {
@@ -159,7 +150,7 @@ impl ImportedSource {
     /// `None` if the host cannot attach these bytes after all.
     fn attach(&self, pages: &PagePool, offset: u64, length: usize) -> Result<Option<Attached>> {
         let start = (offset % pages.page_size() as u64) as usize;
-        let OpenFile { host, number } = *self.file;
+        let OpenFile { host, number } = self.file;
         let attach = |address| {
             let first = host.attach(number, offset, length as u64, address)?;
             Ok(first == address + start as u64)
@@ -175,16 +166,16 @@ impl ImportedSource {
             let message = format!("{length} bytes from byte {offset} are not in the file");
             Error::new(ErrorKind::Weights, message)
         })?;
-        let whole = self.whole.borrow().clone();
-        let whole = match whole {
+        let whole = match self.whole.get() {
             Some(whole) => whole,
             None => {
-                let Some(attached) = self.attach(pages, 0, size)? else { return Ok(None) };
-                self.whole.borrow_mut().insert(Rc::new(attached)).clone()
+                let attached = self.attach(pages, 0, size)?.map(Rc::new);
+                self.whole.get_or_init(|| attached)
             }
         };
+        let Some(whole) = whole else { return Ok(None) };
         // What is mapped is read page by page as it is touched.
         self.prefetch(offset, length as u64);
-        Ok(Some(Part::of(whole, start..end)))
+        Ok(Some(Part::of(whole.clone(), start..end)))
     }
 }

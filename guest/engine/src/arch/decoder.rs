@@ -151,6 +151,10 @@ impl<'a> Decoder<'a> {
         Ok(Plan {
             n_ctx_train: self.n_ctx_train,
             n_ctx_max: rope::n_ctx_max(file, self.n_ctx_train, self.turns)?,
+            n_ctx_original: match self.turns {
+                true => rope::n_ctx_original(file, self.n_ctx_train)?,
+                false => 0,
+            },
             embedding: EmbeddingPlan {
                 matrix: file.whole("token_embd", n_vocab, n_embd),
                 scale: 1.0,

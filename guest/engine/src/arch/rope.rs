@@ -2,11 +2,8 @@
 
 use super::file::File;
 use crate::error::{Error, Result};
-use crate::options::RopeScaling;
+use crate::options::{ROPE_FACTOR_MAX, RopeScaling};
 use crate::plan::{FrequencyScaling, Pairs, RopePlan};
-
-/// The most that a context may be stretched by.
-const FACTOR_MAX: f32 = 1024.0;
 
 /// Reads base and scaling; keys of scaling that is not done say nothing.
 pub(super) fn plan(
@@ -71,9 +68,9 @@ pub(super) fn n_ctx_max(file: &File<'_>, n_ctx_train: usize, turns: bool) -> Res
             "the model has no RoPE that could be scaled; load it without RoPE scaling",
         ));
     }
-    if !(1.0..=FACTOR_MAX).contains(&factor) {
+    if !(1.0..=ROPE_FACTOR_MAX).contains(&factor) {
         return Err(Error::input(format!(
-            "a RoPE factor of {factor}; it must be 1 to {FACTOR_MAX}"
+            "a RoPE factor of {factor}; it must be 1 to {ROPE_FACTOR_MAX}"
         )));
     }
     let scaled = n_ctx_original(file, n_ctx_train)? as f64 * f64::from(factor);
@@ -81,8 +78,8 @@ pub(super) fn n_ctx_max(file: &File<'_>, n_ctx_train: usize, turns: bool) -> Res
     Ok((scaled as usize).clamp(n_ctx_train, u32::MAX as usize))
 }
 
-/// The context before a scaling that the file speaks of.
-fn n_ctx_original(file: &File<'_>, n_ctx_train: usize) -> Result<usize> {
+/// The context before a scaling that the file speaks of: what factors multiply.
+pub(super) fn n_ctx_original(file: &File<'_>, n_ctx_train: usize) -> Result<usize> {
     let n = file.keys.u32("rope.scaling.original_context_length")?;
     Ok(n.map_or(n_ctx_train, |n| n as usize))
 }

@@ -144,7 +144,10 @@ impl Layer {
         self.mix.add(pass, |mix, pass| match mix {
             Mix::Attention(attention) => attention.run(pass, cache),
         })?;
-        pass.check_finite(index, "attn")?;
+        pass.check_finite(index, "attn").map_err(|error| match cache.is_limited() {
+            true => error.and("; `--kv f32` holds larger keys and values"),
+            false => error,
+        })?;
         pass.exchange.go_on()?;
         self.ffn.add(pass, |ffn, pass| match ffn {
             Ffn::Dense(glu) => glu.run(pass),

@@ -24,7 +24,8 @@ impl LayerCache {
 
     /// Makes room for `n` positions.
     pub(super) fn reserve(&mut self, n: usize) -> Result<()> {
-        let n_words = self.kv_heads * 2 * self.head_bytes() / size_of::<u32>();
+        let bytes = self.head_bytes().checked_mul(2).and_then(|n| n.checked_mul(self.kv_heads));
+        let n_words = bytes.ok_or_else(no_memory)? / size_of::<u32>();
         while self.room() < n {
             self.chunks.push(zeros(n_words)?);
         }
@@ -39,6 +40,11 @@ impl LayerCache {
     /// Gives the room for positions from `n` on back.
     pub(super) fn truncate(&mut self, n: usize) {
         self.chunks.truncate(n.div_ceil(CHUNK));
+    }
+
+    /// Whether there are keys and values of a magnitude that the format lacks.
+    pub fn is_limited(&self) -> bool {
+        self.format.max().is_finite()
     }
 
     /// Bytes in use.
@@ -83,13 +89,15 @@ impl LayerCache {
 
 fn zeros(n: usize) -> Result<Vec<u32>> {
     let mut v = Vec::new();
-    v.try_reserve_exact(n).map_err(|_| {
-        Error::new(
-            ErrorKind::OutOfMemory,
-            "no memory for more KV cache; use a shorter prompt, keys and values of fewer bits, or \
-             raise the memory limit",
-        )
-    })?;
+    v.try_reserve_exact(n).map_err(|_| no_memory())?;
     v.resize(n, 0);
     Ok(v)
+}
+
+fn no_memory() -> Error {
+    Error::new(
+        ErrorKind::OutOfMemory,
+        "no memory for more KV cache; use a shorter prompt, keys and values of fewer bits, or \
+         raise the memory limit",
+    )
 }

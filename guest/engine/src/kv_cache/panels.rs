@@ -5,8 +5,8 @@
 /// They lie in panels, in the order in which attention reads them: `PANEL` columns of a
 /// matrix, row by row. For the scores, the columns are positions and the rows the
 /// numbers of a key; for the mixture of values, the columns are the numbers of a value
-/// and the rows positions. If a head has no multiple of `PANEL` numbers, the last panel
-/// of its values is four columns wide.
+/// and the rows positions. Heads have a multiple of four numbers: where that is none of
+/// `PANEL`, the last panel of values is narrower.
 pub(super) trait Panels: Sync {
     /// Bytes of a key or a value of `n` numbers, a multiple of four.
     fn bytes(&self, n: usize) -> usize;

@@ -4,7 +4,7 @@ use crate::simd::V;
 
 /// Blocks of four rows, as they lie in memory.
 pub(super) trait FourRows: Copy {
-    /// Whether the rows lie one behind the other.
+    /// Whether each row lies by itself, one behind the other, and not among the others.
     const ARE_APART: bool;
 
     /// A quarter of what is read of the blocks.

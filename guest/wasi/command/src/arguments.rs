@@ -9,6 +9,7 @@ use crate::bindings::moewe::inference::inference::KvFormat;
 /// How to call the command.
 pub const USAGE: &str = "\
 usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat] [--kv FORMAT]
+                       [--rope-scaling HOW --rope-factor X]
 
   MODEL            a GGUF file in a folder that the runtime opened: its name or its path
   PROMPT           the text to continue
@@ -17,6 +18,11 @@ usage: moewe-wasi.wasm MODEL PROMPT [-n N] [--temp T] [--seed S] [--chat] [--kv 
       --seed S     equal seeds give equal texts (default: another one every time)
       --chat       put the prompt into the model's chat template, as a user's message
       --kv FORMAT  keep keys and values as f32, f16 or q8_0 (default: f16)
+      --rope-scaling HOW
+                   scale positions, for contexts longer than the model was trained
+                   for: none, linear or yarn (default: what the file says)
+      --rope-factor X
+                   how many times as long contexts may be, 1 or more
   -h, --help       show this help";
 
 /// What the user asks for.
@@ -37,6 +43,15 @@ pub struct Arguments {
     pub seed: Option<u64>,
     pub chat: bool,
     pub kv_format: KvFormat,
+    pub scaling: Option<Scaling>,
+}
+
+/// How positions are scaled, with the factor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scaling {
+    None,
+    Linear(f32),
+    Yarn(f32),
 }
 
 impl Arguments {
@@ -52,6 +67,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
     let (mut model, mut prompt) = (None, None);
     let (mut n_predict, mut temperature, mut seed, mut chat) = (128, 0.8, None, false);
     let mut kv_format = KvFormat::F16;
+    let (mut how, mut factor) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('n') | Long("predict") => {
@@ -66,6 +82,10 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
             Long("seed") => seed = Some(number(&mut parser, "--seed", "a whole number")?),
             Long("chat") => chat = true,
             Long("kv") => kv_format = parse_kv_format(&parser.value()?.string()?)?,
+            Long("rope-scaling") => how = Some(parser.value()?.string()?),
+            Long("rope-factor") => {
+                factor = Some(number(&mut parser, "--rope-factor", "a factor, 1 or more")?)
+            }
             Short('h') | Long("help") => return Ok(Request::Help),
             Value(value) if model.is_none() => model = Some(value.string()?),
             Value(value) if prompt.is_none() => prompt = Some(value.string()?),
@@ -86,6 +106,28 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, lexopt:
         seed,
         chat,
         kv_format,
+        scaling: scaling(how.as_deref(), factor)?,
+    }))
+}
+
+fn scaling(how: Option<&str>, factor: Option<f32>) -> Result<Option<Scaling>, String> {
+    Ok(Some(match (how, factor) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => return Err("--rope-factor needs --rope-scaling".to_owned()),
+        (Some("none"), None) => Scaling::None,
+        (Some("none"), Some(_)) => {
+            return Err("--rope-scaling none takes no --rope-factor".to_owned());
+        }
+        (Some("linear"), Some(factor)) => Scaling::Linear(factor),
+        (Some("yarn"), Some(factor)) => Scaling::Yarn(factor),
+        (Some(how @ ("linear" | "yarn")), None) => {
+            return Err(format!(
+                "--rope-scaling {how} needs --rope-factor: how many times as long contexts may be"
+            ));
+        }
+        (Some(how), _) => {
+            return Err(format!("--rope-scaling: `{how}` is not none, linear or yarn"));
+        }
     }))
 }
 
@@ -110,7 +152,7 @@ fn number<T: std::str::FromStr>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Arguments, Request};
+    use super::{Arguments, Request, Scaling};
 
     fn parse(line: &[&str]) -> Result<Arguments, String> {
         match Arguments::parse(line.iter().map(|argument| argument.to_string()))? {
@@ -132,6 +174,7 @@ mod tests {
                 seed: None,
                 chat: false,
                 kv_format: KvFormat::F16,
+                scaling: None,
             }
         );
     }
@@ -153,8 +196,21 @@ mod tests {
                 seed: Some(7),
                 chat: true,
                 kv_format: KvFormat::Q8,
+                scaling: None,
             }
         );
+    }
+
+    #[test]
+    fn scaling_has_a_factor() {
+        let scaling = |options: &[&str]| parse(&[&["a.gguf", "Hi"][..], options].concat());
+        for (options, expected) in [
+            (&["--rope-scaling", "none"][..], Scaling::None),
+            (&["--rope-scaling=linear", "--rope-factor=2"], Scaling::Linear(2.0)),
+            (&["--rope-factor", "1.5", "--rope-scaling", "yarn"], Scaling::Yarn(1.5)),
+        ] {
+            assert_eq!(scaling(options).unwrap().scaling, Some(expected));
+        }
     }
 
     #[test]
@@ -167,6 +223,11 @@ mod tests {
             (&["a.gguf", "Hi", "--temp", "-1"], "-1 is not 0 or more"),
             (&["a.gguf", "Hi", "--temp", "NaN"], "NaN is not 0 or more"),
             (&["a.gguf", "Hi", "--kv", "q4"], "`q4` is not f32, f16 or q8_0"),
+            (&["a.gguf", "Hi", "--rope-scaling", "yarn"], "needs --rope-factor"),
+            (&["a.gguf", "Hi", "--rope-factor", "2"], "needs --rope-scaling"),
+            (&["a.gguf", "Hi", "--rope-scaling", "ntk"], "`ntk` is not none, linear or yarn"),
+            (&["a.gguf", "Hi", "--rope-scaling=none", "--rope-factor=2"], "takes no"),
+            (&["a.gguf", "Hi", "--rope-factor", "two"], "`two` is not a factor"),
             (&["a.gguf", "Hi", "--seed"], "--seed"),
             (&["a.gguf", "Hi", "--top", "1"], "--top"),
             (&["--help"], "help"),

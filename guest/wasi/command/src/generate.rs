@@ -4,16 +4,21 @@ use std::io::Write;
 
 use wasip2::random::random::get_random_u64;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Scaling};
 use crate::bindings::moewe::inference::inference::{
-    Error, LoadOptions, Message, Model, Sampling, SessionOptions,
+    Error, LoadOptions, Message, Model, RopeScaling, Sampling, SessionOptions,
 };
 use crate::output;
 
 /// Continues the prompt, and writes every piece of text as soon as it is
 /// complete. A newline ends the output.
 pub fn generate(arguments: &Arguments, output: &mut impl Write) -> Result<(), String> {
-    let options = LoadOptions { kv_format: arguments.kv_format, rope_scaling: None };
+    let rope_scaling = arguments.scaling.map(|scaling| match scaling {
+        Scaling::None => RopeScaling::None,
+        Scaling::Linear(factor) => RopeScaling::Linear(factor),
+        Scaling::Yarn(factor) => RopeScaling::Yarn(factor),
+    });
+    let options = LoadOptions { kv_format: arguments.kv_format, rope_scaling };
     let model = Model::load(&arguments.model, options).map_err(engine_error)?;
     let prompt = prompt_tokens(&model, arguments).map_err(engine_error)?;
     let session = model.start(session_options(arguments)).map_err(engine_error)?;
