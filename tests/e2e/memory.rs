@@ -390,7 +390,8 @@ fn budgets_that_are_too_small_or_none() {
         given.into_iter().chain(all).collect::<Vec<_>>()
     };
     let message = refused(&run(&["--memory", &least.to_string(), "-c", "16384"]));
-    let kv = 16384 * 2 * 4 * 2 * 64 * 4;
+    // In 16 bits.
+    let kv = 16384 * 2 * 4 * 2 * 64 * 2;
     assert!(message.contains("context of 16384") && message.contains(&kv.to_string()), "{message}");
     // The context that the model was trained for, without room for its KV cache.
     let text = "word ".repeat(3000);

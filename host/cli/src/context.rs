@@ -58,7 +58,8 @@ fn kv_format() -> impl TypedValueParser<Value = KvFormat> {
 pub fn warn_if_long(model: &Model, n_ctx: Option<u32>) {
     let info = model.info();
     let n_ctx = n_ctx.unwrap_or(info.n_ctx_max);
-    if n_ctx > info.n_ctx_train {
+    // What is longer than it can be is an error.
+    if n_ctx > info.n_ctx_train && n_ctx <= info.n_ctx_max {
         eprintln!(
             "warning: a context of {n_ctx} tokens is longer than the {} that the model was trained \
              for; its answers may be worse, also to short prompts",
