@@ -23,7 +23,7 @@ fn bits(engine: &Engine, path: &Path, way: Way) -> Vec<u32> {
     let model = Model::open(engine, path, options).unwrap();
     assert_eq!(model.guest().0, way.guest);
     let mut session = model.session(SessionOptions::default()).unwrap();
-    assert_eq!(session.guest(), way.guest);
+    assert_eq!(session.guest().0, way.guest);
     let mut bits = Vec::new();
     for tokens in [&[1, 50, 275, 337, 302, 9, 7, 8][..], &[7], &[120]] {
         session.feed(tokens).unwrap();

@@ -157,7 +157,7 @@ fn open(
         limits,
         load_options(KvFormat::default(), None),
         threads,
-        None,
+        Choice::asked(Guest::Bits32),
     )
 }
 
@@ -180,7 +180,7 @@ fn pages_of_any_size_show_the_same() {
                 limits,
                 load_options(KvFormat::default(), None),
                 threads,
-                None,
+                Choice::asked(Guest::Bits32),
             )
             .unwrap();
             let got = bits(&mut session(&model)).unwrap();
