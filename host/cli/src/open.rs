@@ -76,9 +76,9 @@ fn guest() -> impl TypedValueParser<Value = Guest> {
 /// reaches.
 const KV_BYTES_MIN: u64 = 4 << 30;
 
-/// The engine of a process that serves one user, and has no secrets but this user's text:
-/// what a model that took its guest over could learn otherwise, by measuring how long its
-/// loads take, it could not send to anybody. So the speed is worth more than the guard.
+/// The engine of a process that serves one user: what a model that took its guest over could
+/// learn of this process, by measuring how long its loads take, it could tell this user
+/// alone, in its answers. So the speed is worth more than the guard.
 pub fn engine() -> Result<Engine> {
     let mut options = EngineOptions::default();
     options.spectre_guard = false;
