@@ -22,14 +22,13 @@ fn main() {
             guest.display()
         ),
     }
-    // Whether it is there is looked at again when its folder changes.
-    match wide.canonicalize() {
-        Ok(path) => {
-            println!("cargo::rustc-env=MOEWE_GUEST_WIDE_COMPONENT={}", path.display());
-            println!("cargo::rustc-cfg=has_wide_guest");
-            println!("cargo::rerun-if-changed=build.rs");
-        }
-        Err(_) => println!("cargo::rerun-if-changed={}", wide.display()),
+    // Whether it is there decides what is compiled, so it is looked at again when it comes,
+    // changes or goes.
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={}", wide.display());
+    if let Ok(path) = wide.canonicalize() {
+        println!("cargo::rustc-env=MOEWE_GUEST_WIDE_COMPONENT={}", path.display());
+        println!("cargo::rustc-cfg=has_wide_guest");
     }
 }
 

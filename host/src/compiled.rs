@@ -28,7 +28,7 @@ const PART_SUFFIX: &str = ".part";
 const PART_AGE_MAX: Duration = Duration::from_secs(3600);
 /// So many files stay when one is written, that one included: programs that share the
 /// folder need not compile in turns.
-const N_FILES_MAX: usize = 8;
+const N_FILES_MAX: usize = 24;
 
 /// A guest, compiled for an engine of this configuration: from the user's folder for
 /// caches, where it is kept if there is such a folder.

@@ -5,10 +5,10 @@ use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use moewe_gguf::SplitNames;
+use moewe_gguf::{N_SPLIT_MAX, SplitNames};
 
 use crate::error::{Error, ErrorKind};
 
@@ -42,7 +42,6 @@ pub(crate) enum WeightErrorKind {
     /// The bytes could not be delivered.
     Io,
     /// There is no memory for it.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     OutOfMemory,
 }
 
@@ -63,6 +62,8 @@ pub(crate) struct WeightFiles {
     folder: PathBuf,
     name: String,
     opened: Mutex<BTreeMap<String, Arc<WeightFile>>>,
+    /// The bytes of all of them, once somebody asked.
+    bytes: OnceLock<u64>,
 }
 
 impl WeightFiles {
@@ -78,6 +79,7 @@ impl WeightFiles {
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
             name: name.to_owned(),
             opened: Mutex::new(BTreeMap::from([(name.to_owned(), Arc::new(file))])),
+            bytes: OnceLock::new(),
         })
     }
 
@@ -107,12 +109,15 @@ impl WeightFiles {
         Ok(file)
     }
 
-    /// The bytes of all of them that are there.
+    /// The bytes of all of them that are there, of as many as a model may have.
     pub(crate) fn bytes(&self) -> u64 {
-        let names = SplitNames::of(&self.name).map(|(names, _)| names.iter().collect());
-        let names = names.unwrap_or_else(|| vec![self.name.clone()]);
-        let sizes = names.iter().filter_map(|name| Some(self.get(name).ok()?.size()));
-        sizes.fold(0, u64::saturating_add)
+        *self.bytes.get_or_init(|| {
+            let names = SplitNames::of(&self.name)
+                .map(|(names, _)| names.iter().take(N_SPLIT_MAX as usize).collect());
+            let names = names.unwrap_or_else(|| vec![self.name.clone()]);
+            let sizes = names.iter().filter_map(|name| Some(self.get(name).ok()?.size()));
+            sizes.fold(0, u64::saturating_add)
+        })
     }
 
     /// Fails if one of those that are open has been written to since it was opened.

@@ -94,9 +94,7 @@ pub struct Model {
     n_threads: usize,
     /// How guests load it.
     load_options: wit::LoadOptions,
-    /// The guest that was asked for.
-    guest: Option<Guest>,
-    /// The guest that sessions have, as far as their KV cache leaves it the choice.
+    /// The guest that sessions have, unless their KV cache wants another.
     choice: Choice,
     path: PathBuf,
     info: Arc<ModelInfo>,
@@ -123,14 +121,13 @@ impl Model {
         let mut weights = Weights::open(&path, options.weights)?;
         let budget_bytes = options.memory.as_ref().map(|memory| memory.bytes);
         let choice = choose(&weights, options.guest, budget_bytes, 0);
-        // What compiling it takes is given back before anything is counted.
-        engine.program(choice.guest)?;
+        prepare(engine, &weights, &options, choice)?;
         if let Some(memory) = options.memory {
             weights.limit(memory)?;
         }
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let load = load_options(options.kv_format, options.rope_scaling);
-        Self::load(engine, path, weights, limits, load, n_threads, options.guest)
+        Self::load(engine, path, weights, limits, load, n_threads, choice)
     }
 
     /// The guest that would compute the model with these options, and why. Only the sizes
@@ -149,8 +146,9 @@ impl Model {
         Ok((choice.guest, choice.why))
     }
 
-    /// What a model would take within a budget of memory. Its header is read, but
-    /// no weights are.
+    /// What a model would take within a budget of memory, in the guest that `options` ask
+    /// for, or that would compute it within the budget that they name. Its header is read,
+    /// but no weights are.
     ///
     /// # Errors
     ///
@@ -164,13 +162,13 @@ impl Model {
         let path = file_to_open(path.as_ref())?;
         let mut weights = Weights::open(&path, WeightsMode::Attach)?;
         let budget_bytes = options.memory.as_ref().map(|memory| memory.bytes);
-        let guest = choose(&weights, options.guest, budget_bytes, 0).guest;
-        engine.program(guest)?;
+        let choice = choose(&weights, options.guest, budget_bytes, 0);
+        prepare(engine, &weights, options, choice)?;
         let store = Arc::new(ExpertStore::asking(weights.files.name())?);
         weights.store = Some(store.clone());
         let limits = Limits { memory_max: options.memory_max, time_max: options.time_max };
         let load = load_options(options.kv_format, options.rope_scaling);
-        let loaded = Self::load(engine, path, weights, limits, load, n_threads, Some(guest));
+        let loaded = Self::load(engine, path, weights, limits, load, n_threads, choice);
         store.needs().ok_or_else(|| match loaded {
             Err(error) => error,
             Ok(_) => Error::new(ErrorKind::Internal, "the engine did not describe the model"),
@@ -185,10 +183,9 @@ impl Model {
         limits: Limits,
         load_options: wit::LoadOptions,
         n_threads: usize,
-        guest: Option<Guest>,
+        choice: Choice,
     ) -> Result<Self> {
         let weights = Arc::new(weights);
-        let choice = choose(&weights, guest, budget_bytes(&weights), 0);
         let program = engine.program(choice.guest)?;
         let sandbox = Sandbox::load(&program, &weights, limits, load_options, n_threads)?;
         Ok(Self {
@@ -197,7 +194,6 @@ impl Model {
             limits,
             n_threads,
             load_options,
-            guest,
             choice,
             path,
             info: Arc::new(sandbox.info().clone()),
@@ -236,7 +232,7 @@ impl Model {
             }
         };
         match Session::start(&mut sandbox, &options) {
-            Ok(()) => Ok(Session::new(sandbox, self.info.clone(), options.n_ctx)),
+            Ok(()) => Ok(Session::new(sandbox, self.info.clone(), options.n_ctx, choice.why)),
             Err(error) => {
                 // The next session need not load the model again.
                 if !sandbox.has_ended() {
@@ -253,13 +249,21 @@ impl Model {
         (self.choice.guest, self.choice.why)
     }
 
-    /// The guest for a session with a context of so many tokens.
+    /// Whether 64-bit addresses would suit the model better, and this build has no guest
+    /// with them.
+    pub fn lacks_wide_guest(&self) -> bool {
+        self.choice.lacks_wide
+    }
+
+    /// The guest for a session with a context of so many tokens. Most never fill the
+    /// longest one that they may have: only what was asked for counts.
     fn choice_for(&self, n_ctx: Option<u32>) -> Choice {
-        let max = self.info.n_ctx_max;
-        let n_ctx = n_ctx.map_or(max, |n_ctx| n_ctx.min(max));
+        let Some(n_ctx) = n_ctx.filter(|_| !self.choice.is_asked) else { return self.choice };
+        let n_ctx = n_ctx.min(self.info.n_ctx_max);
         let kv_bytes = self.info.kv_bytes_per_token.saturating_mul(n_ctx.into());
-        let kv_bytes = kv_bytes.min(self.limits.memory_max);
-        choose(&self.weights, self.guest, budget_bytes(&self.weights), kv_bytes)
+        // Each thread has addresses of its own.
+        let kv_bytes = kv_bytes.min(self.limits.memory_max).div_ceil(self.n_threads as u64);
+        choose(&self.weights, None, budget_bytes(&self.weights), kv_bytes)
     }
 
     #[cfg(test)]
@@ -296,9 +300,26 @@ fn choose(
     kv_bytes: u64,
 ) -> Choice {
     match asked {
-        Some(guest) => Choice { guest, why: "as asked for" },
+        Some(guest) => Choice::asked(guest),
         None => Choice::of(weights, budget_bytes, kv_bytes, Program::has_wide()),
     }
+}
+
+/// Compiles the guest. What that takes is given back before anything is counted, and what
+/// stays of it counts in a budget: so there is the guest, too, that a session with a large
+/// KV cache may want.
+fn prepare(
+    engine: &Engine,
+    weights: &Weights,
+    options: &ModelOptions,
+    choice: Choice,
+) -> Result<()> {
+    engine.program(choice.guest)?;
+    if let Some(memory) = &options.memory {
+        let largest = choose(weights, options.guest, Some(memory.bytes), options.memory_max);
+        engine.program(largest.guest)?;
+    }
+    Ok(())
 }
 
 /// The budget that the weights have, if there is one.

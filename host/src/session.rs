@@ -168,6 +168,8 @@ pub struct Session {
     sandbox: Sandbox,
     info: Arc<ModelInfo>,
     n_ctx: u32,
+    /// Why this guest computes.
+    why_guest: &'static str,
 }
 
 impl Session {
@@ -194,9 +196,14 @@ impl Session {
     }
 
     /// The session that was started in a sandbox.
-    pub(crate) fn new(sandbox: Sandbox, info: Arc<ModelInfo>, n_ctx: Option<u32>) -> Self {
+    pub(crate) fn new(
+        sandbox: Sandbox,
+        info: Arc<ModelInfo>,
+        n_ctx: Option<u32>,
+        why_guest: &'static str,
+    ) -> Self {
         let n_ctx = n_ctx.unwrap_or(info.n_ctx_max);
-        Self { sandbox, info, n_ctx }
+        Self { sandbox, info, n_ctx, why_guest }
     }
 
     /// What the model is.
@@ -411,9 +418,9 @@ impl Session {
         self.sandbox.stats()
     }
 
-    /// The guest that computes.
-    pub fn guest(&self) -> Guest {
-        self.sandbox.guest()
+    /// The guest that computes, and why it is this one.
+    pub fn guest(&self) -> (Guest, &'static str) {
+        (self.sandbox.guest(), self.why_guest)
     }
 
     /// A handle that ends what the session does.

@@ -1,5 +1,6 @@
 //! The command and the host crate, end to end, on real files.
 
+#[cfg(target_os = "linux")]
 mod guests;
 mod kv;
 mod long_context;

@@ -153,9 +153,13 @@ fn every_family_computes_the_same_with_the_least() {
     for name in ["mixtral-q8_0", "qwen2moe-q4_k_m", "qwen3moe-f16", "olmoe-q4_k_m"] {
         let model = moewe_tests::model(name);
         for threads in [1, 3] {
-            let logits = Logits::new(&model, threads);
-            let least = logits.least().to_string();
-            assert!(logits.bytes(&["--memory", &least]) == logits.bytes(&[]), "{name}");
+            let expected = Logits::new(&model, threads).bytes(&[]);
+            for guest in ["32", "64"] {
+                let mut logits = Logits::new(&model, threads);
+                logits.args.extend(["--guest", guest].map(os));
+                let least = logits.least().to_string();
+                assert!(logits.bytes(&["--memory", &least]) == expected, "{name}, {guest} bits");
+            }
         }
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use moewe::{
-    Engine, KvFormat, MemoryOptions, Model, ModelOptions, Prefetch, RopeScaling, SessionOptions,
+    Engine, Guest, KvFormat, MemoryOptions, Model, ModelOptions, Prefetch, RopeScaling,
+    SessionOptions,
 };
 use moewe_gguf::Gguf;
 use moewe_models::generate::{Shape, generate};
@@ -31,6 +32,8 @@ pub struct Conditions {
     pub n_ctx: u64,
     /// Threads that compute.
     pub n_threads: usize,
+    /// The guest that computes, if not the one that suits.
+    pub guest: Option<Guest>,
     /// How keys and values are kept.
     pub kv_format: KvFormat,
     /// How positions are scaled, if not as the file says.
@@ -83,6 +86,8 @@ pub fn plan(engine: &Engine, path: &Path, conditions: Conditions) -> Result<Plan
     options.kv_format = conditions.kv_format;
     options.rope_scaling = conditions.rope_scaling;
     options.memory = Some(MemoryOptions::new(memory_bytes));
+    options.guest = conditions.guest;
+    // The small model is computed in the same one.
     options.guest = Some(Model::guest_for(path, &options)?.0);
     // First, as what the process has counts.
     let needs = Model::memory_needs(engine, path, &options)?;

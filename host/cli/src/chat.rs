@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         context: Vec::new(),
     };
     if args.generate.verbose {
-        open::print_file(&model);
+        open::print_file(&model, &chat.session);
         eprintln!("load: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     }
     let interrupt = Interrupt::install(chat.session.cancel_handle())?;

@@ -38,17 +38,18 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let path = open::resolve(&args.model)?;
     let report = Report::read(&path)?;
-    let guest = Model::guest_for(&path, &ModelOptions::default())?;
+    // What is missing is told elsewhere.
+    let guest = Model::guest_for(&path, &ModelOptions::default()).ok();
     let mut out = io::stdout().lock();
     if args.json {
-        print::json(&mut out, &json(&report, guest.0, args.tensors))?;
+        print::json(&mut out, &json(&report, guest.map(|(guest, _)| guest), args.tensors))?;
     } else {
         print(&report, guest, &mut out, args.tensors)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(report: &Report, guest: Guest, with_tensors: bool) -> serde_json::Value {
+fn json(report: &Report, guest: Option<Guest>, with_tensors: bool) -> serde_json::Value {
     let metadata: serde_json::Map<_, _> =
         report.header.metadata.iter().map(|(k, v)| (k.to_owned(), json_value(v))).collect();
     let mut value = json!({
@@ -65,7 +66,7 @@ fn json(report: &Report, guest: Guest, with_tensors: bool) -> serde_json::Value 
         "n_expert_used": report.n_expert_used,
         "n_ctx_train": report.n_ctx_train,
         "memory": report.memory,
-        "guest_bits": guest.bits(),
+        "guest_bits": guest.map(Guest::bits),
         "unsupported": report.unsupported,
         "metadata": metadata,
     });
@@ -87,7 +88,7 @@ fn json(report: &Report, guest: Guest, with_tensors: bool) -> serde_json::Value 
 
 fn print(
     report: &Report,
-    (guest, why): (Guest, &str),
+    guest: Option<(Guest, &str)>,
     out: &mut impl Write,
     with_tensors: bool,
 ) -> Result<()> {
@@ -106,7 +107,9 @@ fn print(
             writeln!(out, "its packed copy {} is used in its place", path.display())?;
         }
     }
-    writeln!(out, "computed in the guest of {} bits: {why}", guest.bits())?;
+    if let Some((guest, why)) = guest {
+        writeln!(out, "computed in the guest of {} bits: {why}", guest.bits())?;
+    }
     if let Some(reason) = &report.unsupported {
         writeln!(out, "cannot be run: {}", printable(reason))?;
     }

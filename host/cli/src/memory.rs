@@ -69,8 +69,9 @@ impl Budget {
     }
 }
 
-/// The memory of the machine, or of the control group if that may have less.
-fn memory_bytes() -> u64 {
+/// The memory of the machine, or of the control group if that may have less; 0 if it is not
+/// known.
+pub fn memory_bytes() -> u64 {
     let system = sysinfo::System::new_with_specifics(
         sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::everything()),
     );

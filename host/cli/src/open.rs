@@ -7,12 +7,12 @@ use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use indicatif::HumanBytes;
-use moewe::{Engine, EngineOptions, Guest, Model, ModelOptions, WeightsMode};
+use moewe::{Engine, EngineOptions, Guest, Model, ModelOptions, Session, WeightsMode};
 use moewe_models::Library;
 use moewe_packed::PackedCopy;
 
 use crate::context::ContextArgs;
-use crate::memory::MemoryArgs;
+use crate::memory::{MemoryArgs, memory_bytes};
 use crate::print;
 
 /// Threads beyond this many seldom help: memory is not faster for them.
@@ -72,8 +72,13 @@ fn guest() -> impl TypedValueParser<Value = Guest> {
     })
 }
 
-/// The engine of a process that serves one user: whoever made the model learns nothing
-/// from how long its computing takes, so it need not be guarded against that.
+/// Bytes that a KV cache may have on any machine: all that a guest with 32-bit addresses
+/// reaches.
+const KV_BYTES_MIN: u64 = 4 << 30;
+
+/// The engine of a process that serves one user: what a model that took its guest over could
+/// learn of this process, by measuring how long its loads take, it could tell this user
+/// alone, in its answers. So the speed is worth more than the guard.
 pub fn engine() -> Result<Engine> {
     let mut options = EngineOptions::default();
     options.spectre_guard = false;
@@ -88,10 +93,11 @@ pub fn resolve(model: &PathBuf) -> Result<PathBuf> {
     Ok(Library::from_env()?.resolve(model)?)
 }
 
-/// Tells on stderr which file is open, and if it is not the packed copy, why.
-pub fn print_file(model: &Model) {
+/// Tells on stderr which guest computes, and which file is open; if it is not the packed
+/// copy, why.
+pub fn print_file(model: &Model, session: &Session) {
     eprintln!("model: {}", model.path().display());
-    let (guest, why) = model.guest();
+    let (guest, why) = session.guest();
     eprintln!("guest: {} bits: {why}", guest.bits());
     if let PackedCopy::Stale(copy, mismatch) = PackedCopy::of(model.path()) {
         eprintln!("model: {}", print::stale(model.path(), &copy, mismatch));
@@ -121,7 +127,14 @@ pub fn open(args: &ModelArgs) -> Result<Model> {
     options.guest = args.guest;
     options.memory = args.memory.options()?;
     args.context.apply(&mut options)?;
-    // One user, one model: the KV cache may have all that can be addressed.
-    options.memory_max = 4 << 30;
-    Ok(Model::open(&engine()?, path, options)?)
+    // One user, one model: the KV cache may have all that there is.
+    options.memory_max = memory_bytes().max(KV_BYTES_MIN);
+    let model = Model::open(&engine()?, path, options)?;
+    if model.lacks_wide_guest() {
+        eprintln!(
+            "warning: the model is too large for a guest with 32-bit addresses to show as a \
+             whole, and this build has no other: it will be slower"
+        );
+    }
+    Ok(model)
 }

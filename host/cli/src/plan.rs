@@ -39,6 +39,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         memory_bytes,
         n_ctx,
         n_threads,
+        guest: args.model.guest,
         kv_format: args.model.context.kv,
         rope_scaling: args.model.context.rope_scaling()?,
         prefetch: args.model.memory.prefetch,

@@ -51,7 +51,7 @@ pub fn run(args: Args, start: Instant) -> Result<ExitCode> {
     let answer = generate::answer(&mut session, &tokens, args.generate.predict, &interrupt)?;
     let interrupted = interrupt.end();
     if args.generate.verbose {
-        open::print_file(&model);
+        open::print_file(&model, &session);
         eprintln!("load: {:.0} ms", load.as_secs_f64() * 1e3);
         answer.print_stats(&session, start);
         if let Some(stats) = model.expert_stats() {

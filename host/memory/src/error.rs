@@ -25,6 +25,12 @@ pub enum MapError {
          sessions, or raise the system's limit (`sysctl vm.max_map_count`)"
     )]
     TooMany,
+    /// The system has no memory, or no addresses.
+    #[error(
+        "there is no memory or there are no addresses for a window; see `ulimit -v`, and \
+         `sysctl vm.overcommit_memory`"
+    )]
+    NoMemory,
     /// The system refuses.
     #[error("cannot be mapped: {0}")]
     Map(#[from] std::io::Error),

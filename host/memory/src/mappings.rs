@@ -8,17 +8,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// What Linux allows unless an administrator says otherwise.
 const DEFAULT: usize = 65_530;
 
+/// A process within so many of what it may have is at its limit: to replace a part of a
+/// mapping takes two more, and other threads map, too.
+const NEAR: usize = 64;
+
 /// Mappings that regions take for their windows.
 static N_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// The most mappings that all windows of the process may take: half of what the system
-/// allows (`vm.max_map_count`). The rest is for all else that a process maps.
-pub(crate) fn n_mappings_max() -> usize {
+/// What the system allows a process (`vm.max_map_count`).
+fn system_max() -> usize {
     static MAX: OnceLock<usize> = OnceLock::new();
     *MAX.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-        text.trim().parse().unwrap_or(DEFAULT) / 2
+        text.trim().parse().unwrap_or(DEFAULT)
     })
+}
+
+/// The most mappings that all windows of the process may take: half of what the system
+/// allows. The rest is for all else that a process maps.
+pub(crate) fn n_mappings_max() -> usize {
+    system_max() / 2
+}
+
+/// Whether the process has about as many mappings as the system allows, so that this is why
+/// it gets no more.
+pub(crate) fn is_at_limit() -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps");
+    // Whoever cannot even read has no memory for that.
+    maps.is_ok_and(|maps| maps.lines().count() + NEAR >= system_max())
 }
 
 /// How many mappings are left for windows.

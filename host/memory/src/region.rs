@@ -22,7 +22,7 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags};
 
 use crate::MapError;
 use crate::fault::{self, Accessible};
-use crate::mappings::{boundaries, n_mappings_left, note_used};
+use crate::mappings::{boundaries, is_at_limit, n_mappings_left, note_used};
 use crate::windows::Windows;
 
 /// Windows up to this many bytes get their page tables filled at once; for
@@ -251,8 +251,8 @@ impl Region {
         let (at, length) = (self.at(start), end - start);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let failed = |e: rustix::io::Errno| match e {
-            // The process has all mappings or all addresses that it may have.
-            rustix::io::Errno::NOMEM => MapError::TooMany,
+            rustix::io::Errno::NOMEM if is_at_limit() => MapError::TooMany,
+            rustix::io::Errno::NOMEM => MapError::NoMemory,
             e => MapError::Map(e.into()),
         };
         if let Some((file, offset)) = file {

@@ -354,7 +354,9 @@ impl Slots {
     }
 
     /// How many slots, from the first on, guests may map: those that there are, and
-    /// those that were ever in use.
+    /// those that were ever in use, as an expert may stay in one of these for a while. A
+    /// guest that looks into one that is not in use any more takes memory that was given
+    /// back; it is limited by the arena, and seen by no other guest.
     pub fn n_mappable(&self) -> usize {
         self.cache.capacity().max(self.slots.len())
     }

@@ -13,6 +13,7 @@ use super::slots::Requests;
 use super::*;
 use crate::context::{KvFormat, load_options};
 use crate::files::WeightFiles;
+use crate::guest;
 use crate::sandbox::Limits;
 use crate::weights::{Weights, WeightsMode};
 use crate::{Engine, Model, Session, SessionOptions};
@@ -157,7 +158,7 @@ fn open(
         limits,
         load_options(KvFormat::default(), None),
         threads,
-        None,
+        guest::Choice::asked(guest::Guest::Bits32),
     )
 }
 
@@ -180,7 +181,7 @@ fn pages_of_any_size_show_the_same() {
                 limits,
                 load_options(KvFormat::default(), None),
                 threads,
-                None,
+                guest::Choice::asked(guest::Guest::Bits32),
             )
             .unwrap();
             let got = bits(&mut session(&model)).unwrap();

@@ -72,7 +72,9 @@ fn trap_error(state: &State, error: &wasmtime::Error) -> Error {
     let cause = if frames { format!("{error:#}") } else { error.root_cause().to_string() };
     match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) | None if state.limiter.refused.is_some() => {
+            let guests_max = state.limiter.bytes_max.saturating_mul(state.team.size() as u64);
             let sandbox_max = state.team.memory_bytes_max(state.limiter.memory_max);
+            let sandbox_max = sandbox_max.min(guests_max);
             let message = match state.team.store().map(|(store, _)| store.bytes_max()) {
                 Some(bytes) if bytes <= sandbox_max => format!(
                     "{name}: needs more than the {bytes} bytes of memory that may be used; allow \

@@ -48,6 +48,7 @@ pub(super) fn map_kind(error: &MapError) -> WeightErrorKind {
         // The file system knows no mappings: the bytes can still be copied.
         MapError::Map(_) => WeightErrorKind::Unsupported,
         MapError::TooMany => WeightErrorKind::TooManyWindows,
+        MapError::NoMemory => WeightErrorKind::OutOfMemory,
     }
 }
 
@@ -56,5 +57,6 @@ pub(super) fn team_code(error: &MapError) -> team::ErrorCode {
     match error {
         MapError::Range { .. } | MapError::NotAttached { .. } => team::ErrorCode::InvalidRange,
         MapError::Map(_) | MapError::TooMany => team::ErrorCode::Unsupported,
+        MapError::NoMemory => team::ErrorCode::OutOfMemory,
     }
 }

@@ -33,10 +33,7 @@ impl weights::Host for State {
     fn get_capabilities(&mut self) -> wasmtime::Result<weights::Capabilities> {
         let page_size = u32::try_from(self.page_size())?;
         let attaches = self.attaches();
-        let n_windows_max = attaches.map_or(0, |region| {
-            region.limit_mappings(self.team.n_mappings_max());
-            self.team.n_windows_max()
-        });
+        let n_windows_max = attaches.map_or(0, |_| self.team.n_windows_max());
         let (attach, n_windows_max) = (attaches.is_some(), u32::try_from(n_windows_max)?);
         Ok(weights::Capabilities { attach, page_size, n_windows_max })
     }
@@ -145,7 +142,8 @@ impl weights::HostSource for State {
     }
 
     fn copied(&mut self, _: Resource<WeightFileHandle>, length: u64) -> wasmtime::Result<()> {
-        self.count(|s| s.bytes_copied = s.bytes_copied.saturating_add(length));
+        // The guest says so, of what it has read.
+        self.count(|s| s.bytes_copied = s.bytes_copied.saturating_add(length).min(s.bytes_read));
         Ok(())
     }
 

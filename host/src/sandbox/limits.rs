@@ -1,5 +1,6 @@
 //! What a guest may use of memory and time, and how its calls end early.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub(super) struct Limiter {
     pub bytes_max: u64,
     /// See [`Limits`].
     pub memory_max: u64,
+    /// What it was granted last.
+    pub granted: u64,
     /// That it was refused memory, and why.
     pub refused: Option<Refused>,
 }
@@ -100,8 +103,10 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let bytes = desired as u64;
+        let more = bytes.saturating_sub(current as u64);
+        self.granted = 0;
         let has_room = || match self.rank {
-            Some(rank) => self.team.grow(rank, desired.abs_diff(current) as u64, self.memory_max),
+            Some(rank) => self.team.grow(rank, more, self.memory_max),
             None => self.team.render(bytes, self.memory_max),
         };
         if bytes > self.bytes_max || maximum.is_some_and(|maximum| desired > maximum) {
@@ -109,12 +114,17 @@ impl ResourceLimiter for Limiter {
         } else if !has_room() {
             self.refused = Some(Refused::NoRoom);
         } else {
+            self.granted = more;
             return Ok(true);
         }
         Ok(false)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // What else fails does so before it is granted.
+        if error.is::<io::Error>() {
+            self.team.shrink(self.rank, std::mem::take(&mut self.granted));
+        }
         self.refused = Some(Refused::System(error));
         Ok(())
     }

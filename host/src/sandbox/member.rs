@@ -36,6 +36,9 @@ impl Member {
         let (bindings, region) =
             memory::capture(bytes_max, || call(&mut store, |store| guest.instantiate(store)));
         let bindings = bindings?;
+        if let Some(region) = &region {
+            region.limit_mappings(store.data().team.n_mappings_max());
+        }
         store.data_mut().region = region;
         let model = bindings.moewe_inference_inference().model();
         let handle = match call(&mut store, |store| model.call_load(store, &name, options))? {

@@ -54,8 +54,9 @@ pub(super) fn capture<T>(wide_bytes_max: u64, f: impl FnOnce() -> T) -> (T, Opti
 /// Creates linear memories that files can be mapped into.
 struct GuestMemoryCreator;
 
-// SAFETY: a region is reserved once with its guard, stays where it is, is zero
-// at first, and is accessible up to exactly `byte_size`, guard excluded.
+// SAFETY: a region is reserved once, with at least as many bytes as are asked for and the
+// guard behind them, stays where it is, is zero at first, and is accessible up to exactly
+// `byte_size`.
 unsafe impl MemoryCreator for GuestMemoryCreator {
     fn new_memory(
         &self,
@@ -69,6 +70,7 @@ unsafe impl MemoryCreator for GuestMemoryCreator {
         let wide_bytes_max = CREATED.with_borrow(|created| {
             created.as_ref().filter(|_| is_wide).map(|created| created.wide_bytes_max as usize)
         });
+        // Never less than Wasmtime asks for, which may have compiled accordingly.
         let asked = reserved_size_in_bytes.or(maximum).unwrap_or(minimum);
         let capacity = match is_wide {
             true => wide_bytes_max.unwrap_or(asked).max(asked),

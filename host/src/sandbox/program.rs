@@ -48,18 +48,12 @@ impl Program {
         Ok(Self { guest, renderer, is_wide: false, _clock: clock })
     }
 
-    /// The same for the guest with 64-bit addresses. `spectre_guard` says whether a wrong
-    /// guess of the processor cannot lead its loads out of its memory.
-    pub(crate) fn wide(spectre_guard: bool, narrow: Arc<Self>) -> wasmtime::Result<Self> {
-        let config = wide_config(spectre_guard);
-        let wide = WIDE.ok_or_else(|| {
-            wasmtime::format_err!(
-                "this build has no guest with 64-bit addresses; `cargo xtask guest` says what \
-                 it takes to build one"
-            )
-        })?;
-        let (guest, _, clock) = Self::load(&config, wide)?;
-        Ok(Self { guest, renderer: Renderer::Of(narrow), is_wide: true, _clock: clock })
+    /// The same for the guest with 64-bit addresses, if there is one. `spectre_guard` says
+    /// whether a wrong guess of the processor cannot lead its loads out of its memory.
+    pub(crate) fn wide(spectre_guard: bool, narrow: Arc<Self>) -> wasmtime::Result<Option<Self>> {
+        let Some(wide) = WIDE else { return Ok(None) };
+        let (guest, _, clock) = Self::load(&wide_config(spectre_guard), wide)?;
+        Ok(Some(Self { guest, renderer: Renderer::Of(narrow), is_wide: true, _clock: clock }))
     }
 
     /// Whether there is one.

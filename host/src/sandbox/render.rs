@@ -55,6 +55,7 @@ pub(super) fn render(
         rank: None,
         bytes_max: RENDERING_BYTES_MAX,
         memory_max: limits.memory_max,
+        granted: 0,
         refused: None,
     };
     let state = Rendering { limiter, deadline: Instant::now() + time_max };

@@ -16,6 +16,10 @@ use crate::weights::Weights;
 /// The most open sources: as many as a split model has files.
 pub(super) const N_SOURCES_MAX: usize = 1 << 10;
 
+/// The most addresses that are reserved for what a guest with 64-bit addresses has beside
+/// weights, whatever it may have: processors have 47 bits for all of a process.
+const RESERVED_BYTES_MAX: u64 = 1 << 40;
+
 /// The data of a store.
 pub(crate) struct State {
     pub(super) weights: Arc<Weights>,
@@ -56,10 +60,11 @@ impl State {
                 false => MEMORY_BYTES_MAX,
                 // The files as a whole, or as many slots as they have experts, and all else.
                 true => (weights.files.bytes().saturating_mul(2))
-                    .saturating_add(limits.memory_max)
+                    .saturating_add(limits.memory_max.min(RESERVED_BYTES_MAX))
                     .saturating_add(MEMORY_BYTES_MAX),
             },
             memory_max: limits.memory_max,
+            granted: 0,
             refused: None,
         };
         Self {

@@ -22,6 +22,10 @@ const TICK: Duration = Duration::from_millis(10);
 /// cannot be known beforehand has room for it.
 const RENDERING_FREE_BYTES: u64 = 8 << 20;
 
+/// Mappings that a member may have however many teams there are: few, but without any
+/// there is no shared region. The regions themselves keep to what is left.
+const N_MAPPINGS_MIN: usize = 64;
+
 /// A bit of [`Team::n_told`].
 const STOPS: u64 = 1 << 63;
 
@@ -100,7 +104,7 @@ impl Team {
         let parkers: Vec<_> = (0..size).map(|_| Parker::new()).collect();
         Self {
             size,
-            n_mappings_max: n_mappings_left() / 2 / size.max(1),
+            n_mappings_max: (n_mappings_left() / 2 / size.max(1)).max(N_MAPPINGS_MIN),
             store,
             n_come: AtomicU64::new(0).into(),
             left: AtomicBool::new(false),
@@ -132,8 +136,8 @@ impl Team {
     }
 
     /// The most mappings that a member's windows may take: its share of half of what
-    /// there was for windows when the team began, so that there is always some left for
-    /// those who come later.
+    /// there was for windows when the team began, so that something is left for those who
+    /// come later, and some in any case.
     pub fn n_mappings_max(&self) -> usize {
         self.n_mappings_max
     }
@@ -234,8 +238,9 @@ impl Team {
 
     /// The most bytes that all members together may have, if they may have
     /// `memory_max` beside the weights. Weights count as much as is attached,
-    /// and as the files at least, but no more than the files for each member;
-    /// a window has a page on both sides.
+    /// and as the files at least, but no more than the files for each member. Where
+    /// members map files as a whole, they count for each of them, and up to twice: the
+    /// slots of a store have as many bytes again. A window has a page on both sides.
     pub fn memory_bytes_max(&self, memory_max: u64) -> u64 {
         self.lock().memory_bytes_max(memory_max)
     }
@@ -251,6 +256,18 @@ impl Team {
             inner.accounts[rank].memory = old;
         }
         allowed
+    }
+
+    /// Takes back so many bytes that were granted to a member, or to the guest that renders,
+    /// and that the system did not have.
+    pub fn shrink(&self, rank: Option<usize>, less: u64) {
+        let mut inner = self.lock();
+        let bytes = match rank {
+            Some(rank) => &mut inner.accounts[rank].memory,
+            None => &mut inner.rendering,
+        };
+        *bytes = bytes.saturating_sub(less);
+        self.charge(&inner);
     }
 
     /// Lets the guest that renders for the team have a memory of `bytes` if that
@@ -359,13 +376,12 @@ impl Inner {
 
     fn memory_bytes_max(&self, memory_max: u64) -> u64 {
         let files = self.accounts.iter().map(|a| a.files).max().unwrap_or(0);
-        let attached = match self.whole_files {
-            true => files.saturating_mul(self.accounts.len() as u64),
-            false => {
-                let attached = self.accounts.iter().map(|a| a.attached.min(files));
-                attached.fold(0, u64::saturating_add)
-            }
+        let (least, most) = match self.whole_files {
+            true => (files, files.saturating_mul(2)),
+            false => (0, files),
         };
+        let attached = self.accounts.iter().map(|a| a.attached.clamp(least, most));
+        let attached = attached.fold(0, u64::saturating_add);
         let n_windows: u64 = self.accounts.iter().map(|a| a.n_windows).sum();
         let shared = self.shared.as_ref().map_or(0, |(_, size)| *size);
         (memory_max.saturating_sub(shared))

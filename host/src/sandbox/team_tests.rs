@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Caller, Linker, Module};
+use wasmtime::{Caller, Linker, Module, ResourceLimiter as _};
 
 use super::bindings::moewe::inference::team;
 use super::call::{call, new_store};
+use super::limits::Limiter;
 use super::program::{config, start_clock};
 use super::team::Broken;
 use super::*;
@@ -243,6 +244,55 @@ fn members_share_one_limit_on_memory() {
     assert_eq!(team.memory_bytes_max(100), 1500);
     team.account(1, |account| account.attached = 5000);
     assert_eq!(team.memory_bytes_max(100), 1800, "no more than the files for each");
+}
+
+#[test]
+fn what_the_system_refuses_is_given_back() {
+    let team = Team::new(2, None);
+    assert!(team.grow(0, 60, 100) && !team.grow(1, 50, 100));
+    team.shrink(Some(0), 10);
+    assert!(team.grow(1, 50, 100) && !team.grow(0, 1, 100));
+    team.shrink(Some(1), 30);
+    assert!(!team.render(31, 100) && team.render(30, 100));
+}
+
+/// Failures that the guest brings about without being granted anything give nothing back.
+#[test]
+fn only_what_was_granted_last_is_given_back() {
+    let team = Arc::new(Team::new(1, None));
+    let mut limiter = Limiter {
+        team: team.clone(),
+        rank: Some(0),
+        bytes_max: 1000,
+        memory_max: 100,
+        granted: 0,
+        refused: None,
+    };
+    let system = || std::io::Error::from(std::io::ErrorKind::OutOfMemory).into();
+    assert!(limiter.memory_growing(0, 60, None).unwrap());
+    limiter.memory_grow_failed(wasmtime::format_err!("exceeds the type's limits")).unwrap();
+    assert!(!limiter.memory_growing(60, 110, None).unwrap());
+    limiter.memory_grow_failed(system()).unwrap();
+    assert!(!team.grow(0, 41, 100));
+    assert!(limiter.memory_growing(60, 90, None).unwrap());
+    for _ in 0..2 {
+        limiter.memory_grow_failed(system()).unwrap();
+        assert!(!team.grow(0, 41, 100));
+    }
+    assert!(team.grow(0, 40, 100));
+}
+
+#[test]
+fn whole_files_count_for_each_member_and_slots_as_much_again() {
+    let team = Team::new(2, None).with_whole_files(true);
+    for rank in [0, 1] {
+        team.account(rank, |account| account.files = 1000);
+    }
+    assert_eq!(team.memory_bytes_max(100), 2100);
+    team.account(0, |account| account.attached = 1700);
+    assert_eq!(team.memory_bytes_max(100), 2800);
+    team.account(1, |account| account.attached = 5000);
+    assert_eq!(team.memory_bytes_max(100), 3800, "no more than twice the files");
 }
 
 #[cfg(target_os = "linux")]
