@@ -154,7 +154,7 @@ impl Region {
         let (first, start, end) = self.map_file(file, offset, length, address)?;
         let advice = match end - start {
             0..=POPULATE_BYTES_MAX => Some(Advice::LinuxPopulateRead),
-            0..=WANTED_BYTES_MAX => Some(Advice::WillNeed),
+            n if n <= WANTED_BYTES_MAX => Some(Advice::WillNeed),
             _ => None,
         };
         if let Some(advice) = advice {
