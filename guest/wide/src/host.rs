@@ -16,7 +16,10 @@ unsafe extern "C" {
 }
 
 /// The host.
-pub static HOST: HostClient<fn(&[u8]) -> Vec<u8>> = HostClient(send);
+pub static HOST: HostClient<Sender> = HostClient(send);
+
+/// Brings the answer to a message.
+type Sender = fn(&[u8]) -> Vec<u8>;
 
 fn send(message: &[u8]) -> Vec<u8> {
     // SAFETY: the message lies there.

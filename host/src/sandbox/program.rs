@@ -36,7 +36,7 @@ pub(crate) struct Program {
 
 /// Where chat templates are rendered: in a guest with 32-bit addresses and without imports.
 enum Renderer {
-    Own(EnginePre<Rendering>),
+    Own(Box<EnginePre<Rendering>>),
     Of(Arc<Program>),
 }
 
@@ -44,7 +44,7 @@ impl Program {
     /// Compiles the guest with 32-bit addresses, or takes it from the cache.
     pub(crate) fn narrow() -> wasmtime::Result<Self> {
         let (guest, component, clock) = Self::load(&config(), NARROW)?;
-        let renderer = Renderer::Own(render::prepare(guest.engine(), &component)?);
+        let renderer = Renderer::Own(Box::new(render::prepare(guest.engine(), &component)?));
         Ok(Self { guest, renderer, is_wide: false, _clock: clock })
     }
 

@@ -152,6 +152,8 @@ fn number<T: std::str::FromStr>(
 
 #[cfg(test)]
 mod tests {
+    use crate::bindings::moewe::inference::inference::KvFormat;
+
     use super::{Arguments, Request, Scaling};
 
     fn parse(line: &[&str]) -> Result<Arguments, String> {
