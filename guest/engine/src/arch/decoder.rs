@@ -7,8 +7,9 @@ use super::keys::COUNT_MAX;
 use super::rope;
 use crate::error::{Error, Result};
 use crate::plan::{
-    AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, HeadPlan, LayerPlan, MixPlan, MixturePlan,
-    NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, SharedPlan,
+    AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, GroupsPlan, HeadPlan, LayerPlan, MixPlan,
+    MixturePlan, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, Score, SharedPlan,
+    VectorPlan, Weigh,
 };
 
 /// A decoder's shape.
@@ -41,8 +42,14 @@ pub(super) struct Experts {
     pub n_ff_shared: usize,
     /// Whether a vector gates what that one adds.
     pub gates_shared: bool,
-    pub normalize: bool,
+    /// Layers before the first that has experts.
+    pub n_dense: usize,
+    pub score: Score,
+    pub groups: Option<GroupsPlan>,
+    /// If weights are divided by their sum, what is added to it.
+    pub normalize: Option<f32>,
     pub scale: f32,
+    pub weigh: Weigh,
 }
 
 impl<'a> Decoder<'a> {
@@ -122,9 +129,9 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// Reads of the experts, if there are any. `normalize` is what the architecture does
-    /// where the file says nothing.
-    pub fn experts(&self, normalize: bool) -> Result<Option<Experts>> {
+    /// Reads of the experts, if there are any. What logits become and whether weights are
+    /// normalised is what the architecture does where the file says nothing.
+    pub fn experts(&self, score: Score, normalize: bool) -> Result<Option<Experts>> {
         let keys = &self.file.keys;
         let n = keys.count("expert_count")?.unwrap_or(0);
         let n_used = keys.count("expert_used_count")?.unwrap_or(0);
@@ -133,16 +140,62 @@ impl<'a> Decoder<'a> {
                 "the router picks {n_used} of {n} experts; the file is damaged"
             )));
         }
+        let score = self.score()?.unwrap_or(score);
+        let groups = self.groups(n, n_used, score)?;
         let experts = Experts {
             n,
             n_used,
             n_ff: keys.count("expert_feed_forward_length")?.unwrap_or(self.n_ff),
             n_ff_shared: 0,
             gates_shared: false,
-            normalize: keys.bool("expert_weights_norm")?.unwrap_or(normalize),
+            n_dense: keys.count("leading_dense_block_count")?.unwrap_or(0),
+            score,
+            groups,
+            normalize: keys.bool("expert_weights_norm")?.unwrap_or(normalize).then_some(0.0),
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+            weigh: Weigh::After,
         };
         Ok((n > 0).then_some(experts))
+    }
+
+    /// What logits become, if the file says it.
+    fn score(&self) -> Result<Option<Score>> {
+        let key = "expert_gating_func";
+        match self.file.keys.u32(key)?.unwrap_or(0) {
+            0 => Ok(None),
+            1 => Ok(Some(Score::Softmax)),
+            2 => Ok(Some(Score::Sigmoid)),
+            3 => Ok(Some(Score::SoftmaxOfPicked)),
+            other => Err(Error::unsupported(format!(
+                "`{}` is {other}; 1 (softmax), 2 (sigmoid) and 3 (softmax of those that are \
+                 picked) are supported",
+                self.file.keys.full(key)
+            ))),
+        }
+    }
+
+    /// The groups of `n` experts, if there are several.
+    fn groups(&self, n: usize, n_used: usize, score: Score) -> Result<Option<GroupsPlan>> {
+        let keys = &self.file.keys;
+        let n_groups = keys.count("expert_group_count")?.unwrap_or(0);
+        let groups_used = keys.count("expert_group_used_count")?.unwrap_or(n_groups);
+        if n == 0 || n_groups < 2 {
+            return Ok(None);
+        }
+        // DeepSeek-V2 takes the largest, whatever came later with sigmoids the two largest.
+        let n_summed = if score == Score::Sigmoid { 2 } else { 1 };
+        let len = n / n_groups;
+        if len * n_groups != n
+            || len < n_summed
+            || !(1..=n_groups).contains(&groups_used)
+            || n_used > groups_used * len
+        {
+            return Err(Error::invalid(format!(
+                "the router picks {n_used} of {n} experts from {groups_used} of {n_groups} groups; \
+                 the file is damaged"
+            )));
+        }
+        Ok(Some(GroupsPlan { n: n_groups, n_used: groups_used, n_summed }))
     }
 
     /// The whole model, whose layers `layer` gives.
@@ -205,7 +258,7 @@ impl<'a> Decoder<'a> {
     pub fn ffn(&self, layer: usize, experts: Option<&Experts>) -> Residual<FfnPlan> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let has_router = self.file.has(&name("ffn_gate_inp.weight"));
-        let op = match experts.filter(|_| has_router) {
+        let op = match experts.filter(|experts| has_router && layer >= experts.n_dense) {
             Some(experts) => FfnPlan::Mixture(Box::new(self.mixture(layer, experts))),
             None => FfnPlan::Dense(Box::new(self.glu(layer, "", self.n_ff))),
         };
@@ -215,12 +268,15 @@ impl<'a> Decoder<'a> {
 
     fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
         let (file, n_embd) = (self.file, self.n_embd);
-        let &Experts { n, n_used, n_ff, normalize, scale, .. } = experts;
+        let &Experts { n, n_used, n_ff, score, groups, normalize, scale, weigh, .. } = experts;
         let name = |part: &str| format!("blk.{layer}.{part}");
         let matrix = file.whole(&name("ffn_gate_inp"), n, n_embd);
+        let correction = VectorPlan { name: name("exp_probs_b.bias"), len: n };
+        let correction = file.has(&correction.name).then_some(correction);
         let gate = || file.vector(&name("ffn_gate_inp_shexp"), n_embd);
         MixturePlan {
-            router: RouterPlan { matrix, n_used, normalize, scale },
+            router: RouterPlan { matrix, score, correction, groups, n_used, normalize, scale },
+            weigh,
             n_expert: n,
             gate: file.experts(&name("ffn_gate"), n_ff, n_embd),
             up: file.experts(&name("ffn_up"), n_ff, n_embd),

@@ -10,7 +10,7 @@ use super::scratch::N_PREDICTED_MAX;
 use crate::error::Result;
 use crate::experts::{Choice, Demand, ExpertLayer, Projection};
 use crate::ops;
-use crate::plan::{MixturePlan, SharedPlan};
+use crate::plan::{MixturePlan, SharedPlan, Weigh};
 use crate::quant::put_numbers;
 use crate::takes::{Room, Takes};
 use crate::team::Parts;
@@ -19,6 +19,7 @@ use crate::team::Parts;
 pub(crate) struct Mixture {
     pub router: Router,
     pub experts: ExpertLayer,
+    weigh: Weigh,
     shared: Option<Shared>,
 }
 
@@ -63,6 +64,7 @@ impl Block for Mixture {
             shared: shared.transpose()?,
             router: Router::load(&plan.router, loader)?,
             experts: loader.experts(plan)?,
+            weigh: plan.weigh,
         })
     }
 }
@@ -180,6 +182,14 @@ impl Mixture {
                     put_numbers(&mut out[i * width + row..], y);
                 });
             }
+            if self.weigh == Weigh::Before {
+                // What a matrix makes of a vector times a number is as many times as much.
+                for (at, choice) in (first..).zip(groups[i]) {
+                    for out in [&mut s.expert_gate, &mut s.expert_up] {
+                        ops::scale(&mut out[at * width..][rows.clone()], choice.weight);
+                    }
+                }
+            }
         }
         swiglu(split, &mut s.expert_gate, &s.expert_up);
         Ok(())
@@ -202,6 +212,7 @@ impl Mixture {
             let out = &mut s.out[down.rows.start..];
             expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
+                let weight = if self.weigh == Weigh::After { weight } else { 1.0 };
                 let out = &mut out[token * n_embd + row..][..y.len()];
                 out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
             });
