@@ -78,6 +78,17 @@ impl<'a> Decoder<'a> {
                 keys.full("attention.head_dim")
             )));
         }
+        Self::with_heads(file, n_head, kv_heads, head_dim)
+    }
+
+    /// The same with other heads than the plain keys would say.
+    pub fn with_heads(
+        file: &'a File<'a>,
+        n_head: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self> {
+        let keys = &file.keys;
         if head_dim == 0 || !head_dim.is_multiple_of(4) {
             return Err(Error::unsupported(format!(
                 "heads of {head_dim} numbers; they must be a multiple of 4"
@@ -116,7 +127,7 @@ impl<'a> Decoder<'a> {
         Ok(Self {
             file,
             n_layer: keys.positive("block_count")?,
-            n_embd,
+            n_embd: keys.positive("embedding_length")?,
             n_head,
             kv_heads,
             head_dim,
@@ -127,6 +138,22 @@ impl<'a> Decoder<'a> {
             residual_scale: 1.0,
             turns: true,
         })
+    }
+
+    /// Leaves the last layers out that predict tokens beyond the next, if there are any.
+    /// Answers what the names of their tensors begin with.
+    pub fn skip_predictors(&mut self) -> Result<Vec<String>> {
+        let n = self.file.keys.count("nextn_predict_layers")?.unwrap_or(0);
+        let n_layer = self.n_layer.checked_sub(n).filter(|&n_layer| n_layer > 0);
+        let n_layer = n_layer.ok_or_else(|| {
+            Error::invalid(format!(
+                "{n} of {} layers predict tokens beyond the next; the file is damaged",
+                self.n_layer
+            ))
+        })?;
+        let skipped = (n_layer..self.n_layer).map(|layer| format!("blk.{layer}.")).collect();
+        self.n_layer = n_layer;
+        Ok(skipped)
     }
 
     /// Reads of the experts, if there are any. What logits become and whether weights are
@@ -156,6 +183,13 @@ impl<'a> Decoder<'a> {
             weigh: Weigh::After,
         };
         Ok((n > 0).then_some(experts))
+    }
+
+    /// The same where all tokens share some experts, which are as wide as the others and
+    /// lie together.
+    pub fn with_shared(&self, experts: Option<Experts>) -> Result<Option<Experts>> {
+        let n = self.file.keys.count("expert_shared_count")?.unwrap_or(0);
+        Ok(experts.map(|all| Experts { n_ff_shared: n.saturating_mul(all.n_ff), ..all }))
     }
 
     /// What logits become, if the file says it.
@@ -214,6 +248,7 @@ impl<'a> Decoder<'a> {
             },
             ropes: vec![rope::plan(file, self.head_dim, self.n_ctx_train, pairs)?],
             layers: (0..self.n_layer).map(layer).collect(),
+            skipped: Vec::new(),
             head: HeadPlan {
                 norm: self.norm("output_norm", n_embd),
                 output: (file.has("output.weight")).then(|| file.matrix("output", n_vocab, n_embd)),
@@ -298,7 +333,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn norm(&self, stem: &str, len: usize) -> NormPlan {
+    pub fn norm(&self, stem: &str, len: usize) -> NormPlan {
         NormPlan { weight: self.file.vector(stem, len), epsilon: self.rms_epsilon }
     }
 

@@ -2,10 +2,15 @@
 //! and what is computed of them, as a [`Plan`].
 
 mod decoder;
+mod deepseek2;
+mod dots1;
+mod ernie4_5_moe;
 mod file;
+mod glm4moe;
 mod granitemoe;
 mod keys;
 mod llama;
+mod minimax_m2;
 mod olmoe;
 mod qwen2;
 mod qwen2moe;
@@ -34,6 +39,11 @@ const ALL: &[Architecture] = &[
     ("qwen3moe", qwen3moe::plan),
     ("olmoe", olmoe::plan),
     ("granitemoe", granitemoe::plan),
+    ("deepseek2", deepseek2::plan),
+    ("glm4moe", glm4moe::plan),
+    ("dots1", dots1::plan),
+    ("minimax-m2", minimax_m2::plan),
+    ("ernie4_5-moe", ernie4_5_moe::plan),
 ];
 
 /// Plans the model in a file with these metadata and tensors.
@@ -159,7 +169,7 @@ pub(crate) mod tests {
     fn the_scale_of_scores_is_the_files() {
         let scale = |x| {
             let plan = plan_with(&[("attention.scale", Value::Float(x))]).unwrap();
-            let MixPlan::Attention(attention) = &plan.layers[0].mix.op;
+            let MixPlan::Attention(attention) = &plan.layers[0].mix.op else { panic!() };
             attention.scale
         };
         assert_eq!(scale(0.0), 1.0 / 128f32.sqrt());
@@ -216,7 +226,7 @@ pub(crate) mod tests {
             assert_eq!(plan.embedding.matrix.deal, Deal::Whole);
             assert_eq!(plan.ropes[0].pairs, facts.pairs, "{name}");
             for layer in &plan.layers {
-                let MixPlan::Attention(attention) = &layer.mix.op;
+                let MixPlan::Attention(attention) = &layer.mix.op else { panic!("{name}") };
                 let qk_norm = attention.qk_norm.as_ref();
                 let lens = qk_norm.map(|norm| (norm.q.weight.len, norm.k.weight.len));
                 assert_eq!(lens, facts.qk_norm, "{name}");

@@ -1,6 +1,7 @@
 //! Loading: tensors become matrices and vectors, or errors that name them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::linear::Linear;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,9 +48,9 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A tensor that nobody asked for.
-    pub fn unused(&self) -> Option<&'a str> {
-        self.tensors.keys().map(String::as_str).find(|name| !self.used.contains(name))
+    /// The tensors that nobody asked for.
+    pub fn unused(&self) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().map(String::as_str).filter(|name| !self.used.contains(name))
     }
 
     /// A tensor of this shape in a format that can be computed with.
@@ -104,13 +105,20 @@ impl<'a> Loader<'a> {
             Deal::Rows => self.exchange.rows(n_rows).mine(),
             Deal::Whole => 0..n_rows,
         };
-        let (tensor, format) = self.tensor(&plan.name, &[cols, n_rows])?;
+        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: n_rows }));
+        Ok(Linear { bias: bias.transpose()?, ..self.rows(&plan.name, &[cols, n_rows], rows)? })
+    }
+
+    /// Some rows of a tensor of these dimensions, of which the first is the length of rows.
+    pub fn rows(&mut self, name: &str, dims: &[usize], rows: Range<usize>) -> Result<Linear> {
+        let (tensor, format) = self.tensor(name, dims)?;
+        let (cols, n_rows) = (dims[0], dims[1..].iter().product());
         let group = format.group_rows();
         if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
             return Err(Error::unsupported(format!(
                 "tensor {} of type {} cannot be dealt out to {} threads; compute with one, or pack \
                  the original model again with `moewe pack`",
-                plan.name,
+                tensor.name,
                 tensor.ty,
                 self.exchange.size()
             )));
@@ -137,8 +145,7 @@ impl<'a> Loader<'a> {
                 Some(self.sources[tensor.file].window(offset, bytes)?)
             }
         };
-        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: n_rows }));
-        Ok(Linear { format, cols, n_rows, rows, window, bias: bias.transpose()? })
+        Ok(Linear { format, cols, n_rows, rows, window, bias: None })
     }
 
     /// A vector, as floats.

@@ -23,30 +23,30 @@ struct Room {
 }
 
 /// One query of a tile.
-struct Row {
+pub(super) struct Row {
     /// Where its numbers are among the queries, and its result in the output.
-    at: usize,
+    pub at: usize,
     /// How many positions it sees.
-    n: usize,
+    pub n: usize,
     /// The largest score so far.
     max: f32,
     /// The sum of the weights so far, relative to `max`.
-    sum: f32,
+    pub sum: f32,
 }
 
 impl Row {
-    fn new(at: usize, n: usize) -> Self {
+    pub fn new(at: usize, n: usize) -> Self {
         Self { at, n, max: f32::NEG_INFINITY, sum: 0.0 }
     }
 
     /// How many positions it sees of the chunk that begins at `start`.
-    fn n_in_chunk(&self, start: usize) -> usize {
+    pub fn n_in_chunk(&self, start: usize) -> usize {
         self.n.saturating_sub(start).min(CHUNK)
     }
 
     /// Turns the scores of a chunk into weights relative to the largest score
     /// so far, and what there is in `out` too.
-    fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
+    pub fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<4>();
         let max = scores
             .iter()
@@ -207,7 +207,7 @@ impl LayerCache {
     }
 }
 
-fn multiply_by(x: &mut [f32], factor: V) {
+pub(super) fn multiply_by(x: &mut [f32], factor: V) {
     replace(x.as_chunks_mut().0, |x| x.mul_f32(factor));
 }
 
