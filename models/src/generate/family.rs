@@ -5,7 +5,7 @@ use std::path::Path;
 
 use moewe_gguf::Writer;
 
-use super::latent::LatentShape;
+use super::latent::{LatentShape, Layers};
 use super::numbers::Format;
 use super::tensor::Tensor;
 use super::{Shape, vocabulary, write};
@@ -172,5 +172,5 @@ pub fn generate_small(
         tensor.stored_as(format)
     };
     let tensors: Vec<Tensor> = tensors.into_iter().map(stored).collect();
-    write(path, header, &tensors, seed, progress)
+    write(path, header, &tensors, Layers::Random, seed, progress)
 }

@@ -303,6 +303,17 @@ fn glu(
     ]
 }
 
+/// What is in the matrices of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// Random weights.
+    Random,
+    /// Nothing: they are holes of the file, which take no room on the disk and are read as
+    /// zeros. Embeddings and routers are random, so tokens still go through experts of their
+    /// own.
+    Holes,
+}
+
 /// Writes a model of random weights to `path`. A file that is there is replaced once all is
 /// written.
 ///
@@ -312,10 +323,11 @@ fn glu(
 pub fn generate_latent(
     path: &Path,
     shape: &LatentShape,
+    layers: Layers,
     seed: u64,
     progress: &mut dyn Progress,
 ) -> Result<()> {
     shape.check()?;
     let (header, tensors) = shape.model(seed);
-    write(path, header, &tensors, seed, progress)
+    write(path, header, &tensors, layers, seed, progress)
 }
