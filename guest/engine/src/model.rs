@@ -7,7 +7,7 @@ use crate::arch;
 use crate::blocks::{Block, Embedding, Head, Layer, Loader, Widths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
-use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
+use crate::gguf::{ExpertName, Gguf, Header, Metadata, Part, TensorInfo};
 use crate::kv_cache::{CHUNK, KvCache};
 use crate::options::LoadOptions;
 use crate::plan::{FfnPlan, Plan, RopePlan, VectorPlan};
@@ -189,9 +189,13 @@ fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>
     mixtures.map(|(i, mixture)| Ok((i, loader.experts(mixture)?.pieces()))).collect()
 }
 
-/// Bytes of the weights that every token needs.
+/// Bytes of the weights that every token needs, or that all experts have in one place:
+/// their biases.
 fn dense_bytes(header: &Header) -> u64 {
-    let dense = header.tensors.values().filter(|tensor| !tensor.is_expert());
+    let is_expert = |tensor: &&TensorInfo| {
+        ExpertName::parse(&tensor.name).is_some_and(|name| name.part == Part::Weight)
+    };
+    let dense = header.tensors.values().filter(|tensor| !is_expert(tensor));
     dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
 }
 
@@ -233,6 +237,7 @@ mod tests {
                 head_dim: 32,
                 n_ff: 512,
                 n_ff_expert: 256,
+                expert_bias: 0,
                 n_expert: 8,
                 n_expert_used: 3,
             },

@@ -55,11 +55,12 @@ pub(crate) struct LayerPlan {
     pub ffn: Residual<FfnPlan>,
 }
 
-/// What is added to the hidden states: `op(before(hidden)) * scale`.
+/// What is added to the hidden states: `after(op(before(hidden))) * scale`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Residual<T> {
-    pub before: NormPlan,
+    pub before: Option<NormPlan>,
     pub op: T,
+    pub after: Option<NormPlan>,
     pub scale: f32,
 }
 
@@ -103,13 +104,26 @@ pub(crate) struct QkNorm {
     pub k: NormPlan,
 }
 
-/// A gated linear unit: `down(swiglu(gate(x), up(x)))`
-/// ([SwiGLU](https://arxiv.org/abs/2002.05202)).
+/// A gated linear unit: `down(activation(gate(x), up(x)))`
+/// ([GLU variants](https://arxiv.org/abs/2002.05202)).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GluPlan {
     pub gate: MatrixPlan,
     pub up: MatrixPlan,
     pub down: MatrixPlan,
+    pub activation: Activation,
+}
+
+/// What becomes of the products with the matrices `gate` and `up`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Activation {
+    /// `gate * sigmoid(gate) * up`.
+    Swiglu,
+    /// `gelu(gate) * up`, with the hyperbolic tangent in place of the error function.
+    Geglu,
+    /// `g * sigmoid(alpha * g) * (u + 1)`, where `g` is `gate`, but `limit` at most, and
+    /// `u` is `up`, but between `-limit` and `limit`.
+    ClampedSwiglu { alpha: f32, limit: f32 },
 }
 
 impl GluPlan {
@@ -127,6 +141,7 @@ pub(crate) struct MixturePlan {
     pub gate: ExpertsPlan,
     pub up: ExpertsPlan,
     pub down: ExpertsPlan,
+    pub activation: Activation,
     pub shared: Option<SharedPlan>,
 }
 
@@ -167,6 +182,16 @@ pub(crate) struct MatrixPlan {
     pub cols: usize,
     pub bias: Option<String>,
     pub deal: Deal,
+    /// If the tensor has the rows of other matrices too.
+    pub part: Option<RowsPlan>,
+}
+
+/// Where the rows of a matrix are in a tensor that has others too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowsPlan {
+    pub first: usize,
+    /// All rows of the tensor.
+    pub of: usize,
 }
 
 /// What a member of a team gets of a matrix.
@@ -184,6 +209,10 @@ pub(crate) struct ExpertsPlan {
     pub tensors: ExpertTensors,
     pub rows: usize,
     pub cols: usize,
+    /// If an expert's matrix in the tensor has the rows of another one too.
+    pub part: Option<RowsPlan>,
+    /// A matrix with a row for each expert: its bias.
+    pub bias: Option<MatrixPlan>,
 }
 
 /// The tensors that experts are in.
@@ -198,15 +227,30 @@ pub(crate) enum ExpertTensors {
 /// A vector of weights.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VectorPlan {
+    /// The tensor.
     pub name: String,
     pub len: usize,
 }
 
-/// RMSNorm ([Zhang and Sennrich](https://arxiv.org/abs/1910.07467)).
+/// A norm: numbers over their magnitude, times `weight` if there is one, plus `bias`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NormPlan {
-    pub weight: VectorPlan,
+    pub kind: NormKind,
+    /// Numbers that are normalised together.
+    pub len: usize,
+    pub weight: Option<VectorPlan>,
+    pub bias: Option<VectorPlan>,
     pub epsilon: f32,
+}
+
+/// What is the magnitude of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// Their root mean square ([RMSNorm](https://arxiv.org/abs/1910.07467)).
+    Rms,
+    /// Their standard deviation, and their mean is subtracted first
+    /// ([LayerNorm](https://arxiv.org/abs/1607.06450)).
+    Layer,
 }
 
 /// How positions turn queries and keys ([RoFormer](https://arxiv.org/abs/2104.09864)).

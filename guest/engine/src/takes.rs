@@ -36,6 +36,8 @@ pub(crate) struct Room {
     pub n_ff: usize,
     /// Of experts; 0 if there are none.
     pub n_ff_expert: usize,
+    /// Of biases of experts; 0 if there are none.
+    pub expert_bias: usize,
     pub n_expert: usize,
     pub n_expert_used: usize,
 }
@@ -65,6 +67,7 @@ impl Takes {
                 head_dim: a.head_dim.max(b.head_dim),
                 n_ff: a.n_ff.max(b.n_ff),
                 n_ff_expert: a.n_ff_expert.max(b.n_ff_expert),
+                expert_bias: a.expert_bias.max(b.expert_bias),
                 n_expert: a.n_expert.max(b.n_expert),
                 n_expert_used: a.n_expert_used.max(b.n_expert_used),
             },

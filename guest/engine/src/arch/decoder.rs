@@ -7,8 +7,9 @@ use super::keys::COUNT_MAX;
 use super::rope;
 use crate::error::{Error, Result};
 use crate::plan::{
-    AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, HeadPlan, LayerPlan, MixPlan, MixturePlan,
-    NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, SharedPlan,
+    Activation, AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, HeadPlan, LayerPlan, MixPlan,
+    MixturePlan, NormKind, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, SharedPlan,
+    VectorPlan,
 };
 
 /// A decoder's shape.
@@ -27,6 +28,7 @@ pub(super) struct Decoder<'a> {
     pub attention_scale: f32,
     /// Factor on what each half of a layer adds.
     pub residual_scale: f32,
+    pub activation: Activation,
     /// Whether positions turn queries and keys.
     pub turns: bool,
 }
@@ -118,6 +120,7 @@ impl<'a> Decoder<'a> {
             rms_epsilon,
             attention_scale,
             residual_scale: 1.0,
+            activation: Activation::Swiglu,
             turns: true,
         })
     }
@@ -175,7 +178,7 @@ impl<'a> Decoder<'a> {
         let (width, kv_width) = (self.width(), self.kv_width());
         let name = |part: &str| format!("blk.{layer}.{part}");
         Residual {
-            before: self.norm(&name("attn_norm"), n_embd),
+            before: Some(self.norm(&name("attn_norm"), n_embd)),
             op: MixPlan::Attention(AttentionPlan {
                 q: file.matrix(&name("attn_q"), width, n_embd),
                 k: file.matrix(&name("attn_k"), kv_width, n_embd),
@@ -189,6 +192,7 @@ impl<'a> Decoder<'a> {
                 qk_norm,
                 kv_format: file.options.kv_format,
             }),
+            after: None,
             scale: self.residual_scale,
         }
     }
@@ -209,8 +213,8 @@ impl<'a> Decoder<'a> {
             Some(experts) => FfnPlan::Mixture(Box::new(self.mixture(layer, experts))),
             None => FfnPlan::Dense(Box::new(self.glu(layer, "", self.n_ff))),
         };
-        let before = self.norm(&name("ffn_norm"), self.n_embd);
-        Residual { before, op, scale: self.residual_scale }
+        let before = Some(self.norm(&name("ffn_norm"), self.n_embd));
+        Residual { before, op, after: None, scale: self.residual_scale }
     }
 
     fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
@@ -222,9 +226,10 @@ impl<'a> Decoder<'a> {
         MixturePlan {
             router: RouterPlan { matrix, n_used, normalize, scale },
             n_expert: n,
-            gate: file.experts(&name("ffn_gate"), n_ff, n_embd),
-            up: file.experts(&name("ffn_up"), n_ff, n_embd),
-            down: file.experts(&name("ffn_down"), n_embd, n_ff),
+            gate: file.experts(&name("ffn_gate"), n, n_ff, n_embd),
+            up: file.experts(&name("ffn_up"), n, n_ff, n_embd),
+            down: file.experts(&name("ffn_down"), n, n_embd, n_ff),
+            activation: self.activation,
             shared: (experts.n_ff_shared > 0).then(|| SharedPlan {
                 glu: self.glu(layer, "_shexp", experts.n_ff_shared),
                 gate: experts.gates_shared.then(gate),
@@ -239,11 +244,27 @@ impl<'a> Decoder<'a> {
             gate: file.matrix(&name("ffn_gate"), n_ff, n_embd),
             up: file.matrix(&name("ffn_up"), n_ff, n_embd),
             down: file.matrix(&name("ffn_down"), n_embd, n_ff),
+            activation: self.activation,
         }
     }
 
-    fn norm(&self, stem: &str, len: usize) -> NormPlan {
-        NormPlan { weight: self.file.vector(stem, len), epsilon: self.rms_epsilon }
+    /// The norm with these weights; with a bias it is a LayerNorm.
+    pub fn norm(&self, stem: &str, len: usize) -> NormPlan {
+        let name = format!("{stem}.bias");
+        let bias = self.file.has(&name).then_some(VectorPlan { name, len });
+        NormPlan {
+            kind: if bias.is_some() { NormKind::Layer } else { NormKind::Rms },
+            len,
+            weight: Some(self.file.vector(stem, len)),
+            bias,
+            epsilon: self.rms_epsilon,
+        }
+    }
+
+    /// A norm without weights.
+    pub fn plain_norm(&self, len: usize) -> NormPlan {
+        let epsilon = self.rms_epsilon;
+        NormPlan { kind: NormKind::Rms, len, weight: None, bias: None, epsilon }
     }
 
     /// Numbers of all heads.

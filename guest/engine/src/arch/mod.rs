@@ -218,7 +218,7 @@ pub(crate) mod tests {
             for layer in &plan.layers {
                 let MixPlan::Attention(attention) = &layer.mix.op;
                 let qk_norm = attention.qk_norm.as_ref();
-                let lens = qk_norm.map(|norm| (norm.q.weight.len, norm.k.weight.len));
+                let lens = qk_norm.map(|norm| (norm.q.len, norm.k.len));
                 assert_eq!(lens, facts.qk_norm, "{name}");
                 for matrix in [&attention.q, &attention.k, &attention.v] {
                     assert_eq!(matrix.bias.is_some(), facts.qkv_bias, "{name}: {}", matrix.name);

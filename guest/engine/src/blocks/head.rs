@@ -44,7 +44,7 @@ impl Head {
             pass.s.logits.clear();
             return Ok(());
         }
-        pass.normalize(pass.n_tokens - n, &self.norm);
+        pass.normalize(pass.n_tokens - n, Some(&self.norm));
         let s = &mut *pass.s;
         let output = self.output.as_ref().unwrap_or(embedding);
         let split = pass.exchange.rows(output.n_rows);

@@ -10,7 +10,7 @@ use super::pass::Pass;
 use crate::error::Result;
 use crate::experts::ExpertLayer;
 use crate::kv_cache::LayerCache;
-use crate::plan::{self, FfnPlan, LayerPlan, MixPlan};
+use crate::plan::{self, FfnPlan, LayerPlan, MixPlan, NormPlan};
 use crate::takes::Takes;
 
 /// A layer of a model.
@@ -30,10 +30,11 @@ enum Ffn {
     Mixture(Box<Mixture>),
 }
 
-/// What is added to the hidden states, with the norm before it.
+/// What is added to the hidden states, with the norms before and behind it.
 struct Residual<B> {
-    before: Norm,
+    before: Option<Norm>,
     op: B,
+    after: Option<Norm>,
     scale: f32,
 }
 
@@ -60,11 +61,11 @@ impl<B: Block> Block for Residual<B> {
     }
 
     fn load(plan: &Self::Plan, loader: &mut Loader<'_>) -> Result<Self> {
-        Ok(Self {
-            before: Norm::load(&plan.before, loader)?,
-            op: B::load(&plan.op, loader)?,
-            scale: plan.scale,
-        })
+        let mut norm = |plan: &Option<NormPlan>| {
+            plan.as_ref().map(|plan| Norm::load(plan, loader)).transpose()
+        };
+        let (before, after) = (norm(&plan.before)?, norm(&plan.after)?);
+        Ok(Self { before, op: B::load(&plan.op, loader)?, after, scale: plan.scale })
     }
 }
 
@@ -109,9 +110,11 @@ impl<B> Residual<B> {
         pass: &mut Pass<'_>,
         run: impl FnOnce(&B, &mut Pass<'_>) -> Result<()>,
     ) -> Result<()> {
-        pass.normalize(0, &self.before);
+        pass.normalize(0, self.before.as_ref());
         run(&self.op, pass)?;
-        pass.add_to_hidden(self.scale)
+        pass.gather_out(self.after.as_ref())?;
+        pass.add_to_hidden(self.scale);
+        Ok(())
     }
 }
 
@@ -163,7 +166,7 @@ impl Layer {
         match &self.ffn.op {
             Ffn::Dense(_) => None,
             Ffn::Mixture(mixture) => {
-                Some(Next { index, norm: &self.ffn.before, router: &mixture.router })
+                Some(Next { index, norm: self.ffn.before.as_ref(), router: &mixture.router })
             }
         }
     }

@@ -6,7 +6,9 @@ use super::linear::Linear;
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, ExpertTensor};
 use crate::gguf::TensorInfo;
-use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, VectorPlan};
+use crate::plan::{
+    Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, RowsPlan, VectorPlan,
+};
 use crate::quant::{Format, dequantize_row};
 use crate::team::Exchange;
 use crate::weights::Source;
@@ -104,9 +106,11 @@ impl<'a> Loader<'a> {
             Deal::Rows => self.exchange.rows(n_rows).mine(),
             Deal::Whole => 0..n_rows,
         };
-        let (tensor, format) = self.tensor(&plan.name, &[cols, n_rows])?;
+        let part = plan.part.unwrap_or(RowsPlan { first: 0, of: n_rows });
+        let (tensor, format) = self.tensor(&plan.name, &[cols, part.of])?;
         let group = format.group_rows();
-        if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
+        let first = part.first + rows.start;
+        if !first.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
             return Err(Error::unsupported(format!(
                 "tensor {} of type {} cannot be dealt out to {} threads; compute with one, or pack \
                  the original model again with `moewe pack`",
@@ -132,13 +136,18 @@ impl<'a> Loader<'a> {
         let window = match bytes {
             0 => None,
             _ => {
-                let offset = tensor.offset + row_bytes * rows.start as u64;
+                let offset = tensor.offset + row_bytes * first as u64;
                 self.n_windows += 1;
                 Some(self.sources[tensor.file].window(offset, bytes)?)
             }
         };
-        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: n_rows }));
-        Ok(Linear { format, cols, n_rows, rows, window, bias: bias.transpose()? })
+        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: part.of }));
+        let mut bias = bias.transpose()?;
+        if let Some(bias) = &mut bias {
+            bias.truncate(part.first + n_rows);
+            bias.drain(..part.first);
+        }
+        Ok(Linear { format, cols, n_rows, rows, window, bias })
     }
 
     /// A vector, as floats.
@@ -170,12 +179,14 @@ impl<'a> Loader<'a> {
     fn expert_tensor(&mut self, plan: &ExpertsPlan, n: usize) -> Result<ExpertTensor> {
         let &ExpertsPlan { rows: n_rows, cols, .. } = plan;
         let rows = self.exchange.rows(n_rows).mine();
+        let part = plan.part.unwrap_or(RowsPlan { first: 0, of: n_rows });
         let (format, places) = match &plan.tensors {
             ExpertTensors::One(name) => {
-                let (tensor, format) = self.tensor(name, &[cols, n_rows, n])?;
+                let (tensor, format) = self.tensor(name, &[cols, part.of, n])?;
                 let bytes = tensor.size / n as u64;
                 self.addressable(tensor, bytes)?;
-                let place = |i: u64| (tensor.file, tensor.offset + i * bytes);
+                let first = first_byte(tensor, format, &part)?;
+                let place = |i: u64| (tensor.file, tensor.offset + i * bytes + first);
                 (format, (0..n as u64).map(place).collect())
             }
             ExpertTensors::Each { stem } => {
@@ -183,18 +194,29 @@ impl<'a> Loader<'a> {
                 let mut format = None;
                 for i in 0..n {
                     let name = format!("{stem}.{i}.weight");
-                    let (tensor, own) = self.tensor(&name, &[cols, n_rows])?;
+                    let (tensor, own) = self.tensor(&name, &[cols, part.of])?;
                     if *format.get_or_insert(own) != own {
                         return Err(Error::unsupported(format!(
                             "tensor {name} is quantised differently from its neighbours"
                         )));
                     }
                     self.addressable(tensor, tensor.size)?;
-                    places.push((tensor.file, tensor.offset));
+                    places.push((tensor.file, tensor.offset + first_byte(tensor, own, &part)?));
                 }
                 (format.ok_or_else(|| Error::missing_tensor(stem))?, places)
             }
         };
         Ok(ExpertTensor { format, cols, n_rows, rows, places })
     }
+}
+
+/// Where a part of the rows begins in a matrix of an expert.
+fn first_byte(tensor: &TensorInfo, format: Format, part: &RowsPlan) -> Result<u64> {
+    if !part.first.is_multiple_of(format.group_rows()) {
+        return Err(Error::unsupported(format!(
+            "tensor {} of type {} has two matrices in one group of rows; use the original model",
+            tensor.name, tensor.ty
+        )));
+    }
+    Ok(part.first as u64 * format.row_bytes(tensor.dims[0] as usize) as u64)
 }

@@ -1,7 +1,8 @@
 //! Mixtures of experts.
 
 use super::block::Block;
-use super::glu::{Glu, swiglu};
+use super::glu::{Glu, activate};
+use super::linear::Linear;
 use super::loader::Loader;
 use super::norm::Norm;
 use super::pass::Pass;
@@ -10,7 +11,7 @@ use super::scratch::N_PREDICTED_MAX;
 use crate::error::Result;
 use crate::experts::{Choice, Demand, ExpertLayer, Projection};
 use crate::ops;
-use crate::plan::{MixturePlan, SharedPlan};
+use crate::plan::{Activation, ExpertsPlan, MixturePlan, SharedPlan};
 use crate::quant::put_numbers;
 use crate::takes::{Room, Takes};
 use crate::team::Parts;
@@ -19,6 +20,9 @@ use crate::team::Parts;
 pub(crate) struct Mixture {
     pub router: Router,
     pub experts: ExpertLayer,
+    /// Of the matrices gate, up and down: a row for each expert.
+    biases: [Option<Linear>; 3],
+    activation: Activation,
     shared: Option<Shared>,
 }
 
@@ -31,7 +35,7 @@ struct Shared {
 /// The router of the layer behind a mixture's, and the norm of what it sees.
 pub(crate) struct Next<'a> {
     pub index: usize,
-    pub norm: &'a Norm,
+    pub norm: Option<&'a Norm>,
     pub router: &'a Router,
 }
 
@@ -42,11 +46,13 @@ impl Block for Mixture {
         let (n_embd, n_ff, n_used) = (plan.gate.cols, plan.n_ff(), plan.router.n_used);
         let shared = plan.shared.as_ref().map(|shared| &shared.glu);
         let n_ff_shared = shared.map_or(0, |glu| glu.n_ff());
+        let biases = [&plan.gate, &plan.up, &plan.down].map(|experts| &experts.bias);
+        let bias = biases.into_iter().flatten().map(|bias| bias.cols).max().unwrap_or(0);
         let experts = Takes {
             vector_len: n_embd.max(n_ff),
             token_len: n_used.saturating_mul(n_ff).saturating_add(n_ff_shared).max(n_embd),
             expert_products: 3 * n_embd as u64 * n_ff as u64 * n_used as u64,
-            room: Room { n_ff_expert: n_ff, ..Room::default() },
+            room: Room { n_ff_expert: n_ff, expert_bias: bias, ..Room::default() },
             ..Takes::default()
         };
         let shared = shared.map_or_else(Takes::default, |glu| Glu::takes(glu, size));
@@ -59,11 +65,14 @@ impl Block for Mixture {
             let gate = gate.as_ref().map(|gate| loader.vector(gate)).transpose()?;
             Ok(Shared { glu, gate })
         });
-        Ok(Self {
-            shared: shared.transpose()?,
-            router: Router::load(&plan.router, loader)?,
-            experts: loader.experts(plan)?,
-        })
+        let shared = shared.transpose()?;
+        let router = Router::load(&plan.router, loader)?;
+        let mut bias = |experts: &ExpertsPlan| {
+            experts.bias.as_ref().map(|bias| loader.linear(bias)).transpose()
+        };
+        let biases = [bias(&plan.gate)?, bias(&plan.up)?, bias(&plan.down)?];
+        let experts = loader.experts(plan)?;
+        Ok(Self { shared, router, biases, experts, activation: plan.activation })
     }
 }
 
@@ -179,9 +188,16 @@ impl Mixture {
                 matrix.multiply(&s.activations, &s.tokens, |i, row, y| {
                     put_numbers(&mut out[i * width + row..], y);
                 });
+                if let Some(biases) = &self.biases[projection as usize] {
+                    s.bias.resize(width, 0.0);
+                    biases.dequantize_row(groups[i][0].expert, &mut s.bias);
+                    for y in out.chunks_mut(width).take(groups[i].len()) {
+                        ops::add(&mut y[..rows.len()], &s.bias[rows.clone()]);
+                    }
+                }
             }
         }
-        swiglu(split, &mut s.expert_gate, &s.expert_up);
+        activate(self.activation, split, &mut s.expert_gate, &s.expert_up);
         Ok(())
     }
 
@@ -199,6 +215,15 @@ impl Mixture {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
             let expert = demand.rows(i, group[0].expert)?;
+            let bias = &mut s.bias;
+            if let Some(biases) = &self.biases[Projection::Down as usize] {
+                bias.resize(n_embd, 0.0);
+                biases.dequantize_row(group[0].expert, bias);
+                for &Choice { token, weight, .. } in *group {
+                    let rows = token * n_embd + down.rows.start..token * n_embd + down.rows.end;
+                    ops::add_scaled(&mut s.out[rows], &bias[down.rows.clone()], weight);
+                }
+            }
             let out = &mut s.out[down.rows.start..];
             expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
                 let Choice { token, weight, .. } = group[i];
@@ -249,7 +274,9 @@ fn predict(pass: &mut Pass<'_>, next: &Next<'_>) {
     let s = &mut *pass.s;
     s.guess_x.clear();
     s.guess_x.extend_from_slice(&s.hidden);
-    next.norm.apply(&mut s.guess_x);
+    if let Some(norm) = next.norm {
+        norm.apply(&mut s.guess_x);
+    }
     s.guess.take(&mut s.guess_x, pass.n_embd);
     next.router.guess(pass);
     pass.experts.prefetch(next.index, &pass.s.tokens);

@@ -56,6 +56,8 @@ pub(crate) struct Scratch {
     pub up: Vec<f32>,
     pub expert_gate: Vec<f32>,
     pub expert_up: Vec<f32>,
+    /// The bias of an expert.
+    pub bias: Vec<f32>,
     /// Quantised input of the second matrix of a block.
     pub inner: Activations,
     pub router: Vec<f32>,
@@ -158,6 +160,7 @@ impl Scratch {
             up: vector(of(w.n_ff))?,
             expert_gate: vector(if experts > 0 { inner } else { 0 })?,
             expert_up: vector(experts)?,
+            bias: vector(w.expert_bias)?,
             inner: activations(inner)?,
             router: vector(of(w.n_expert))?,
             guess_x: vector(n_guess)?,
@@ -215,6 +218,7 @@ impl Scratch {
             &self.up,
             &self.expert_gate,
             &self.expert_up,
+            &self.bias,
             &self.router,
             &self.guess_x,
         ];
