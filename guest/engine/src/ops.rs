@@ -107,6 +107,21 @@ pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
     combine(x, y, |x, y| x.add_f32(y.mul_f32(scale)));
 }
 
+/// `limit * tanh(x / limit)`, in place.
+pub(crate) fn softcap(x: &mut [f32], limit: f32) {
+    // The hyperbolic tangent is 1 - 2 / (e^(2 x) + 1).
+    let (one, two) = (V::splat_f32(1.0), V::splat_f32(2.0));
+    let (limit, factor) = (V::splat_f32(limit), V::splat_f32(2.0 / limit));
+    let cap = |x: V| {
+        let e = x.mul_f32(factor).exp_f32();
+        limit.mul_f32(one.sub_f32(two.div_f32(e.add_f32(one))))
+    };
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    replace(fours, cap);
+    let last = cap(load(&padded(rest))).to_f32();
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
 /// Multiplies `x` by `factor`.
 pub(crate) fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);
@@ -232,6 +247,10 @@ mod tests {
                 gate / (1.0 + (-f64::from(1.7f32) * gate).exp()) * (up + 1.0)
             };
             close(&got, &xs.iter().zip(&ys).map(clamped).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            softcap(&mut got, 1.5);
+            close(&got, &xs.iter().map(|x| 1.5 * (x / 1.5).tanh()).collect::<Vec<_>>());
 
             let mut got = x.clone();
             softmax(&mut got);

@@ -2,7 +2,7 @@
 //! ([`arch`](crate::arch)); [`blocks`](crate::blocks) load it and compute, and know
 //! no architecture.
 
-use crate::kv_cache::KvFormat;
+use crate::kv_cache::{KvFormat, Span};
 
 /// A model: token ids in, logits out.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,13 +39,14 @@ pub(crate) struct EmbeddingPlan {
     pub scale: f32,
 }
 
-/// Logits: `output(norm(hidden)) * scale`.
+/// Logits: `output(norm(hidden)) * scale`, or `softcap * tanh` of that over `softcap`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HeadPlan {
     pub norm: NormPlan,
     /// If absent, the embedding serves.
     pub output: Option<MatrixPlan>,
     pub scale: f32,
+    pub softcap: Option<f32>,
 }
 
 /// A layer: what mixes tokens, then what each token goes through alone.
@@ -53,6 +54,8 @@ pub(crate) struct HeadPlan {
 pub(crate) struct LayerPlan {
     pub mix: Residual<MixPlan>,
     pub ffn: Residual<FfnPlan>,
+    /// One number, which the hidden states are multiplied by in the end.
+    pub scale: Option<VectorPlan>,
 }
 
 /// What is added to the hidden states: `after(op(before(hidden))) * scale`.
@@ -75,6 +78,16 @@ pub(crate) enum MixPlan {
 pub(crate) enum FfnPlan {
     Dense(Box<GluPlan>),
     Mixture(Box<MixturePlan>),
+    Both(Box<BothPlan>),
+}
+
+/// A dense network and a mixture beside it, whose outputs are added. They have norms of
+/// their own, and the mixture's router has one, too.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BothPlan {
+    pub dense: Residual<GluPlan>,
+    pub router: NormPlan,
+    pub mixture: Residual<MixturePlan>,
 }
 
 /// `o(softmax(q * k * scale) * v)`, head by head; `kv_heads` of keys and values are
@@ -83,7 +96,8 @@ pub(crate) enum FfnPlan {
 pub(crate) struct AttentionPlan {
     pub q: MatrixPlan,
     pub k: MatrixPlan,
-    pub v: MatrixPlan,
+    /// If absent, values are what keys are before they are normalised and turned.
+    pub v: Option<MatrixPlan>,
     pub o: MatrixPlan,
     pub n_head: usize,
     pub kv_heads: usize,
@@ -93,15 +107,31 @@ pub(crate) struct AttentionPlan {
     /// Index into [`Plan::ropes`], if positions turn queries and keys.
     pub rope: Option<usize>,
     pub qk_norm: Option<QkNorm>,
+    /// A norm of each head of values.
+    pub v_norm: Option<NormPlan>,
+    /// A further score for each head, of a value that is zero.
+    pub sinks: Option<VectorPlan>,
+    pub span: Span,
+    pub temperature: Option<Temperature>,
     pub kv_format: KvFormat,
 }
 
-/// RMSNorms of queries and keys before they are turned: over a head each, or over all
-/// heads together, as their length says.
+/// Norms of queries and keys: over a head each, or over all heads together, as their
+/// length says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct QkNorm {
     pub q: NormPlan,
     pub k: NormPlan,
+    /// Whether they come when positions have turned queries and keys; over a head each
+    /// then.
+    pub turned: bool,
+}
+
+/// Queries at position `i` are multiplied by `1 + scale * ln(1 + floor((i + 1) / n_ctx))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Temperature {
+    pub n_ctx: usize,
+    pub scale: f32,
 }
 
 /// A gated linear unit: `down(activation(gate(x), up(x)))`
@@ -239,6 +269,8 @@ pub(crate) struct NormPlan {
     /// Numbers that are normalised together.
     pub len: usize,
     pub weight: Option<VectorPlan>,
+    /// Factor on the weights.
+    pub scale: f32,
     pub bias: Option<VectorPlan>,
     pub epsilon: f32,
 }
@@ -262,9 +294,19 @@ pub(crate) struct RopePlan {
     pub base: f64,
     /// A tensor that divides the frequencies, as Llama 3 has it.
     pub factors: Option<String>,
+    /// What takes the place of these in long contexts.
+    pub long: Option<LongFactors>,
     pub scaling: FrequencyScaling,
     /// Factor on sine and cosine.
     pub magnitude: f64,
+}
+
+/// Factors for contexts of more than `beyond` tokens
+/// ([LongRoPE](https://arxiv.org/abs/2402.13753)).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LongFactors {
+    pub factors: String,
+    pub beyond: usize,
 }
 
 /// Which numbers of a head are turned together.
@@ -282,6 +324,6 @@ pub(crate) enum FrequencyScaling {
     Linear { factor: f64 },
     /// [YaRN](https://arxiv.org/abs/2309.00071): those that turn less than `slow` times
     /// within the original context by `factor`, those that turn more than `fast` times
-    /// not at all.
-    Yarn { factor: f64, n_ctx: f64, fast: f64, slow: f64 },
+    /// not at all. What is between may begin and end with whole pairs.
+    Yarn { factor: f64, n_ctx: f64, fast: f64, slow: f64, whole_pairs: bool },
 }

@@ -3,10 +3,14 @@
 
 mod decoder;
 mod file;
+mod gemma3;
+mod gpt_oss;
 mod granitemoe;
 mod keys;
 mod llama;
+mod olmo2;
 mod olmoe;
+mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
@@ -34,6 +38,10 @@ const ALL: &[Architecture] = &[
     ("qwen3moe", qwen3moe::plan),
     ("olmoe", olmoe::plan),
     ("granitemoe", granitemoe::plan),
+    ("gpt-oss", gpt_oss::plan),
+    ("gemma3", gemma3::plan),
+    ("olmo2", olmo2::plan),
+    ("phi3", phi3::plan),
 ];
 
 /// Plans the model in a file with these metadata and tensors.
@@ -220,7 +228,8 @@ pub(crate) mod tests {
                 let qk_norm = attention.qk_norm.as_ref();
                 let lens = qk_norm.map(|norm| (norm.q.len, norm.k.len));
                 assert_eq!(lens, facts.qk_norm, "{name}");
-                for matrix in [&attention.q, &attention.k, &attention.v] {
+                let values = attention.v.as_ref().unwrap();
+                for matrix in [&attention.q, &attention.k, values] {
                     assert_eq!(matrix.bias.is_some(), facts.qkv_bias, "{name}: {}", matrix.name);
                 }
                 let FfnPlan::Mixture(mixture) = &layer.ffn.op else { panic!("{name} is dense") };

@@ -82,6 +82,16 @@ impl Mixture {
     /// order: a token's sum has the same order whatever else is in the batch.
     pub fn run(&self, pass: &mut Pass<'_>, index: usize, next: Option<Next<'_>>) -> Result<()> {
         self.router.route(pass, index)?;
+        self.run_routed(pass, index, next)
+    }
+
+    /// The same when the router has made its choices.
+    pub fn run_routed(
+        &self,
+        pass: &mut Pass<'_>,
+        index: usize,
+        next: Option<Next<'_>>,
+    ) -> Result<()> {
         let choices = std::mem::take(&mut pass.s.choices);
         let rounds = self.rounds(pass, &choices);
         let (experts, sources) = (pass.experts, pass.sources);

@@ -18,7 +18,8 @@ impl Norm {
     pub fn load(plan: &NormPlan, loader: &mut Loader<'_>) -> Result<Self> {
         let weight = plan.weight.as_ref().map(|weight| loader.vector(weight)).transpose()?;
         let bias = plan.bias.as_ref().map(|bias| loader.vector(bias)).transpose()?;
-        let weight = weight.unwrap_or_else(|| vec![1.0; plan.len]);
+        let mut weight = weight.unwrap_or_else(|| vec![1.0; plan.len]);
+        ops::scale(&mut weight, plan.scale);
         Ok(Self { kind: plan.kind, weight, bias, epsilon: plan.epsilon })
     }
 
