@@ -174,6 +174,16 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + libm::expf(-x))
 }
 
+/// Turns numbers into their [logistic function](sigmoid), in place.
+pub(crate) fn sigmoids(x: &mut [f32]) {
+    let one = V::splat_f32(1.0);
+    let of = |x: V| one.div_f32(one.add_f32(V::splat_f32(0.0).sub_f32(x).exp_f32()));
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    replace(fours, of);
+    let last = of(load(&padded(rest))).to_f32();
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
 /// Turns scores into probabilities, in place.
 pub(crate) fn softmax(x: &mut [f32]) {
     let max = V::splat_f32(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -251,6 +261,10 @@ mod tests {
             let mut got = x.clone();
             softcap(&mut got, 1.5);
             close(&got, &xs.iter().map(|x| 1.5 * (x / 1.5).tanh()).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            sigmoids(&mut got);
+            close(&got, &xs.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect::<Vec<_>>());
 
             let mut got = x.clone();
             softmax(&mut got);

@@ -167,6 +167,7 @@ impl GluPlan {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MixturePlan {
     pub router: RouterPlan,
+    pub weigh: Weigh,
     pub n_expert: usize,
     pub gate: ExpertsPlan,
     pub up: ExpertsPlan,
@@ -191,17 +192,59 @@ pub(crate) struct SharedPlan {
     pub gate: Option<VectorPlan>,
 }
 
-/// Which experts a token goes through, and how they are weighed: by a softmax over all
-/// logits ([Mixtral](https://arxiv.org/abs/2401.04088)).
+/// Which experts a token goes through, and how they are weighed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RouterPlan {
+    /// Gives the logits, with its bias.
     pub matrix: MatrixPlan,
-    /// Experts that are picked: those with the largest logits.
+    /// What logits become.
+    pub score: Score,
+    /// What is added to the scores where experts are picked, and not where they are
+    /// weighed ([Wang et al.](https://arxiv.org/abs/2408.15664)).
+    pub correction: Option<VectorPlan>,
+    pub groups: Option<GroupsPlan>,
+    /// Experts that are picked: those with the largest scores.
     pub n_used: usize,
-    /// Whether the weights of those are scaled to add up to 1.
-    pub normalize: bool,
+    /// If the weights of those are divided by their sum, what is added to it.
+    pub normalize: Option<f32>,
     /// Factor on the weights.
     pub scale: f32,
+    /// A further factor for each expert.
+    pub scales: Option<VectorPlan>,
+}
+
+/// What the logits of experts become, by which these are picked and weighed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Score {
+    /// A softmax over all ([Mixtral](https://arxiv.org/abs/2401.04088)).
+    Softmax,
+    /// Each its sigmoid ([DeepSeek-V3](https://arxiv.org/abs/2412.19437)).
+    Sigmoid,
+    /// They are picked as they are, and weighed by a softmax over those that are.
+    SoftmaxOfPicked,
+    /// They are picked as they are, and each is weighed by a softmax over those that it
+    /// was picked from and that are hardly less than it: by this share of the larger
+    /// magnitude at most ([SparseMixer](https://arxiv.org/abs/2310.00811)).
+    SparseMixer { share: f32 },
+}
+
+/// Experts are picked from some groups of them only, neighbours in equal numbers
+/// ([DeepSeek-V2](https://arxiv.org/abs/2405.04434)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupsPlan {
+    pub n: usize,
+    pub n_used: usize,
+    /// The score of a group is the sum of so many of its largest.
+    pub n_summed: usize,
+}
+
+/// Where an expert's weight has its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weigh {
+    /// It multiplies what goes into the expert.
+    Before,
+    /// It multiplies what comes out.
+    After,
 }
 
 /// A matrix of weights, with a bias if the file has one.

@@ -8,9 +8,9 @@ use super::rope;
 use crate::error::{Error, Result};
 use crate::kv_cache::Span;
 use crate::plan::{
-    Activation, AttentionPlan, EmbeddingPlan, ExpertsPlan, FfnPlan, GluPlan, HeadPlan, LayerPlan,
-    MixPlan, MixturePlan, NormKind, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, RowsPlan,
-    SharedPlan, VectorPlan,
+    Activation, AttentionPlan, EmbeddingPlan, ExpertsPlan, FfnPlan, GluPlan, GroupsPlan, HeadPlan,
+    LayerPlan, MixPlan, MixturePlan, NormKind, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan,
+    RowsPlan, Score, SharedPlan, VectorPlan, Weigh,
 };
 
 /// A decoder's shape.
@@ -45,8 +45,14 @@ pub(super) struct Experts {
     pub n_ff_shared: usize,
     /// Whether a vector gates what that one adds.
     pub gates_shared: bool,
-    pub normalize: bool,
+    /// Layers before the first that has experts.
+    pub n_dense: usize,
+    pub score: Score,
+    pub groups: Option<GroupsPlan>,
+    /// If weights are divided by their sum, what is added to it.
+    pub normalize: Option<f32>,
     pub scale: f32,
+    pub weigh: Weigh,
 }
 
 impl<'a> Decoder<'a> {
@@ -72,11 +78,6 @@ impl<'a> Decoder<'a> {
         let n_embd = keys.positive("embedding_length")?;
         let n_head = keys.positive("attention.head_count")?;
         let kv_heads = kv_heads.unwrap_or(n_head);
-        if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
-            return Err(Error::invalid(format!(
-                "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
-            )));
-        }
         let head_dim = match keys.count("attention.key_length")? {
             Some(n) => n,
             None => n_embd / n_head,
@@ -91,17 +92,7 @@ impl<'a> Decoder<'a> {
                 keys.full("attention.head_dim")
             )));
         }
-        if head_dim == 0 || !head_dim.is_multiple_of(4) {
-            return Err(Error::unsupported(format!(
-                "heads of {head_dim} numbers; they must be a multiple of 4"
-            )));
-        }
-        if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
-            return Err(Error::invalid(format!(
-                "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
-                 is damaged"
-            )));
-        }
+        check_heads(n_head, kv_heads, head_dim)?;
         let n_ctx_train = keys.positive("context_length")?;
         let rms_epsilon = keys.f32("attention.layer_norm_rms_epsilon")?.filter(|e| *e >= 0.0);
         let rms_epsilon = rms_epsilon.ok_or_else(|| {
@@ -135,9 +126,15 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// Reads of the experts, if there are any. `normalize` is what the architecture does
-    /// where the file says nothing.
-    pub fn experts(&self, normalize: bool) -> Result<Option<Experts>> {
+    /// The same shape with other heads.
+    pub fn with_heads(&self, kv_heads: usize, head_dim: usize) -> Result<Self> {
+        check_heads(self.n_head, kv_heads, head_dim)?;
+        Ok(Self { kv_heads, head_dim, ..*self })
+    }
+
+    /// Reads of the experts, if there are any. What logits become and whether weights are
+    /// normalised is what the architecture does where the file says nothing.
+    pub fn experts(&self, score: Score, normalize: bool) -> Result<Option<Experts>> {
         let keys = &self.file.keys;
         let n = keys.count("expert_count")?.unwrap_or(0);
         let n_used = keys.count("expert_used_count")?.unwrap_or(0);
@@ -146,16 +143,62 @@ impl<'a> Decoder<'a> {
                 "the router picks {n_used} of {n} experts; the file is damaged"
             )));
         }
+        let score = self.score()?.unwrap_or(score);
+        let groups = self.groups(n, n_used, score)?;
         let experts = Experts {
             n,
             n_used,
             n_ff: keys.count("expert_feed_forward_length")?.unwrap_or(self.n_ff),
             n_ff_shared: 0,
             gates_shared: false,
-            normalize: keys.bool("expert_weights_norm")?.unwrap_or(normalize),
+            n_dense: keys.count("leading_dense_block_count")?.unwrap_or(0),
+            score,
+            groups,
+            normalize: keys.bool("expert_weights_norm")?.unwrap_or(normalize).then_some(0.0),
             scale: keys.factor("expert_weights_scale")?.unwrap_or(1.0),
+            weigh: Weigh::After,
         };
         Ok((n > 0).then_some(experts))
+    }
+
+    /// What logits become, if the file says it.
+    fn score(&self) -> Result<Option<Score>> {
+        let key = "expert_gating_func";
+        match self.file.keys.u32(key)?.unwrap_or(0) {
+            0 => Ok(None),
+            1 => Ok(Some(Score::Softmax)),
+            2 => Ok(Some(Score::Sigmoid)),
+            3 => Ok(Some(Score::SoftmaxOfPicked)),
+            other => Err(Error::unsupported(format!(
+                "`{}` is {other}; 1 (softmax), 2 (sigmoid) and 3 (softmax of those that are \
+                 picked) are supported",
+                self.file.keys.full(key)
+            ))),
+        }
+    }
+
+    /// The groups of `n` experts, if there are several.
+    fn groups(&self, n: usize, n_used: usize, score: Score) -> Result<Option<GroupsPlan>> {
+        let keys = &self.file.keys;
+        let n_groups = keys.count("expert_group_count")?.unwrap_or(0);
+        let groups_used = keys.count("expert_group_used_count")?.unwrap_or(n_groups);
+        if n == 0 || n_groups < 2 {
+            return Ok(None);
+        }
+        // DeepSeek-V2 takes the largest, whatever came later with sigmoids the two largest.
+        let n_summed = if score == Score::Sigmoid { 2 } else { 1 };
+        let len = n / n_groups;
+        if len * n_groups != n
+            || len < n_summed
+            || !(1..=n_groups).contains(&groups_used)
+            || n_used > groups_used * len
+        {
+            return Err(Error::invalid(format!(
+                "the router picks {n_used} of {n} experts from {groups_used} of {n_groups} groups; \
+                 the file is damaged"
+            )));
+        }
+        Ok(Some(GroupsPlan { n: n_groups, n_used: groups_used, n_summed }))
     }
 
     /// The whole model, whose layers `layer` gives.
@@ -254,7 +297,7 @@ impl<'a> Decoder<'a> {
     pub fn ffn(&self, layer: usize, experts: Option<&Experts>) -> Residual<FfnPlan> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let has_router = self.file.has(&name("ffn_gate_inp.weight"));
-        let op = match experts.filter(|_| has_router) {
+        let op = match experts.filter(|experts| has_router && layer >= experts.n_dense) {
             Some(experts) => FfnPlan::Mixture(Box::new(self.mixture(layer, experts))),
             None => FfnPlan::Dense(Box::new(self.glu(layer, "", self.n_ff))),
         };
@@ -280,13 +323,25 @@ impl<'a> Decoder<'a> {
     /// The experts of a layer.
     pub fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
         let (file, n_embd) = (self.file, self.n_embd);
-        let &Experts { n, n_used, n_ff, normalize, scale, .. } = experts;
+        let &Experts { n, n_used, n_ff, score, groups, normalize, scale, weigh, .. } = experts;
         let name = |part: &str| format!("blk.{layer}.{part}");
         let matrix = file.whole(&name("ffn_gate_inp"), n, n_embd);
         let (gate_experts, up_experts) = self.gate_up(layer, n, n_ff);
+        let correction = VectorPlan { name: name("exp_probs_b.bias"), len: n };
+        let correction = file.has(&correction.name).then_some(correction);
         let gate = || file.vector(&name("ffn_gate_inp_shexp"), n_embd);
         MixturePlan {
-            router: RouterPlan { matrix, n_used, normalize, scale },
+            router: RouterPlan {
+                matrix,
+                score,
+                correction,
+                groups,
+                n_used,
+                normalize,
+                scale,
+                scales: None,
+            },
+            weigh,
             n_expert: n,
             gate: gate_experts,
             up: up_experts,
@@ -340,4 +395,25 @@ impl<'a> Decoder<'a> {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+}
+
+/// Fails unless so many heads, of so many numbers, can be computed.
+fn check_heads(n_head: usize, kv_heads: usize, head_dim: usize) -> Result<()> {
+    if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
+        return Err(Error::invalid(format!(
+            "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
+        )));
+    }
+    if head_dim == 0 || !head_dim.is_multiple_of(4) {
+        return Err(Error::unsupported(format!(
+            "heads of {head_dim} numbers; they must be a multiple of 4"
+        )));
+    }
+    if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
+        return Err(Error::invalid(format!(
+            "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
+             is damaged"
+        )));
+    }
+    Ok(())
 }

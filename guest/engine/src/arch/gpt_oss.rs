@@ -5,7 +5,7 @@ use super::decoder::Decoder;
 use super::file::File;
 use crate::error::Result;
 use crate::kv_cache::Span;
-use crate::plan::{Activation, FrequencyScaling, LayerPlan, Pairs, Plan};
+use crate::plan::{Activation, FrequencyScaling, LayerPlan, Pairs, Plan, Score};
 
 /// The reference implementation's constants.
 const ACTIVATION: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
@@ -13,7 +13,7 @@ const ACTIVATION: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 
 pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let kv_heads = file.keys.count("attention.head_count_kv")?;
     let model = Decoder { activation: ACTIVATION, ..Decoder::windowed(file, kv_heads)? };
-    let experts = model.experts(true)?;
+    let experts = model.experts(Score::SoftmaxOfPicked, false)?;
     let (window, windowed) = (model.window()?, model.windows(2)?);
     let mut plan = model.plan(Pairs::Halves, |layer| {
         let name = |part: &str| format!("blk.{layer}.{part}");

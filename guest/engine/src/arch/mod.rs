@@ -4,10 +4,12 @@
 mod decoder;
 mod file;
 mod gemma3;
+mod gemma4;
 mod gpt_oss;
 mod granitemoe;
 mod keys;
 mod llama;
+mod llama4;
 mod olmo2;
 mod olmoe;
 mod phi3;
@@ -40,6 +42,8 @@ const ALL: &[Architecture] = &[
     ("granitemoe", granitemoe::plan),
     ("gpt-oss", gpt_oss::plan),
     ("gemma3", gemma3::plan),
+    ("gemma4", gemma4::plan),
+    ("llama4", llama4::plan),
     ("olmo2", olmo2::plan),
     ("phi3", phi3::plan),
 ];
@@ -233,7 +237,7 @@ pub(crate) mod tests {
                     assert_eq!(matrix.bias.is_some(), facts.qkv_bias, "{name}: {}", matrix.name);
                 }
                 let FfnPlan::Mixture(mixture) = &layer.ffn.op else { panic!("{name} is dense") };
-                assert_eq!(mixture.router.normalize, facts.normalize, "{name}");
+                assert_eq!(mixture.router.normalize.is_some(), facts.normalize, "{name}");
                 let shared = mixture.shared.as_ref().map(|shared| shared.gate.is_some());
                 assert_eq!(shared, facts.shared, "{name}");
                 let scales =

@@ -183,22 +183,24 @@ impl Attention {
         };
         let (q_needed, k_needed) =
             (needed(&self.q, q_norm, &heads), needed(&self.k, k_norm, &kv_heads));
-        let projections = [
-            (Some(&self.q), &q_needed, &mut s.q),
-            (Some(&self.k), &k_needed, &mut s.k),
-            (self.v.as_ref(), &kv_heads, &mut s.v),
-        ];
-        type Projection<'a> = (Option<&'a Linear>, &'a Range<usize>, &'a mut Vec<f32>);
-        let project = |(linear, needed, x): Projection<'_>| {
-            let linear = linear?;
-            let split = exchange.rows(linear.n_rows);
-            linear.multiply(split.mine(), &s.activations, &s.all, x);
-            Some(Parts { split, needed: needed.clone(), x })
+        let project = |linear: &Linear, x: &mut Vec<f32>| {
+            linear.multiply(exchange.rows(linear.n_rows).mine(), &s.activations, &s.all, x);
+            exchange.rows(linear.n_rows)
         };
-        let mut parts: Vec<_> = projections.into_iter().filter_map(project).collect();
-        exchange.gather(&mut parts)?;
-        if self.v.is_none() {
-            s.v.clone_from(&s.k);
+        let q = project(&self.q, &mut s.q);
+        let k = project(&self.k, &mut s.k);
+        let v = self.v.as_ref().map(|v| project(v, &mut s.v));
+        let q = Parts { split: q, needed: q_needed.clone(), x: &mut s.q };
+        let k = Parts { split: k, needed: k_needed.clone(), x: &mut s.k };
+        match v {
+            Some(split) => {
+                let v = Parts { split, needed: kv_heads.clone(), x: &mut s.v };
+                exchange.gather(&mut [q, k, v])?;
+            }
+            None => {
+                exchange.gather(&mut [q, k])?;
+                s.v.clone_from(&s.k);
+            }
         }
         for (norm, needed, width, x) in [
             (q_norm, q_needed, self.q.n_rows, &mut s.q),

@@ -11,7 +11,7 @@ use super::scratch::N_PREDICTED_MAX;
 use crate::error::Result;
 use crate::experts::{Choice, Demand, ExpertLayer, Projection};
 use crate::ops;
-use crate::plan::{Activation, ExpertsPlan, MixturePlan, SharedPlan};
+use crate::plan::{Activation, ExpertsPlan, MixturePlan, SharedPlan, Weigh};
 use crate::quant::put_numbers;
 use crate::takes::{Room, Takes};
 use crate::team::Parts;
@@ -23,6 +23,7 @@ pub(crate) struct Mixture {
     /// Of the matrices gate, up and down: a row for each expert.
     biases: [Option<Linear>; 3],
     activation: Activation,
+    weigh: Weigh,
     shared: Option<Shared>,
 }
 
@@ -72,7 +73,7 @@ impl Block for Mixture {
         };
         let biases = [bias(&plan.gate)?, bias(&plan.up)?, bias(&plan.down)?];
         let experts = loader.experts(plan)?;
-        Ok(Self { shared, router, biases, experts, activation: plan.activation })
+        Ok(Self { shared, router, biases, experts, activation: plan.activation, weigh: plan.weigh })
     }
 }
 
@@ -198,12 +199,22 @@ impl Mixture {
                 matrix.multiply(&s.activations, &s.tokens, |i, row, y| {
                     put_numbers(&mut out[i * width + row..], y);
                 });
-                if let Some(biases) = &self.biases[projection as usize] {
-                    s.bias.resize(width, 0.0);
-                    biases.dequantize_row(groups[i][0].expert, &mut s.bias);
-                    for y in out.chunks_mut(width).take(groups[i].len()) {
-                        ops::add(&mut y[..rows.len()], &s.bias[rows.clone()]);
+            }
+            if self.weigh == Weigh::Before {
+                // What a matrix makes of a vector times a number is as many times as much.
+                for (at, choice) in (first..).zip(groups[i]) {
+                    for out in [&mut s.expert_gate, &mut s.expert_up] {
+                        ops::scale(&mut out[at * width..][rows.clone()], choice.weight);
                     }
+                }
+            }
+            let [gate, up, _] = &self.biases;
+            for (biases, out) in [(gate, &mut s.expert_gate), (up, &mut s.expert_up)] {
+                let Some(biases) = biases else { continue };
+                s.bias.resize(width, 0.0);
+                biases.dequantize_row(groups[i][0].expert, &mut s.bias);
+                for at in first..first + groups[i].len() {
+                    ops::add(&mut out[at * width..][rows.clone()], &s.bias[rows.clone()]);
                 }
             }
         }
@@ -225,19 +236,22 @@ impl Mixture {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
             let expert = demand.rows(i, group[0].expert)?;
-            let bias = &mut s.bias;
-            if let Some(biases) = &self.biases[Projection::Down as usize] {
-                bias.resize(n_embd, 0.0);
-                biases.dequantize_row(group[0].expert, bias);
-                for &Choice { token, weight, .. } in *group {
-                    let rows = token * n_embd + down.rows.start..token * n_embd + down.rows.end;
-                    ops::add_scaled(&mut s.out[rows], &bias[down.rows.clone()], weight);
+            let weight = |choice: &Choice| match self.weigh {
+                Weigh::Before => 1.0,
+                Weigh::After => choice.weight,
+            };
+            if let [.., Some(biases)] = &self.biases {
+                s.bias.resize(n_embd, 0.0);
+                biases.dequantize_row(group[0].expert, &mut s.bias);
+                for choice in *group {
+                    let out = &mut s.out[choice.token * n_embd..][down.rows.clone()];
+                    ops::add_scaled(out, &s.bias[down.rows.clone()], weight(choice));
                 }
             }
             let out = &mut s.out[down.rows.start..];
             expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
-                let Choice { token, weight, .. } = group[i];
-                let out = &mut out[token * n_embd + row..][..y.len()];
+                let weight = weight(&group[i]);
+                let out = &mut out[group[i].token * n_embd + row..][..y.len()];
                 out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
             });
             done += group.len();

@@ -15,6 +15,7 @@ mod loader;
 mod mixture;
 mod norm;
 mod pass;
+mod picks;
 mod router;
 mod scratch;
 

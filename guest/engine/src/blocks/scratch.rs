@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::picks::Picks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::Choice;
 use crate::quant::{Activations, Format};
@@ -67,6 +68,7 @@ pub(crate) struct Scratch {
     pub guess_x: Vec<f32>,
     pub guess: Activations,
     pub order: Vec<usize>,
+    pub picks: Picks,
     pub choices: Vec<Choice>,
     pub tokens: Vec<usize>,
     /// What the last pass was made for: `[n_logits][n_vocab]`.

@@ -445,7 +445,7 @@ mod tests {
                     assert!(error < tolerance, "{span:?}, {position}: {got}, not {want}");
                 }
             }
-            let held = held_max(span).map_or(n.next_multiple_of(CHUNK), |held| held);
+            let held = held_max(span).unwrap_or(n.next_multiple_of(CHUNK));
             let bytes = 2 * format.bytes(32) * held;
             assert_eq!(batched.cache.bytes(), bytes as u64, "{span:?}");
         }
@@ -458,7 +458,7 @@ mod tests {
         for back in [1, 100, BATCH_MAX, BATCH_MAX + CHUNK + 1, n] {
             let mut case = Case::new(KvFormat::F16, n, 1, 2, 32).seeing(span, false);
             (0..n).step_by(100).for_each(|i| case.store(i..i + 100));
-            let (left, width) = (n - back, case.width());
+            let left = n - back;
             assert_eq!(case.cache.goes_on_from(left), back <= BATCH_MAX, "{back}");
             if !case.cache.goes_on_from(left) {
                 continue;
@@ -472,7 +472,7 @@ mod tests {
             case.store(left + 1..n);
             (case.keys, case.values) = (keys, values);
             case.store(left..left + 1);
-            assert_eq!(bits(&case.attend(left..left + 1)), bits(&want), "{back}, {width}");
+            assert_eq!(bits(&case.attend(left..left + 1)), bits(&want), "{back}");
         }
     }
 
