@@ -318,7 +318,9 @@ mod tests {
     /// beyond the room that was made for it.
     #[test]
     fn batches_take_what_they_are_said_to_take() {
-        for name in ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16"] {
+        for name in
+            ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16", "dsv3-q4_k_m", "deepseekv2-f16"]
+        {
             let model = load(name);
             let mut context = Context::new(model.clone(), None).unwrap();
             for n in [1, 3, 16, 17, 60, 2, 33] {
@@ -411,7 +413,7 @@ mod tests {
     fn logits_do_not_depend_on_drafts() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let mut random = |n: usize| rng.next_u64() as usize % n;
-        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16"] {
+        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16", "dsv3-q8_0"] {
             let model = load(name);
             let text: Vec<u32> = (0..150).map(|_| random(500) as u32).collect();
             let mut plain = Context::new(model.clone(), None).unwrap();

@@ -98,11 +98,12 @@ impl Model {
             n_layer: plan.layers.len(),
             n_expert: takes.room.n_expert,
             n_expert_used: takes.room.n_expert_used,
-            dense_bytes: dense_bytes(&header),
+            dense_bytes: dense_bytes(&header, &plan),
             kv_bytes_per_token: takes.state.member_bytes_per_token,
             kv_chunk: CHUNK,
             session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths)
-                .saturating_add(takes.state.member_window_bytes),
+                .saturating_add(takes.state.member_window_bytes)
+                .saturating_add(takes.copied_bytes),
             layers: pieces(&plan, &mut loader)?,
         })?;
         let embedding = Embedding::load(&plan.embedding, &mut loader)?;
@@ -112,7 +113,7 @@ impl Model {
         let layers = plan.layers.iter().map(|plan| Layer::load(plan, &mut loader));
         let layers = layers.collect::<Result<Vec<_>>>()?;
 
-        if let Some(unused) = loader.unused() {
+        if let Some(unused) = loader.unused().find(|name| !plan.skips(name)) {
             return Err(Error::unsupported(format!(
                 "tensor {unused} has no place in the architecture `{}` as it is known here; the \
                  model would not compute what it was trained for",
@@ -214,11 +215,12 @@ fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>
 
 /// Bytes of the weights that every token needs, or that all experts have in one place:
 /// their biases.
-fn dense_bytes(header: &Header) -> u64 {
-    let is_expert = |tensor: &&TensorInfo| {
+fn dense_bytes(header: &Header, plan: &Plan) -> u64 {
+    let is_expert = |tensor: &TensorInfo| {
         ExpertName::parse(&tensor.name).is_some_and(|name| name.part == Part::Weight)
     };
-    let dense = header.tensors.values().filter(|tensor| !is_expert(tensor));
+    let tensors = header.tensors.values();
+    let dense = tensors.filter(|tensor| !is_expert(tensor) && !plan.skips(&tensor.name));
     dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
 }
 
@@ -238,7 +240,7 @@ fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths:
 mod tests {
     use super::*;
     use crate::options::KvFormat;
-    use crate::takes::{Room, State};
+    use crate::takes::{LatentRoom, Room, State};
 
     #[test]
     fn blocks_say_what_they_take() {
@@ -264,8 +266,10 @@ mod tests {
                 expert_bias: 0,
                 n_expert: 8,
                 n_expert_used: 3,
+                latent: LatentRoom::default(),
             },
             state: State { bytes_per_token: 1024, member_bytes_per_token, member_window_bytes: 0 },
+            copied_bytes: 0,
         };
         // Of three members, one has heads that need both KV heads.
         for (size, member_bytes_per_token) in [(1, 1024), (2, 512), (3, 1024), (8, 512)] {

@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub ropes: Vec<RopePlan>,
     pub layers: Vec<LayerPlan>,
     pub head: HeadPlan,
+    /// What the names of tensors begin with that have no part in this.
+    pub skipped: Vec<String>,
 }
 
 impl Plan {
@@ -29,6 +31,11 @@ impl Plan {
     /// Size of the vocabulary.
     pub fn n_vocab(&self) -> usize {
         self.embedding.matrix.rows
+    }
+
+    /// Whether the tensor of this name has no part in it.
+    pub fn skips(&self, name: &str) -> bool {
+        self.skipped.iter().any(|start| name.starts_with(start))
     }
 }
 
@@ -71,6 +78,7 @@ pub(crate) struct Residual<T> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MixPlan {
     Attention(AttentionPlan),
+    Latent(Box<LatentPlan>),
 }
 
 /// What is computed of each token.
@@ -114,6 +122,66 @@ pub(crate) struct AttentionPlan {
     pub span: Span,
     pub temperature: Option<Temperature>,
     pub kv_format: KvFormat,
+}
+
+/// Multi-head latent attention ([DeepSeek-V2](https://arxiv.org/abs/2405.04434)): of a
+/// token, one short vector is kept for all heads, of which each makes its key and value.
+/// The key is that and some numbers that positions turn, and they are the same for all
+/// heads.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LatentPlan {
+    pub q: LatentQueryPlan,
+    /// Gives the latent, then the numbers that are turned.
+    pub latent: MatrixPlan,
+    /// Of the latent alone.
+    pub norm: NormPlan,
+    pub heads: LatentHeads,
+    pub o: MatrixPlan,
+    pub n_head: usize,
+    /// Numbers of a head's key that are made of the latent.
+    pub plain_dim: usize,
+    /// Numbers of a head's key that are turned.
+    pub turned_dim: usize,
+    /// Numbers of a head's value.
+    pub value_dim: usize,
+    pub scale: f32,
+    /// Index into [`Plan::ropes`].
+    pub rope: Option<usize>,
+    pub kv_format: KvFormat,
+}
+
+impl LatentPlan {
+    /// Numbers of the latent without those that are turned.
+    pub fn n_latent(&self) -> usize {
+        self.norm.len
+    }
+
+    /// Numbers of a head's query.
+    pub fn query_dim(&self) -> usize {
+        self.plain_dim + self.turned_dim
+    }
+}
+
+/// What gives the queries of all heads: of each the numbers that meet the latent, then
+/// those that are turned.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum LatentQueryPlan {
+    Whole(MatrixPlan),
+    /// By way of a short vector.
+    LowRank {
+        down: MatrixPlan,
+        norm: NormPlan,
+        up: MatrixPlan,
+    },
+}
+
+/// Tensors with a matrix for each head.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum LatentHeads {
+    /// `k` makes of a query what meets the latent, `v` a value of a mixture of latents.
+    Apart { k: String, v: String },
+    /// As in files from before 2025: a matrix that makes key and value of the latent.
+    Joint(String),
 }
 
 /// Norms of queries and keys: over a head each, or over all heads together, as their

@@ -21,6 +21,8 @@ pub(crate) struct Takes {
     pub expert_products: u64,
     pub room: Room,
     pub state: State,
+    /// Bytes of weights that a member has copies of.
+    pub copied_bytes: u64,
 }
 
 /// The longest vectors that a token needs at a time.
@@ -43,6 +45,48 @@ pub(crate) struct Room {
     pub expert_bias: usize,
     pub n_expert: usize,
     pub n_expert_used: usize,
+    pub latent: LatentRoom,
+}
+
+/// Queries of latents that are computed together: of as many heads as that are. One head's
+/// of a whole batch are as many.
+const N_QUERIES: usize = BATCH_MAX;
+
+/// What attention over latents needs; nothing if there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LatentRoom {
+    /// Heads of the member that has most.
+    pub n_head: usize,
+    /// Numbers of a query where it meets a latent.
+    pub query: usize,
+    /// Numbers that go into a matrix of a head.
+    pub inner: usize,
+    /// Numbers of a chunk of latents.
+    pub chunk: usize,
+    /// Numbers of what is gathered of a team's latents.
+    pub gathered: usize,
+}
+
+impl LatentRoom {
+    /// How many of `n_head` heads are computed together for `n_tokens` tokens.
+    pub fn n_together(n_head: usize, n_tokens: usize) -> usize {
+        (N_QUERIES / n_tokens).clamp(1, n_head.max(1))
+    }
+
+    /// The most queries that are computed together, for up to `n_tokens` tokens.
+    pub fn n_queries(&self, n_tokens: usize) -> usize {
+        n_tokens.saturating_mul(self.n_head).min(n_tokens.max(N_QUERIES))
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            n_head: self.n_head.max(other.n_head),
+            query: self.query.max(other.query),
+            inner: self.inner.max(other.inner),
+            chunk: self.chunk.max(other.chunk),
+            gathered: self.gathered.max(other.gathered),
+        }
+    }
 }
 
 /// Bytes of what is remembered.
@@ -76,6 +120,7 @@ impl Takes {
                 expert_bias: a.expert_bias.max(b.expert_bias),
                 n_expert: a.n_expert.max(b.n_expert),
                 n_expert_used: a.n_expert_used.max(b.n_expert_used),
+                latent: a.latent.max(b.latent),
             },
             state: State {
                 bytes_per_token: (self.state.bytes_per_token)
@@ -85,6 +130,7 @@ impl Takes {
                 member_window_bytes: (self.state.member_window_bytes)
                     .saturating_add(other.state.member_window_bytes),
             },
+            copied_bytes: self.copied_bytes.saturating_add(other.copied_bytes),
         }
     }
 

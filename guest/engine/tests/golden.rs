@@ -111,6 +111,48 @@ fn check(name: &'static str, quantized: &[(&str, &str, f64)]) {
 }
 
 #[test]
+fn dsv3() {
+    check("dsv3", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 2e-2)]);
+}
+
+/// llama.cpp does not read how its YaRN is to be done.
+#[test]
+fn kimik2() {
+    check("kimik2", &[("q8_0", "hf", 1e-1), ("q4_k_m", "hf", 1e-1)]);
+}
+
+/// Its experts, as those of the next, are so narrow that quantising them tells more.
+#[test]
+fn deepseekv2() {
+    check("deepseekv2", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn glm4moelite() {
+    check("glm4moelite", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn glm4moe() {
+    check("glm4moe", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn dots1() {
+    check("dots1", &[]);
+}
+
+#[test]
+fn minimaxm2() {
+    check("minimaxm2", &[("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn ernie45moe() {
+    check("ernie45moe", &[("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
 fn gemma3() {
     check("gemma3", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 2e-2)]);
 }

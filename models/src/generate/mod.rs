@@ -6,11 +6,13 @@
 //! spread as those of a trained model do. What they say is noise.
 
 mod family;
+mod latent;
 mod numbers;
 mod tensor;
 mod vocabulary;
 
 pub use family::{Family, Quantization, generate_small};
+pub use latent::{LatentShape, generate_latent};
 
 use std::io::{BufWriter, Write};
 use std::path::Path;

@@ -96,7 +96,14 @@ fn impossible_shapes_are_refused() {
 fn small_models_of_every_family_compute() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.gguf");
-    for family in [Family::Mixtral, Family::Qwen2Moe, Family::Qwen3Moe, Family::Olmoe] {
+    for family in [
+        Family::Mixtral,
+        Family::Qwen2Moe,
+        Family::Qwen3Moe,
+        Family::Olmoe,
+        Family::DeepSeekV3,
+        Family::DeepSeekV2Lite,
+    ] {
         for (quantization, name) in
             [(Quantization::F16, "F16"), (Quantization::Q8_0, "Q8_0"), (Quantization::Q4KM, "Q4_K")]
         {

@@ -92,6 +92,17 @@ impl<'a> Decoder<'a> {
                 keys.full("attention.head_dim")
             )));
         }
+        Self::with_heads(file, n_head, kv_heads, head_dim)
+    }
+
+    /// The same with other heads than the plain keys would say.
+    pub fn with_heads(
+        file: &'a File<'a>,
+        n_head: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self> {
+        let keys = &file.keys;
         check_heads(n_head, kv_heads, head_dim)?;
         let n_ctx_train = keys.positive("context_length")?;
         let rms_epsilon = keys.f32("attention.layer_norm_rms_epsilon")?.filter(|e| *e >= 0.0);
@@ -112,7 +123,7 @@ impl<'a> Decoder<'a> {
         Ok(Self {
             file,
             n_layer: keys.positive("block_count")?,
-            n_embd,
+            n_embd: keys.positive("embedding_length")?,
             n_head,
             kv_heads,
             head_dim,
@@ -127,9 +138,25 @@ impl<'a> Decoder<'a> {
     }
 
     /// The same shape with other heads.
-    pub fn with_heads(&self, kv_heads: usize, head_dim: usize) -> Result<Self> {
+    pub fn of_heads(&self, kv_heads: usize, head_dim: usize) -> Result<Self> {
         check_heads(self.n_head, kv_heads, head_dim)?;
         Ok(Self { kv_heads, head_dim, ..*self })
+    }
+
+    /// Leaves the last layers out that predict tokens beyond the next, if there are any.
+    /// Answers what the names of their tensors begin with.
+    pub fn skip_predictors(&mut self) -> Result<Vec<String>> {
+        let n = self.file.keys.count("nextn_predict_layers")?.unwrap_or(0);
+        let n_layer = self.n_layer.checked_sub(n).filter(|&n_layer| n_layer > 0);
+        let n_layer = n_layer.ok_or_else(|| {
+            Error::invalid(format!(
+                "{n} of {} layers predict tokens beyond the next; the file is damaged",
+                self.n_layer
+            ))
+        })?;
+        let skipped = (n_layer..self.n_layer).map(|layer| format!("blk.{layer}.")).collect();
+        self.n_layer = n_layer;
+        Ok(skipped)
     }
 
     /// Reads of the experts, if there are any. What logits become and whether weights are
@@ -159,6 +186,13 @@ impl<'a> Decoder<'a> {
             weigh: Weigh::After,
         };
         Ok((n > 0).then_some(experts))
+    }
+
+    /// The same where all tokens share some experts, which are as wide as the others and
+    /// lie together.
+    pub fn with_shared(&self, experts: Option<Experts>) -> Result<Option<Experts>> {
+        let n = self.file.keys.count("expert_shared_count")?.unwrap_or(0);
+        Ok(experts.map(|all| Experts { n_ff_shared: n.saturating_mul(all.n_ff), ..all }))
     }
 
     /// What logits become, if the file says it.
@@ -217,6 +251,7 @@ impl<'a> Decoder<'a> {
             },
             ropes: vec![rope::plan(file, self.head_dim, self.n_ctx_train, pairs)?],
             layers: (0..self.n_layer).map(layer).collect(),
+            skipped: Vec::new(),
             head: HeadPlan {
                 norm: self.norm("output_norm", n_embd),
                 output: (file.has("output.weight")).then(|| file.matrix("output", n_vocab, n_embd)),

@@ -26,7 +26,7 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let windowed = full.windows(6)?;
     let models = (0..n_layer).map(|layer| {
         let head_dim = if windowed[layer] { head_dim } else { full.head_dim };
-        full.with_heads(kv_heads.get(layer).copied().unwrap_or(full.kv_heads), head_dim)
+        full.of_heads(kv_heads.get(layer).copied().unwrap_or(full.kv_heads), head_dim)
     });
     let (models, window) = (models.collect::<Result<Vec<_>>>()?, full.window()?);
     let experts = full.experts(Score::Softmax, true)?;

@@ -2,14 +2,19 @@
 //! and what is computed of them, as a [`Plan`].
 
 mod decoder;
+mod deepseek2;
+mod dots1;
+mod ernie4_5_moe;
 mod file;
 mod gemma3;
 mod gemma4;
+mod glm4moe;
 mod gpt_oss;
 mod granitemoe;
 mod keys;
 mod llama;
 mod llama4;
+mod minimax_m2;
 mod olmo2;
 mod olmoe;
 mod phi3;
@@ -46,6 +51,11 @@ const ALL: &[Architecture] = &[
     ("llama4", llama4::plan),
     ("olmo2", olmo2::plan),
     ("phi3", phi3::plan),
+    ("deepseek2", deepseek2::plan),
+    ("glm4moe", glm4moe::plan),
+    ("dots1", dots1::plan),
+    ("minimax-m2", minimax_m2::plan),
+    ("ernie4_5-moe", ernie4_5_moe::plan),
 ];
 
 /// Plans the model in a file with these metadata and tensors.
@@ -171,7 +181,7 @@ pub(crate) mod tests {
     fn the_scale_of_scores_is_the_files() {
         let scale = |x| {
             let plan = plan_with(&[("attention.scale", Value::Float(x))]).unwrap();
-            let MixPlan::Attention(attention) = &plan.layers[0].mix.op;
+            let MixPlan::Attention(attention) = &plan.layers[0].mix.op else { panic!() };
             attention.scale
         };
         assert_eq!(scale(0.0), 1.0 / 128f32.sqrt());
@@ -228,7 +238,7 @@ pub(crate) mod tests {
             assert_eq!(plan.embedding.matrix.deal, Deal::Whole);
             assert_eq!(plan.ropes[0].pairs, facts.pairs, "{name}");
             for layer in &plan.layers {
-                let MixPlan::Attention(attention) = &layer.mix.op;
+                let MixPlan::Attention(attention) = &layer.mix.op else { panic!("{name}") };
                 let qk_norm = attention.qk_norm.as_ref();
                 let lens = qk_norm.map(|norm| (norm.q.len, norm.k.len));
                 assert_eq!(lens, facts.qk_norm, "{name}");

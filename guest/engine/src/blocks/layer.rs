@@ -3,6 +3,7 @@
 use super::attention::Attention;
 use super::block::Block;
 use super::glu::Glu;
+use super::latent::LatentAttention;
 use super::loader::Loader;
 use super::mixture::{Mixture, Next};
 use super::norm::Norm;
@@ -24,6 +25,7 @@ pub(crate) struct Layer {
 /// What mixes tokens.
 enum Mix {
     Attention(Attention),
+    Latent(Box<LatentAttention>),
 }
 
 /// What each token goes through alone.
@@ -87,13 +89,15 @@ impl Block for Mix {
     fn takes(plan: &MixPlan, size: usize) -> Takes {
         match plan {
             MixPlan::Attention(plan) => Attention::takes(plan, size),
+            MixPlan::Latent(plan) => LatentAttention::takes(plan, size),
         }
     }
 
     fn load(plan: &MixPlan, loader: &mut Loader<'_>) -> Result<Self> {
-        match plan {
-            MixPlan::Attention(plan) => Attention::load(plan, loader).map(Self::Attention),
-        }
+        Ok(match plan {
+            MixPlan::Attention(plan) => Self::Attention(Attention::load(plan, loader)?),
+            MixPlan::Latent(plan) => Self::Latent(Box::new(LatentAttention::load(plan, loader)?)),
+        })
     }
 }
 
@@ -179,6 +183,7 @@ impl Layer {
     pub fn cache(&self) -> LayerCache {
         match &self.mix.op {
             Mix::Attention(attention) => attention.cache(),
+            Mix::Latent(attention) => attention.cache(),
         }
     }
 
@@ -203,6 +208,7 @@ impl Layer {
         pass.exchange.go_on()?;
         self.mix.add(pass, |mix, pass| match mix {
             Mix::Attention(attention) => attention.run(pass, cache),
+            Mix::Latent(attention) => attention.run(pass, cache),
         })?;
         pass.check_finite(index, "attn").map_err(|error| match cache.is_limited() {
             true => error.and("; `--kv f32` holds larger keys and values"),

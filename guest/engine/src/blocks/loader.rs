@@ -1,6 +1,7 @@
 //! Loading: tensors become matrices and vectors, or errors that name them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::linear::Linear;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,9 +50,9 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A tensor that nobody asked for.
-    pub fn unused(&self) -> Option<&'a str> {
-        self.tensors.keys().map(String::as_str).find(|name| !self.used.contains(name))
+    /// The tensors that nobody asked for.
+    pub fn unused(&self) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().map(String::as_str).filter(|name| !self.used.contains(name))
     }
 
     /// A tensor of this shape in a format that can be computed with.
@@ -107,14 +108,27 @@ impl<'a> Loader<'a> {
             Deal::Whole => 0..n_rows,
         };
         let part = plan.part.unwrap_or(RowsPlan { first: 0, of: n_rows });
-        let (tensor, format) = self.tensor(&plan.name, &[cols, part.of])?;
+        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: part.of }));
+        let mut bias = bias.transpose()?;
+        if let Some(bias) = &mut bias {
+            bias.truncate(part.first + n_rows);
+            bias.drain(..part.first);
+        }
+        let in_tensor = part.first + rows.start..part.first + rows.end;
+        let linear = self.rows(&plan.name, &[cols, part.of], in_tensor)?;
+        Ok(Linear { bias, n_rows, rows, ..linear })
+    }
+
+    /// Some rows of a tensor of these dimensions, of which the first is the length of rows.
+    pub fn rows(&mut self, name: &str, dims: &[usize], rows: Range<usize>) -> Result<Linear> {
+        let (tensor, format) = self.tensor(name, dims)?;
+        let (cols, n_rows) = (dims[0], dims[1..].iter().product());
         let group = format.group_rows();
-        let first = part.first + rows.start;
-        if !first.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
+        if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
             return Err(Error::unsupported(format!(
                 "tensor {} of type {} cannot be dealt out to {} threads; compute with one, or pack \
                  the original model again with `moewe pack`",
-                plan.name,
+                tensor.name,
                 tensor.ty,
                 self.exchange.size()
             )));
@@ -136,18 +150,12 @@ impl<'a> Loader<'a> {
         let window = match bytes {
             0 => None,
             _ => {
-                let offset = tensor.offset + row_bytes * first as u64;
+                let offset = tensor.offset + row_bytes * rows.start as u64;
                 self.n_windows += 1;
                 Some(self.sources[tensor.file].window(offset, bytes)?)
             }
         };
-        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: part.of }));
-        let mut bias = bias.transpose()?;
-        if let Some(bias) = &mut bias {
-            bias.truncate(part.first + n_rows);
-            bias.drain(..part.first);
-        }
-        Ok(Linear { format, cols, n_rows, rows, window, bias })
+        Ok(Linear { format, cols, n_rows, rows, window, bias: None })
     }
 
     /// A vector, as floats.

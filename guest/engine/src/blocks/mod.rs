@@ -9,6 +9,7 @@ mod block;
 mod embedding;
 mod glu;
 mod head;
+mod latent;
 mod layer;
 mod linear;
 mod loader;

@@ -67,12 +67,27 @@ pub(crate) struct Scratch {
     /// Input of the next layer's router, as far as it can be guessed.
     pub guess_x: Vec<f32>,
     pub guess: Activations,
+    pub latent: Latent,
     pub order: Vec<usize>,
     pub picks: Picks,
     pub choices: Vec<Choice>,
     pub tokens: Vec<usize>,
     /// What the last pass was made for: `[n_logits][n_vocab]`.
     pub logits: Vec<f32>,
+}
+
+/// What attention over latents computes with, of some heads at a time.
+#[derive(Default)]
+pub(crate) struct Latent {
+    /// Queries as they meet latents: `[n_tokens][heads][query]`.
+    pub q: Vec<f32>,
+    /// What goes into the matrices of heads: `[n_tokens][heads][..]`.
+    pub x: Vec<f32>,
+    pub activations: Activations,
+    /// A chunk of latents, as floats.
+    pub chunk: Vec<f32>,
+    /// Latents that the members of a team have gathered.
+    pub gathered: Vec<f32>,
 }
 
 impl Widths {
@@ -149,6 +164,7 @@ impl Scratch {
         let experts = experts.min(widths.exchange.max(of(w.n_ff_expert)));
         // Inner numbers of any kind are quantised, and trade places for that.
         let inner = of(w.heads).max(of(w.n_ff)).max(experts);
+        let n_queries = w.latent.n_queries(n);
         let n_guess = n.min(N_PREDICTED_MAX) * w.n_embd;
         Ok(Self {
             n_tokens: n,
@@ -168,6 +184,13 @@ impl Scratch {
             bias: vector(w.expert_bias)?,
             inner: activations(inner)?,
             router: vector(of(w.n_expert))?,
+            latent: Latent {
+                q: vector(n_queries.saturating_mul(w.latent.query))?,
+                x: vector(n_queries.saturating_mul(w.latent.inner))?,
+                activations: activations(n_queries.saturating_mul(w.latent.inner))?,
+                chunk: vector(w.latent.chunk)?,
+                gathered: vector(w.latent.gathered)?,
+            },
             guess_x: vector(n_guess)?,
             guess: activations(n_guess)?,
             ..Self::default()
@@ -227,9 +250,15 @@ impl Scratch {
             &self.bias,
             &self.router,
             &self.guess_x,
+            &self.latent.q,
+            &self.latent.x,
+            &self.latent.chunk,
+            &self.latent.gathered,
         ];
         let vectors = vectors.map(|v| v.capacity() * size_of::<f32>());
-        let activations = [&self.activations, &self.inner, &self.guess].map(Activations::room);
+        let latent = &self.latent.activations;
+        let activations = [&self.activations, &self.inner, &self.guess, latent];
+        let activations = activations.map(Activations::room);
         vectors.into_iter().chain(activations).sum::<usize>() as u64
     }
 

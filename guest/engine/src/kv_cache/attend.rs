@@ -25,33 +25,33 @@ struct Room {
 }
 
 /// One query of a tile.
-struct Row {
+pub(super) struct Row {
     /// Where its numbers are among the queries, and its result in the output.
-    at: usize,
+    pub at: usize,
     /// The positions that it sees.
-    seen: Range<usize>,
+    pub seen: Range<usize>,
     /// The largest score so far.
     max: f32,
     /// The sum of the weights so far, relative to `max`.
-    sum: f32,
+    pub sum: f32,
 }
 
 impl Row {
-    fn new(at: usize, seen: Range<usize>, sink: Option<f32>) -> Self {
+    pub fn new(at: usize, seen: Range<usize>, sink: Option<f32>) -> Self {
         // A sink has a weight, and no value.
         let (max, sum) = sink.map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
         Self { at, seen, max, sum }
     }
 
     /// What it sees of the chunk that begins at `start`.
-    fn in_chunk(&self, start: usize) -> Range<usize> {
+    pub fn in_chunk(&self, start: usize) -> Range<usize> {
         let place = |position: usize| position.saturating_sub(start).min(CHUNK);
         place(self.seen.start)..place(self.seen.end)
     }
 
     /// Turns the scores of a chunk into weights relative to the largest score
     /// so far, and what there is in `out` too.
-    fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
+    pub fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<4>();
         let max = scores
             .iter()
@@ -239,7 +239,7 @@ impl LayerCache {
     }
 }
 
-fn multiply_by(x: &mut [f32], factor: V) {
+pub(super) fn multiply_by(x: &mut [f32], factor: V) {
     replace(x.as_chunks_mut().0, |x| x.mul_f32(factor));
 }
 

@@ -1,5 +1,7 @@
 //! Keys and values of a layer.
 
+use std::ops::Range;
+
 use super::format::KvFormat;
 use super::panels::Panels;
 use super::shape::{CHUNK, PANEL};
@@ -14,6 +16,8 @@ pub(crate) struct LayerCache {
     pub(super) head_dim: usize,
     pub(super) format: &'static dyn Panels,
     pub(super) span: Span,
+    /// Whether there are values beside the keys.
+    has_values: bool,
     /// Of `CHUNK` positions each: `[kv_heads]` of keys, a panel after the other, and
     /// values. They are words, so that numbers of any format are aligned.
     chunks: Vec<Vec<u32>>,
@@ -34,7 +38,13 @@ impl LayerCache {
     pub fn new(kv_heads: usize, head_dim: usize, format: KvFormat, span: Span) -> Self {
         assert!(head_dim.is_multiple_of(4));
         let (format, chunks) = (format.panels(), Vec::new());
-        Self { kv_heads, head_dim, format, span, chunks, end: 0 }
+        Self { kv_heads, head_dim, format, span, has_values: true, chunks, end: 0 }
+    }
+
+    /// An empty cache of latents, or of parts of them: of `n` numbers, a multiple of four,
+    /// which are keys and values.
+    pub fn of_latents(n: usize, format: KvFormat) -> Self {
+        Self { has_values: false, ..Self::new(1, n, format, Span::All) }
     }
 
     /// The most chunks that there are.
@@ -50,7 +60,8 @@ impl LayerCache {
 
     /// Makes room for `n` positions.
     pub(super) fn reserve(&mut self, n: usize) -> Result<()> {
-        let bytes = self.head_bytes().checked_mul(2).and_then(|n| n.checked_mul(self.kv_heads));
+        let parts = self.kv_heads.checked_mul(if self.has_values { 2 } else { 1 });
+        let bytes = parts.and_then(|parts| parts.checked_mul(self.head_bytes()));
         let n_words = bytes.ok_or_else(no_memory)? / size_of::<u32>();
         while self.chunks.len() < n.div_ceil(CHUNK).min(self.n_chunks_max()) {
             self.chunks.push(zeros(n_words)?);
@@ -107,8 +118,37 @@ impl LayerCache {
             format.put_key(panel, at % PANEL, key);
             format.put_value(values, at, value);
         }
-        let max = format.max();
-        keys.iter().chain(values).all(|x| x.abs() <= max)
+        self.holds(keys) && self.holds(values)
+    }
+
+    /// Whether the format has numbers of their magnitude.
+    pub fn holds(&self, numbers: &[f32]) -> bool {
+        let max = self.format.max();
+        numbers.iter().all(|x| x.abs() <= max)
+    }
+
+    /// Stores a latent, or what this cache has of it, at a position. If the format does not
+    /// [hold](Self::holds) it, something else is stored.
+    pub fn store_latent(&mut self, position: usize, latent: &[f32]) {
+        assert!(!self.has_values && latent.len() == self.head_dim);
+        let at = position % PANEL;
+        let (format, panel) = (self.format, self.panel_words(position / PANEL));
+        let (chunk, words) = (&mut self.chunks[position / CHUNK], panel);
+        format.put_key(bytemuck::cast_slice_mut(&mut chunk[words]), at, latent);
+    }
+
+    /// Panels of latents, or of what this cache has of them, that are in one chunk.
+    pub fn panels(&self, panels: Range<usize>) -> &[u32] {
+        let words = self.panel_words(panels.start);
+        let end = words.start + panels.len() * words.len();
+        &self.chunks[panels.start * PANEL / CHUNK][words.start..end]
+    }
+
+    /// Where a chunk of latents has a panel.
+    fn panel_words(&self, panel: usize) -> Range<usize> {
+        let n = PANEL * self.format.bytes(self.head_dim) / size_of::<u32>();
+        let at = panel % (CHUNK / PANEL) * n;
+        at..at + n
     }
 
     /// A head's keys and values in the chunk of positions from `start` on.

@@ -6,13 +6,15 @@
 //! - `panels`, what a format is, and the formats `f32`, `f16` and `q8_0`;
 //! - `format`, the list of them;
 //! - `layer`: keys and values of a layer;
-//! - `kernel`, the inner loops of attention, and `attend`.
+//! - `kernel`, the inner loops of attention, `attend`, and `latents`, which is attention
+//!   where one key and value serve all heads.
 
 mod attend;
 mod f16;
 mod f32;
 mod format;
 mod kernel;
+mod latents;
 mod layer;
 mod panels;
 mod q8_0;
@@ -22,6 +24,7 @@ mod span;
 use crate::error::Result;
 
 pub use format::KvFormat;
+pub(crate) use latents::{Attention as LatentAttention, LatentShape};
 pub(crate) use layer::{LayerCache, held_max};
 pub(crate) use shape::CHUNK;
 pub(crate) use span::Span;
