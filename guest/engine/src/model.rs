@@ -7,7 +7,7 @@ use crate::arch;
 use crate::blocks::{Block, Embedding, Head, Layer, Loader, Widths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
-use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
+use crate::gguf::{ExpertName, Gguf, Header, Metadata, Part, TensorInfo};
 use crate::kv_cache::{CHUNK, KvCache};
 use crate::options::LoadOptions;
 use crate::plan::{FfnPlan, Plan, RopePlan, VectorPlan};
@@ -43,6 +43,8 @@ pub struct Model {
     /// How much room passes need.
     pub(crate) widths: Widths,
     pub(crate) sources: Vec<Box<dyn Source>>,
+    /// In contexts of more tokens, positions turn by other factors.
+    pub(crate) n_ctx_short: usize,
     info: ModelInfo,
 }
 
@@ -100,6 +102,7 @@ impl Model {
             kv_bytes_per_token: takes.state.member_bytes_per_token,
             kv_chunk: CHUNK,
             session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths)
+                .saturating_add(takes.state.member_window_bytes)
                 .saturating_add(takes.copied_bytes),
             layers: pieces(&plan, &mut loader)?,
         })?;
@@ -136,7 +139,21 @@ impl Model {
         }
         let experts = Experts::new(store, left, mixtures, exchange.size() == 1)?;
         let info = ModelInfo::new(&header, &plan, &takes)?;
-        Ok(Self { exchange, ropes, embedding, layers, head, experts, takes, widths, sources, info })
+        let long = plan.ropes.iter().filter_map(|rope| rope.long.as_ref());
+        let n_ctx_short = long.map(|long| long.beyond).min().unwrap_or(usize::MAX);
+        Ok(Self {
+            exchange,
+            ropes,
+            embedding,
+            layers,
+            head,
+            experts,
+            takes,
+            widths,
+            sources,
+            n_ctx_short,
+            info,
+        })
     }
 
     /// What the model is.
@@ -170,30 +187,40 @@ fn check_layout(metadata: &Metadata) -> Result<()> {
 
 /// What all blocks take together, in a team of `size` members.
 fn takes(plan: &Plan, size: usize) -> Takes {
-    let ends = Embedding::takes(&plan.embedding, size)
+    let mut ends = Embedding::takes(&plan.embedding, size)
         .and(Head::takes(&plan.head, &plan.embedding.matrix));
+    ends.room.angles = plan.ropes.iter().map(|rope| rope.dims).sum();
     plan.layers.iter().map(|plan| Layer::takes(plan, size)).fold(ends, Takes::and)
 }
 
 fn rope(plan: &RopePlan, loader: &mut Loader<'_>) -> Result<Rope> {
-    let factors = plan.factors.clone();
-    let factors = factors.map(|name| loader.vector(&VectorPlan { name, len: plan.dims / 2 }));
-    Rope::new(plan, factors.transpose()?.as_deref())
+    let mut factors = |name: Option<&String>| {
+        let plan = name.map(|name| VectorPlan { name: name.clone(), len: plan.dims / 2 });
+        plan.map(|plan| loader.vector(&plan)).transpose()
+    };
+    let long = plan.long.as_ref().map(|long| &long.factors);
+    let (factors, long) = (factors(plan.factors.as_ref())?, factors(long)?);
+    Rope::new(plan, factors.as_deref(), long.as_deref())
 }
 
 /// The layers that have experts, and where these lie.
 fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>)>> {
     let mixtures = plan.layers.iter().enumerate().filter_map(|(i, layer)| match &layer.ffn.op {
         FfnPlan::Dense(_) => None,
-        FfnPlan::Mixture(mixture) => Some((i, mixture)),
+        FfnPlan::Mixture(mixture) => Some((i, &**mixture)),
+        FfnPlan::Both(both) => Some((i, &both.mixture.op)),
     });
     mixtures.map(|(i, mixture)| Ok((i, loader.experts(mixture)?.pieces()))).collect()
 }
 
-/// Bytes of the weights that every token needs.
+/// Bytes of the weights that every token needs, or that all experts have in one place:
+/// their biases.
 fn dense_bytes(header: &Header, plan: &Plan) -> u64 {
+    let is_expert = |tensor: &TensorInfo| {
+        ExpertName::parse(&tensor.name).is_some_and(|name| name.part == Part::Weight)
+    };
     let tensors = header.tensors.values();
-    let dense = tensors.filter(|tensor| !tensor.is_expert() && !plan.skips(&tensor.name));
+    let dense = tensors.filter(|tensor| !is_expert(tensor) && !plan.skips(&tensor.name));
     dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
 }
 
@@ -232,14 +259,16 @@ mod tests {
                 n_embd: 256,
                 heads: 8 * 32,
                 kv_heads: 2 * 32,
-                head_dim: 32,
+                angles: 32,
+                sum: 0,
                 n_ff: 512,
                 n_ff_expert: 256,
+                expert_bias: 0,
                 n_expert: 8,
                 n_expert_used: 3,
                 latent: LatentRoom::default(),
             },
-            state: State { bytes_per_token: 1024, member_bytes_per_token },
+            state: State { bytes_per_token: 1024, member_bytes_per_token, member_window_bytes: 0 },
             copied_bytes: 0,
         };
         // Of three members, one has heads that need both KV heads.

@@ -33,11 +33,16 @@ pub(crate) struct Room {
     /// Of queries, and of keys and values.
     pub heads: usize,
     pub kv_heads: usize,
-    pub head_dim: usize,
+    /// Numbers that positions turn, for each RoPE.
+    pub angles: usize,
+    /// Of hidden states, where two networks add up.
+    pub sum: usize,
     /// Of networks that are no experts; 0 if there are none.
     pub n_ff: usize,
     /// Of experts; 0 if there are none.
     pub n_ff_expert: usize,
+    /// Of biases of experts; 0 if there are none.
+    pub expert_bias: usize,
     pub n_expert: usize,
     pub n_expert_used: usize,
     pub latent: LatentRoom,
@@ -84,13 +89,15 @@ impl LatentRoom {
     }
 }
 
-/// Bytes of what is remembered of each token.
+/// Bytes of what is remembered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct State {
-    /// By all members of a team together.
+    /// Of each token, by all members of a team together.
     pub bytes_per_token: u64,
     /// By the member that remembers most.
     pub member_bytes_per_token: u64,
+    /// By that member in layers that remember the latest tokens only, at most.
+    pub member_window_bytes: u64,
 }
 
 impl Takes {
@@ -106,9 +113,11 @@ impl Takes {
                 n_embd: a.n_embd.max(b.n_embd),
                 heads: a.heads.max(b.heads),
                 kv_heads: a.kv_heads.max(b.kv_heads),
-                head_dim: a.head_dim.max(b.head_dim),
+                angles: a.angles.max(b.angles),
+                sum: a.sum.max(b.sum),
                 n_ff: a.n_ff.max(b.n_ff),
                 n_ff_expert: a.n_ff_expert.max(b.n_ff_expert),
+                expert_bias: a.expert_bias.max(b.expert_bias),
                 n_expert: a.n_expert.max(b.n_expert),
                 n_expert_used: a.n_expert_used.max(b.n_expert_used),
                 latent: a.latent.max(b.latent),
@@ -118,6 +127,8 @@ impl Takes {
                     .saturating_add(other.state.bytes_per_token),
                 member_bytes_per_token: (self.state.member_bytes_per_token)
                     .saturating_add(other.state.member_bytes_per_token),
+                member_window_bytes: (self.state.member_window_bytes)
+                    .saturating_add(other.state.member_window_bytes),
             },
             copied_bytes: self.copied_bytes.saturating_add(other.copied_bytes),
         }

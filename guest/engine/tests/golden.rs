@@ -151,3 +151,40 @@ fn minimaxm2() {
 fn ernie45moe() {
     check("ernie45moe", &[("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
 }
+
+#[test]
+fn gemma3() {
+    check("gemma3", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 2e-2)]);
+}
+
+/// Its experts, as those of the next, are so narrow that quantising them tells more.
+#[test]
+fn gemma4() {
+    check("gemma4", &[("q8_0", "lcpp-q8_0", 5e-3), ("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn llama4() {
+    check("llama4", &[("q4_k_m", "lcpp-q4_k_m", 5e-2)]);
+}
+
+/// llama.cpp rounds where its YaRN begins and ends.
+#[test]
+fn gptoss() {
+    check("gptoss", &[("q8_0", "hf", 1e-1), ("q4_k_m", "hf", 1e-1)]);
+}
+
+#[test]
+fn olmo2() {
+    check("olmo2", &[]);
+}
+
+#[test]
+fn phi3() {
+    check("phi3", &[]);
+}
+
+#[test]
+fn llama3() {
+    check("llama3", &[]);
+}

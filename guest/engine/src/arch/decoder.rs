@@ -6,13 +6,15 @@ use super::file::File;
 use super::keys::COUNT_MAX;
 use super::rope;
 use crate::error::{Error, Result};
+use crate::kv_cache::Span;
 use crate::plan::{
-    AttentionPlan, EmbeddingPlan, FfnPlan, GluPlan, GroupsPlan, HeadPlan, LayerPlan, MixPlan,
-    MixturePlan, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan, Score, SharedPlan,
-    VectorPlan, Weigh,
+    Activation, AttentionPlan, EmbeddingPlan, ExpertsPlan, FfnPlan, GluPlan, GroupsPlan, HeadPlan,
+    LayerPlan, MixPlan, MixturePlan, NormKind, NormPlan, Pairs, Plan, QkNorm, Residual, RouterPlan,
+    RowsPlan, Score, SharedPlan, VectorPlan, Weigh,
 };
 
 /// A decoder's shape.
+#[derive(Clone, Copy)]
 pub(super) struct Decoder<'a> {
     pub file: &'a File<'a>,
     pub n_layer: usize,
@@ -28,6 +30,7 @@ pub(super) struct Decoder<'a> {
     pub attention_scale: f32,
     /// Factor on what each half of a layer adds.
     pub residual_scale: f32,
+    pub activation: Activation,
     /// Whether positions turn queries and keys.
     pub turns: bool,
 }
@@ -53,17 +56,28 @@ pub(super) struct Experts {
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads the shape from the metadata.
+    /// Reads the shape from the metadata, of a model whose tokens look at all before them.
     pub fn read(file: &'a File<'a>) -> Result<Self> {
+        let keys = &file.keys;
+        let model = Self::windowed(file, keys.count("attention.head_count_kv")?)?;
+        let window = keys.u32("attention.sliding_window")?.unwrap_or(0);
+        if window > 0 && (window as usize) < model.n_ctx_train {
+            return Err(Error::unsupported(format!(
+                "`{}` is {window}, less than the context of {}; attention to all tokens is \
+                 supported only",
+                keys.full("attention.sliding_window"),
+                model.n_ctx_train
+            )));
+        }
+        Ok(model)
+    }
+
+    /// The same of a model that may look at windows, with so many KV heads.
+    pub fn windowed(file: &'a File<'a>, kv_heads: Option<usize>) -> Result<Self> {
         let keys = &file.keys;
         let n_embd = keys.positive("embedding_length")?;
         let n_head = keys.positive("attention.head_count")?;
-        let kv_heads = keys.count("attention.head_count_kv")?.unwrap_or(n_head);
-        if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
-            return Err(Error::invalid(format!(
-                "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
-            )));
-        }
+        let kv_heads = kv_heads.unwrap_or(n_head);
         let head_dim = match keys.count("attention.key_length")? {
             Some(n) => n,
             None => n_embd / n_head,
@@ -89,26 +103,8 @@ impl<'a> Decoder<'a> {
         head_dim: usize,
     ) -> Result<Self> {
         let keys = &file.keys;
-        if head_dim == 0 || !head_dim.is_multiple_of(4) {
-            return Err(Error::unsupported(format!(
-                "heads of {head_dim} numbers; they must be a multiple of 4"
-            )));
-        }
-        if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
-            return Err(Error::invalid(format!(
-                "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
-                 is damaged"
-            )));
-        }
+        check_heads(n_head, kv_heads, head_dim)?;
         let n_ctx_train = keys.positive("context_length")?;
-        let window = keys.u32("attention.sliding_window")?.unwrap_or(0);
-        if window > 0 && (window as usize) < n_ctx_train {
-            return Err(Error::unsupported(format!(
-                "`{}` is {window}, less than the context of {n_ctx_train}; attention to all tokens \
-                 is supported only",
-                keys.full("attention.sliding_window")
-            )));
-        }
         let rms_epsilon = keys.f32("attention.layer_norm_rms_epsilon")?.filter(|e| *e >= 0.0);
         let rms_epsilon = rms_epsilon.ok_or_else(|| {
             Error::invalid(format!(
@@ -136,8 +132,15 @@ impl<'a> Decoder<'a> {
             rms_epsilon,
             attention_scale,
             residual_scale: 1.0,
+            activation: Activation::Swiglu,
             turns: true,
         })
+    }
+
+    /// The same shape with other heads.
+    pub fn of_heads(&self, kv_heads: usize, head_dim: usize) -> Result<Self> {
+        check_heads(self.n_head, kv_heads, head_dim)?;
+        Ok(Self { kv_heads, head_dim, ..*self })
     }
 
     /// Leaves the last layers out that predict tokens beyond the next, if there are any.
@@ -253,32 +256,67 @@ impl<'a> Decoder<'a> {
                 norm: self.norm("output_norm", n_embd),
                 output: (file.has("output.weight")).then(|| file.matrix("output", n_vocab, n_embd)),
                 scale: 1.0,
+                softcap: None,
             },
         })
     }
 
     /// What a layer adds first: attention.
     pub fn attention(&self, layer: usize, qk_norm: Option<QkNorm>) -> Residual<MixPlan> {
+        self.mix(layer, self.heads(layer, qk_norm))
+    }
+
+    /// What a layer adds first, whose heads these are.
+    pub fn mix(&self, layer: usize, attention: AttentionPlan) -> Residual<MixPlan> {
+        Residual {
+            before: Some(self.norm(&format!("blk.{layer}.attn_norm"), self.n_embd)),
+            op: MixPlan::Attention(attention),
+            after: None,
+            scale: self.residual_scale,
+        }
+    }
+
+    /// Attention to all tokens.
+    pub fn heads(&self, layer: usize, qk_norm: Option<QkNorm>) -> AttentionPlan {
         let (file, n_embd) = (self.file, self.n_embd);
         let (width, kv_width) = (self.width(), self.kv_width());
         let name = |part: &str| format!("blk.{layer}.{part}");
-        Residual {
-            before: self.norm(&name("attn_norm"), n_embd),
-            op: MixPlan::Attention(AttentionPlan {
-                q: file.matrix(&name("attn_q"), width, n_embd),
-                k: file.matrix(&name("attn_k"), kv_width, n_embd),
-                v: file.matrix(&name("attn_v"), kv_width, n_embd),
-                o: file.matrix(&name("attn_output"), n_embd, width),
-                n_head: self.n_head,
-                kv_heads: self.kv_heads,
-                head_dim: self.head_dim,
-                scale: self.attention_scale,
-                rope: self.turns.then_some(0),
-                qk_norm,
-                kv_format: file.options.kv_format,
-            }),
-            scale: self.residual_scale,
+        AttentionPlan {
+            q: file.matrix(&name("attn_q"), width, n_embd),
+            k: file.matrix(&name("attn_k"), kv_width, n_embd),
+            v: Some(file.matrix(&name("attn_v"), kv_width, n_embd)),
+            o: file.matrix(&name("attn_output"), n_embd, width),
+            n_head: self.n_head,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.attention_scale,
+            rope: self.turns.then_some(0),
+            qk_norm,
+            v_norm: None,
+            sinks: None,
+            span: Span::All,
+            temperature: None,
+            kv_format: file.options.kv_format,
         }
+    }
+
+    /// What tokens look at where there is a window, if the file has one that is shorter
+    /// than the longest context.
+    pub fn window(&self) -> Result<Span> {
+        let n = self.file.keys.u32("attention.sliding_window")?.unwrap_or(0) as usize;
+        self.shorter(n, Span::Window)
+    }
+
+    /// The span of so many tokens, or of all if contexts are not longer.
+    pub fn shorter(&self, n: usize, span: impl FnOnce(usize) -> Span) -> Result<Span> {
+        let n_ctx_max = rope::n_ctx_max(self.file, self.n_ctx_train, self.turns)?;
+        Ok(if (1..n_ctx_max).contains(&n) { span(n) } else { Span::All })
+    }
+
+    /// For each layer whether it is one of those that look at a window: all but every
+    /// `period`-th if the file does not say.
+    pub fn windows(&self, period: usize) -> Result<Vec<bool>> {
+        self.file.keys.pattern("attention.sliding_window_pattern", self.n_layer, period)
     }
 
     /// Norms of queries and keys of so many numbers.
@@ -286,6 +324,7 @@ impl<'a> Decoder<'a> {
         QkNorm {
             q: self.norm(&format!("blk.{layer}.attn_q_norm"), q_len),
             k: self.norm(&format!("blk.{layer}.attn_k_norm"), k_len),
+            turned: false,
         }
     }
 
@@ -297,25 +336,52 @@ impl<'a> Decoder<'a> {
             Some(experts) => FfnPlan::Mixture(Box::new(self.mixture(layer, experts))),
             None => FfnPlan::Dense(Box::new(self.glu(layer, "", self.n_ff))),
         };
-        let before = self.norm(&name("ffn_norm"), self.n_embd);
-        Residual { before, op, scale: self.residual_scale }
+        let before = Some(self.norm(&name("ffn_norm"), self.n_embd));
+        Residual { before, op, after: None, scale: self.residual_scale }
     }
 
-    fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
+    /// The matrices `gate` and `up` of each expert, which may be in one tensor.
+    fn gate_up(&self, layer: usize, n: usize, n_ff: usize) -> (ExpertsPlan, ExpertsPlan) {
+        let of = |part: &str, rows| {
+            self.file.experts(&format!("blk.{layer}.ffn_{part}"), n, rows, self.n_embd)
+        };
+        if !self.file.has(&format!("blk.{layer}.ffn_gate_up_exps.weight")) {
+            return (of("gate", n_ff), of("up", n_ff));
+        }
+        let half = |first| ExpertsPlan {
+            part: Some(RowsPlan { first, of: 2 * n_ff }),
+            ..of("gate_up", n_ff)
+        };
+        (half(0), half(n_ff))
+    }
+
+    /// The experts of a layer.
+    pub fn mixture(&self, layer: usize, experts: &Experts) -> MixturePlan {
         let (file, n_embd) = (self.file, self.n_embd);
         let &Experts { n, n_used, n_ff, score, groups, normalize, scale, weigh, .. } = experts;
         let name = |part: &str| format!("blk.{layer}.{part}");
         let matrix = file.whole(&name("ffn_gate_inp"), n, n_embd);
+        let (gate_experts, up_experts) = self.gate_up(layer, n, n_ff);
         let correction = VectorPlan { name: name("exp_probs_b.bias"), len: n };
         let correction = file.has(&correction.name).then_some(correction);
         let gate = || file.vector(&name("ffn_gate_inp_shexp"), n_embd);
         MixturePlan {
-            router: RouterPlan { matrix, score, correction, groups, n_used, normalize, scale },
+            router: RouterPlan {
+                matrix,
+                score,
+                correction,
+                groups,
+                n_used,
+                normalize,
+                scale,
+                scales: None,
+            },
             weigh,
             n_expert: n,
-            gate: file.experts(&name("ffn_gate"), n_ff, n_embd),
-            up: file.experts(&name("ffn_up"), n_ff, n_embd),
-            down: file.experts(&name("ffn_down"), n_embd, n_ff),
+            gate: gate_experts,
+            up: up_experts,
+            down: file.experts(&name("ffn_down"), n, n_embd, n_ff),
+            activation: self.activation,
             shared: (experts.n_ff_shared > 0).then(|| SharedPlan {
                 glu: self.glu(layer, "_shexp", experts.n_ff_shared),
                 gate: experts.gates_shared.then(gate),
@@ -323,18 +389,36 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn glu(&self, layer: usize, kind: &str, n_ff: usize) -> GluPlan {
+    /// The network whose tensors have names of this kind.
+    pub fn glu(&self, layer: usize, kind: &str, n_ff: usize) -> GluPlan {
         let (file, n_embd) = (self.file, self.n_embd);
         let name = |part: &str| format!("blk.{layer}.{part}{kind}");
         GluPlan {
             gate: file.matrix(&name("ffn_gate"), n_ff, n_embd),
             up: file.matrix(&name("ffn_up"), n_ff, n_embd),
             down: file.matrix(&name("ffn_down"), n_embd, n_ff),
+            activation: self.activation,
         }
     }
 
+    /// The norm with these weights; with a bias it is a LayerNorm.
     pub fn norm(&self, stem: &str, len: usize) -> NormPlan {
-        NormPlan { weight: self.file.vector(stem, len), epsilon: self.rms_epsilon }
+        let name = format!("{stem}.bias");
+        let bias = self.file.has(&name).then_some(VectorPlan { name, len });
+        NormPlan {
+            kind: if bias.is_some() { NormKind::Layer } else { NormKind::Rms },
+            len,
+            weight: Some(self.file.vector(stem, len)),
+            scale: 1.0,
+            bias,
+            epsilon: self.rms_epsilon,
+        }
+    }
+
+    /// A norm without weights.
+    pub fn plain_norm(&self, len: usize) -> NormPlan {
+        let epsilon = self.rms_epsilon;
+        NormPlan { kind: NormKind::Rms, len, weight: None, scale: 1.0, bias: None, epsilon }
     }
 
     /// Numbers of all heads.
@@ -346,4 +430,25 @@ impl<'a> Decoder<'a> {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+}
+
+/// Fails unless so many heads, of so many numbers, can be computed.
+fn check_heads(n_head: usize, kv_heads: usize, head_dim: usize) -> Result<()> {
+    if kv_heads == 0 || !n_head.is_multiple_of(kv_heads) {
+        return Err(Error::invalid(format!(
+            "{n_head} heads cannot share {kv_heads} KV heads; the file is damaged"
+        )));
+    }
+    if head_dim == 0 || !head_dim.is_multiple_of(4) {
+        return Err(Error::unsupported(format!(
+            "heads of {head_dim} numbers; they must be a multiple of 4"
+        )));
+    }
+    if n_head as u64 * head_dim as u64 > COUNT_MAX.into() {
+        return Err(Error::invalid(format!(
+            "{n_head} heads of {head_dim} numbers are more than {COUNT_MAX} numbers; the file \
+             is damaged"
+        )));
+    }
+    Ok(())
 }

@@ -41,6 +41,7 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let mut plan = model.plan(Pairs::Neighbours, |layer| LayerPlan {
         mix: heads.attention(&model, layer),
         ffn: model.ffn(layer, experts.as_ref()),
+        scale: None,
     })?;
     plan.ropes = vec![rope];
     plan.skipped = skipped;
@@ -111,7 +112,7 @@ impl Heads {
             false => LatentHeads::Apart { k: name("attn_k_b.weight"), v: name("attn_v_b.weight") },
         };
         Residual {
-            before: model.norm(&name("attn_norm"), n_embd),
+            before: Some(model.norm(&name("attn_norm"), n_embd)),
             op: MixPlan::Latent(Box::new(LatentPlan {
                 q,
                 latent: file.matrix(
@@ -130,6 +131,7 @@ impl Heads {
                 rope: Some(0),
                 kv_format: file.options.kv_format,
             })),
+            after: None,
             scale: model.residual_scale,
         }
     }

@@ -16,5 +16,6 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     model.plan(Pairs::Neighbours, |layer| LayerPlan {
         mix: model.attention(layer, None),
         ffn: model.ffn(layer, experts.as_ref()),
+        scale: None,
     })
 }

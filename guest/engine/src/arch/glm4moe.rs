@@ -14,10 +14,11 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let has_norms = file.has(&name("attn_q_norm.weight"));
         let qk_norm = has_norms.then(|| model.qk_norm(layer, model.head_dim, model.head_dim));
-        let before = model.norm(&name("post_attention_norm"), model.n_embd);
+        let before = Some(model.norm(&name("post_attention_norm"), model.n_embd));
         LayerPlan {
             mix: model.attention(layer, qk_norm),
             ffn: Residual { before, ..model.ffn(layer, experts.as_ref()) },
+            scale: None,
         }
     })?;
     Ok(Plan { skipped, ..plan })

@@ -26,6 +26,7 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let mut plan = model.plan(Pairs::Neighbours, |layer| LayerPlan {
         mix: model.attention(layer, None),
         ffn: model.ffn(layer, experts.as_ref()),
+        scale: None,
     })?;
     plan.embedding.scale = keys.factor("embedding_scale")?.unwrap_or(1.0);
     plan.head.scale = 1.0 / divisor;

@@ -6,12 +6,18 @@ mod deepseek2;
 mod dots1;
 mod ernie4_5_moe;
 mod file;
+mod gemma3;
+mod gemma4;
 mod glm4moe;
+mod gpt_oss;
 mod granitemoe;
 mod keys;
 mod llama;
+mod llama4;
 mod minimax_m2;
+mod olmo2;
 mod olmoe;
+mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
@@ -39,6 +45,12 @@ const ALL: &[Architecture] = &[
     ("qwen3moe", qwen3moe::plan),
     ("olmoe", olmoe::plan),
     ("granitemoe", granitemoe::plan),
+    ("gpt-oss", gpt_oss::plan),
+    ("gemma3", gemma3::plan),
+    ("gemma4", gemma4::plan),
+    ("llama4", llama4::plan),
+    ("olmo2", olmo2::plan),
+    ("phi3", phi3::plan),
     ("deepseek2", deepseek2::plan),
     ("glm4moe", glm4moe::plan),
     ("dots1", dots1::plan),
@@ -228,9 +240,10 @@ pub(crate) mod tests {
             for layer in &plan.layers {
                 let MixPlan::Attention(attention) = &layer.mix.op else { panic!("{name}") };
                 let qk_norm = attention.qk_norm.as_ref();
-                let lens = qk_norm.map(|norm| (norm.q.weight.len, norm.k.weight.len));
+                let lens = qk_norm.map(|norm| (norm.q.len, norm.k.len));
                 assert_eq!(lens, facts.qk_norm, "{name}");
-                for matrix in [&attention.q, &attention.k, &attention.v] {
+                let values = attention.v.as_ref().unwrap();
+                for matrix in [&attention.q, &attention.k, values] {
                     assert_eq!(matrix.bias.is_some(), facts.qkv_bias, "{name}: {}", matrix.name);
                 }
                 let FfnPlan::Mixture(mixture) = &layer.ffn.op else { panic!("{name} is dense") };

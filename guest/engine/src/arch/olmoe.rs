@@ -15,5 +15,6 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
             model.attention(layer, Some(norm))
         },
         ffn: model.ffn(layer, experts.as_ref()),
+        scale: None,
     })
 }

@@ -112,7 +112,6 @@ impl Block for LatentAttention {
             room: Room {
                 heads: width.max(value_width).max(rank),
                 kv_heads: shape.key_dim,
-                head_dim: plan.turned_dim,
                 latent: LatentRoom {
                     n_head: n_heads_max,
                     query: shape.key_dim,
@@ -125,6 +124,7 @@ impl Block for LatentAttention {
             state: State {
                 bytes_per_token: plan.kv_format.bytes(shape.key_dim) as u64,
                 member_bytes_per_token: plan.kv_format.bytes(part) as u64,
+                ..State::default()
             },
             copied_bytes: copied as u64,
             ..Takes::default()

@@ -13,6 +13,7 @@ pub(super) struct Picker {
     n_used: usize,
     normalize: Option<f32>,
     scale: f32,
+    scales: Option<Vec<f32>>,
 }
 
 /// What was picked for a token, and room that picking takes.
@@ -31,7 +32,8 @@ impl Picker {
     pub fn load(plan: &RouterPlan, loader: &mut Loader<'_>) -> Result<Self> {
         let &RouterPlan { score, groups, n_used, normalize, scale, .. } = plan;
         let correction = plan.correction.as_ref().map(|plan| loader.vector(plan)).transpose()?;
-        Ok(Self { score, correction, groups, n_used, normalize, scale })
+        let scales = plan.scales.as_ref().map(|plan| loader.vector(plan)).transpose()?;
+        Ok(Self { score, correction, groups, n_used, normalize, scale, scales })
     }
 
     /// Picks experts; what they are weighed by is in the place of the logits then.
@@ -73,6 +75,9 @@ impl Picker {
         let divisor = self.normalize.map_or(1.0, |more| weights.iter().sum::<f32>() + more);
         let scale = self.scale / divisor;
         weights.iter_mut().for_each(|weight| *weight *= scale);
+        if let Some(scales) = &self.scales {
+            weights.iter_mut().zip(&*experts).for_each(|(weight, &e)| *weight *= scales[e]);
+        }
     }
 }
 
@@ -130,6 +135,7 @@ mod tests {
         n_used: 3,
         normalize: None,
         scale: 1.0,
+        scales: None,
     };
 
     /// Fails unless these experts are picked, with these weights.
@@ -164,6 +170,9 @@ mod tests {
         let picked: f64 = want.iter().map(|(_, w)| w).sum();
         let normal = |more: f32| Picker { normalize: Some(more), scale: 2.5, ..PLAIN };
         check(&normal(0.0), &want.map(|(i, w)| (i, 2.5 * w / picked)));
+        let scales = Some((1..=8).map(|expert| expert as f32).collect());
+        let own = Picker { scales, ..normal(0.0) };
+        check(&own, &want.map(|(i, w)| (i, 2.5 * w / picked * (i + 1) as f64)));
         check(&normal(0.25), &want.map(|(i, w)| (i, 2.5 * w / (picked + 0.25))));
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Scratch {
     pub activations: Activations,
     /// What a block adds to the residual stream.
     pub out: Vec<f32>,
+    /// What the first of two networks adds, where both are one block.
+    pub sum: Vec<f32>,
     /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
     /// keys and values.
     pub q: Vec<f32>,
@@ -57,6 +59,8 @@ pub(crate) struct Scratch {
     pub up: Vec<f32>,
     pub expert_gate: Vec<f32>,
     pub expert_up: Vec<f32>,
+    /// The bias of an expert.
+    pub bias: Vec<f32>,
     /// Quantised input of the second matrix of a block.
     pub inner: Activations,
     pub router: Vec<f32>,
@@ -121,7 +125,7 @@ impl Widths {
         // What comes and goes.
         let room = &self.room;
         let width = room.n_embd.max(room.heads).max(room.n_ff).max(room.n_ff_expert);
-        let angles = 2 * room.head_dim * size_of::<f32>();
+        let angles = 2 * room.angles * size_of::<f32>();
         let choices = room.n_expert_used.saturating_mul(CHOICE_BYTES);
         let for_each = width.saturating_mul(PANEL_BYTES).saturating_add(angles + choices);
         self.kept_bytes(n).saturating_add(n.saturating_mul(for_each) as u64)
@@ -168,6 +172,7 @@ impl Scratch {
             x: vector(of(w.n_embd))?,
             activations: activations(of(w.n_embd))?,
             out: vector(of(w.n_embd))?,
+            sum: vector(of(w.sum))?,
             q: vector(of(w.heads))?,
             k: vector(of(w.kv_heads))?,
             v: vector(of(w.kv_heads))?,
@@ -176,6 +181,7 @@ impl Scratch {
             up: vector(of(w.n_ff))?,
             expert_gate: vector(if experts > 0 { inner } else { 0 })?,
             expert_up: vector(experts)?,
+            bias: vector(w.expert_bias)?,
             inner: activations(inner)?,
             router: vector(of(w.n_expert))?,
             latent: Latent {
@@ -232,6 +238,7 @@ impl Scratch {
             &self.hidden,
             &self.x,
             &self.out,
+            &self.sum,
             &self.q,
             &self.k,
             &self.v,
@@ -240,6 +247,7 @@ impl Scratch {
             &self.up,
             &self.expert_gate,
             &self.expert_up,
+            &self.bias,
             &self.router,
             &self.guess_x,
             &self.latent.q,

@@ -81,7 +81,7 @@ impl<'a> Attention<'a> {
     ) -> Self {
         let seen = (position + 1..).take(n_tokens);
         let seen = seen.flat_map(|n| std::iter::repeat_n(n, n_heads));
-        let rows: Vec<_> = seen.enumerate().map(|(at, n)| Row::new(at, n)).collect();
+        let rows: Vec<_> = seen.enumerate().map(|(at, n)| Row::new(at, 0..n, None)).collect();
         let scores = vec![0.0; TILE.min(rows.len()) * CHUNK];
         let (keys, values) = room.split_at_mut(CHUNK * shape.key_dim);
         Self { shape, format: shape.format.panels(), scale, rows, scores, keys, values }
@@ -93,7 +93,7 @@ impl<'a> Attention<'a> {
     pub fn add(&mut self, chunk: usize, panels: &[u32], queries: &[f32], out: &mut [f32]) {
         let LatentShape { key_dim, value_dim, .. } = self.shape;
         let start = chunk * CHUNK;
-        let first = self.rows.partition_point(|row| row.n <= start);
+        let first = self.rows.partition_point(|row| row.seen.end <= start);
         let rows = &mut self.rows[first..];
         if rows.is_empty() {
             return;
@@ -110,7 +110,7 @@ impl<'a> Attention<'a> {
             scores.fill(0.0);
             add_scores(rows, start, queries, &keys, key_dim, scores);
             for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK)) {
-                let n = row.n_in_chunk(start);
+                let n = row.in_chunk(start).end;
                 let padded = n.next_multiple_of(4);
                 scores[n..padded].fill(f32::NEG_INFINITY);
                 let out = &mut out[row.at * value_dim..][..value_dim];
@@ -157,7 +157,7 @@ fn add_scores(
 ) {
     for (column, panel) in (0..).step_by(PANEL).zip(keys) {
         for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
-            if rows.iter().any(|row| row.n_in_chunk(start) > column) {
+            if rows.iter().any(|row| row.in_chunk(start).end > column) {
                 let place = |i: usize| (rows[i].at * key_dim, (first + i) * CHUNK + column);
                 add_products(queries, panel, PANEL, rows.len(), place, scores);
             }
@@ -177,13 +177,13 @@ fn add_values(
     for (column, panel) in (0..).step_by(PANEL).zip(values.chunks_exact(CHUNK * PANEL)) {
         for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
             // All of these rows see what the first of them sees, then each goes on alone.
-            let common = rows[0].n_in_chunk(start);
+            let common = rows[0].in_chunk(start).end;
             let place = |i: usize| ((first + i) * CHUNK, rows[i].at * value_dim + column);
             let (panel, rest) = panel.split_at(common * PANEL);
             add_products(weights, panel, PANEL, rows.len(), place, out);
             for (i, row) in rows.iter().enumerate() {
                 let (from, to) = place(i);
-                let rest = &rest[..(row.n_in_chunk(start) - common) * PANEL];
+                let rest = &rest[..(row.in_chunk(start).end - common) * PANEL];
                 add_products(weights, rest, PANEL, 1, |_| (from + common, to), out);
             }
         }
