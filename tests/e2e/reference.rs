@@ -146,3 +146,18 @@ fn minimaxm2() {
 fn ernie45moe() {
     check_quantized("ernie45moe", &[("q4_k_m", 5e-2)]);
 }
+
+#[test]
+fn bailing2() {
+    check_quantized("bailing2", &[]);
+}
+
+#[test]
+fn hunyuanmoe() {
+    check_quantized("hunyuanmoe", &[]);
+}
+
+#[test]
+fn phimoe() {
+    check_quantized("phimoe", &[]);
+}

@@ -188,3 +188,18 @@ fn phi3() {
 fn llama3() {
     check("llama3", &[]);
 }
+
+#[test]
+fn bailing2() {
+    check("bailing2", &[]);
+}
+
+#[test]
+fn hunyuanmoe() {
+    check("hunyuanmoe", &[]);
+}
+
+#[test]
+fn phimoe() {
+    check("phimoe", &[]);
+}

@@ -151,3 +151,91 @@ fn with_temperature(file: &File<'_>, rope: RopePlan, scale: &mut f32) -> Result<
     let magnitude = keys.f32("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
     Ok(RopePlan { magnitude, ..rope })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch;
+    use crate::gguf::{Gguf, Value};
+    use crate::options::{LoadOptions, RopeScaling};
+    use crate::plan::{FfnPlan, GroupsPlan, MixturePlan};
+
+    /// The plan of a small model with these metadata more.
+    fn plan_with(name: &str, more: &[(&str, Value)], options: &LoadOptions) -> Result<Plan> {
+        let path = moewe_fixtures::model(&format!("{name}-q4_k_m"));
+        let mut header = Gguf::read(&path).unwrap().header;
+        for (key, value) in more {
+            assert!(header.metadata.insert(format!("deepseek2.{key}"), value.clone()), "{key}");
+        }
+        arch::plan(&header.metadata, &header.tensors, options)
+    }
+
+    fn parts(plan: &Plan) -> (&LatentPlan, &MixturePlan) {
+        let FfnPlan::Dense(_) = plan.layers[0].ffn.op else { panic!("the first has experts") };
+        match (&plan.layers[1].mix.op, &plan.layers[1].ffn.op) {
+            (MixPlan::Latent(latent), FfnPlan::Mixture(mixture)) => (latent, mixture),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn models_differ_as_their_files_say() {
+        let v3 = plan_with("dsv3", &[], &LoadOptions::default()).unwrap();
+        let (latent, mixture) = parts(&v3);
+        assert!(matches!(latent.q, LatentQueryPlan::LowRank { .. }));
+        assert!(matches!(latent.heads, LatentHeads::Apart { .. }));
+        assert_eq!((latent.plain_dim, latent.turned_dim, latent.value_dim), (64, 32, 64));
+        assert_eq!((latent.n_latent(), latent.scale), (256, 1.0 / 96f32.sqrt()));
+        let router = &mixture.router;
+        assert_eq!((router.score, router.normalize), (Score::Sigmoid, Some(0.0)));
+        assert_eq!((router.scale, router.correction.is_some()), (2.5, true));
+        assert_eq!(router.groups, Some(GroupsPlan { n: 4, n_used: 2, n_summed: 2 }));
+        let n_ff_shared = |mixture: &MixturePlan| mixture.shared.as_ref().unwrap().glu.n_ff();
+        assert_eq!(n_ff_shared(mixture), 256);
+
+        let lite = plan_with("deepseekv2", &[], &LoadOptions::default()).unwrap();
+        let (latent, mixture) = parts(&lite);
+        assert!(matches!(latent.q, LatentQueryPlan::Whole(_)));
+        assert!(matches!(latent.heads, LatentHeads::Joint(_)));
+        let router = &mixture.router;
+        assert_eq!((router.score, router.normalize), (Score::Softmax, None));
+        assert_eq!((router.correction.is_none(), router.groups), (true, None));
+        assert_eq!(n_ff_shared(mixture), 512);
+    }
+
+    #[test]
+    fn the_temperature_is_that_of_all_numbers_where_the_file_says_it() {
+        let kind = ("rope.scaling.type", Value::String("yarn".to_owned()));
+        let factor = ("rope.scaling.factor", Value::Float(32.0));
+        let growth = ("rope.scaling.yarn_log_multiplier", Value::Float(0.0707));
+        let plain = 1.0 / 96f64.sqrt();
+        let of = |more: &[(&str, Value)], rope_scaling| {
+            let options = LoadOptions { rope_scaling, ..LoadOptions::default() };
+            let plan = plan_with("dsv3", more, &options).unwrap();
+            (f64::from(parts(&plan).0.scale) / plain, plan.ropes[0].magnitude)
+        };
+        let near = |(a, b): (f64, f64), want: (f64, f64)| {
+            assert!((a - want.0).abs() < 1e-6 && (b - want.1).abs() < 1e-6, "{a}, {b}: {want:?}");
+        };
+        let ln = 32f64.ln();
+        let file = [kind.clone(), factor.clone(), growth.clone()];
+        near(of(&file, None), ((1.0 + 0.0707 * ln).powi(2), 1.0));
+        near(of(&[kind, factor], None), (1.0, 1.0 + 0.1 * ln));
+        near(of(&[growth], None), (1.0, 1.0));
+        // Another factor was chosen.
+        let chosen = Some(RopeScaling::Yarn { factor: 4.0 });
+        near(of(&file, chosen), ((1.0 + 0.0707 * 4f64.ln()).powi(2), 1.0));
+        near(of(&file, Some(RopeScaling::None)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn layers_that_predict_more_are_left_out() {
+        let more = [("nextn_predict_layers", Value::Uint(1))];
+        let plan = plan_with("dsv3", &more, &LoadOptions::default()).unwrap();
+        assert_eq!(plan.layers.len(), 1);
+        assert!(plan.skips("blk.1.attn_norm.weight") && !plan.skips("blk.0.attn_norm.weight"));
+        let all = [("nextn_predict_layers", Value::Uint(2))];
+        let error = plan_with("dsv3", &all, &LoadOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("2 of 2 layers"), "{error}");
+    }
+}

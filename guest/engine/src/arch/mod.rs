@@ -1,6 +1,7 @@
 //! Architectures: a file for each says which metadata and tensors its models have,
 //! and what is computed of them, as a [`Plan`].
 
+mod bailingmoe2;
 mod decoder;
 mod deepseek2;
 mod dots1;
@@ -11,6 +12,7 @@ mod gemma4;
 mod glm4moe;
 mod gpt_oss;
 mod granitemoe;
+mod hunyuan_moe;
 mod keys;
 mod llama;
 mod llama4;
@@ -18,6 +20,7 @@ mod minimax_m2;
 mod olmo2;
 mod olmoe;
 mod phi3;
+mod phimoe;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
@@ -56,6 +59,9 @@ const ALL: &[Architecture] = &[
     ("dots1", dots1::plan),
     ("minimax-m2", minimax_m2::plan),
     ("ernie4_5-moe", ernie4_5_moe::plan),
+    ("bailingmoe2", bailingmoe2::plan),
+    ("hunyuan-moe", hunyuan_moe::plan),
+    ("phimoe", phimoe::plan),
 ];
 
 /// Plans the model in a file with these metadata and tensors.

@@ -3,8 +3,9 @@
 
 use super::decoder::Decoder;
 use super::file::File;
+use super::rope;
 use crate::error::Result;
-use crate::plan::{FfnPlan, LayerPlan, LongFactors, Pairs, Plan};
+use crate::plan::{FfnPlan, LayerPlan, Pairs, Plan};
 
 pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let model = Decoder::windowed(file, file.keys.count("attention.head_count_kv")?)?;
@@ -24,10 +25,6 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
         }
         LayerPlan { mix: model.mix(layer, heads), ffn, scale: None }
     })?;
-    let [short, long] = ["short", "long"].map(|which| format!("rope_factors_{which}.weight"));
-    if file.has(&long) {
-        plan.ropes[0].factors = Some(short);
-        plan.ropes[0].long = Some(LongFactors { factors: long, beyond: plan.n_ctx_original });
-    }
+    rope::with_long_factors(file, &mut plan);
     Ok(plan)
 }

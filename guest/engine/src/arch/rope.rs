@@ -3,7 +3,7 @@
 use super::file::File;
 use crate::error::{Error, Result};
 use crate::options::{ROPE_FACTOR_MAX, RopeScaling};
-use crate::plan::{FrequencyScaling, Pairs, RopePlan};
+use crate::plan::{FrequencyScaling, LongFactors, Pairs, Plan, RopePlan};
 
 /// Reads base and scaling; keys of scaling that is not done say nothing.
 pub(super) fn plan(
@@ -59,6 +59,16 @@ pub(super) fn of_windows(file: &File<'_>, head_dim: usize, pairs: Pairs) -> Resu
         scaling: FrequencyScaling::Linear { factor: 1.0 },
         magnitude: 1.0,
     })
+}
+
+/// Takes the factors of Phi's files, if there are any: some for short contexts, and others
+/// for long ones.
+pub(super) fn with_long_factors(file: &File<'_>, plan: &mut Plan) {
+    let [short, long] = ["short", "long"].map(|which| format!("rope_factors_{which}.weight"));
+    if file.has(&long) {
+        plan.ropes[0].factors = Some(short);
+        plan.ropes[0].long = Some(LongFactors { factors: long, beyond: plan.n_ctx_original });
+    }
 }
 
 /// How many numbers of a head are turned.
