@@ -54,6 +54,11 @@ fn check(name: &str) {
 
 /// Also in these quantisations, as close to llama.cpp as that.
 fn check_quantized(name: &str, quantizations: &[(&str, f64)]) {
+    check_from(name, quantizations, |quant| format!("lcpp-{quant}"));
+}
+
+/// Also in these quantisations, as close as that to the reference that `of` names.
+fn check_from(name: &str, quantizations: &[(&str, f64)], of: impl Fn(&str) -> String) {
     let Some(golden) = golden() else { return };
     let reference = |of: &str| read_npy(&golden.join(format!("{name}.logits.{of}.npy")), N_VOCAB);
 
@@ -69,7 +74,7 @@ fn check_quantized(name: &str, quantizations: &[(&str, f64)]) {
 
     for &(quant, limit) in quantizations {
         let got = run(&golden, &format!("{name}-{quant}.gguf"));
-        let kl = mean_kl(&reference(&format!("lcpp-{quant}")), &got);
+        let kl = mean_kl(&reference(&of(quant)), &got);
         println!("{name} {quant}: mean KL {kl:.1e}");
         assert!(kl < limit, "{name} {quant}: mean KL {kl}");
     }
@@ -99,4 +104,60 @@ fn olmoe() {
 #[test]
 fn granitemoe() {
     check_quantized("granitemoe", &[("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn dsv3() {
+    check("dsv3");
+}
+
+/// llama.cpp does not read how its YaRN is to be done.
+#[test]
+fn kimik2() {
+    check_from("kimik2", &[("q8_0", 1e-1), ("q4_k_m", 1e-1)], |_| "hf".to_owned());
+}
+
+#[test]
+fn deepseekv2() {
+    check_quantized("deepseekv2", &[("q8_0", 5e-3), ("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn glm4moelite() {
+    check_quantized("glm4moelite", &[("q8_0", 5e-3), ("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn glm4moe() {
+    check_quantized("glm4moe", &[("q8_0", 5e-3), ("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn dots1() {
+    check_quantized("dots1", &[]);
+}
+
+#[test]
+fn minimaxm2() {
+    check_quantized("minimaxm2", &[("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn ernie45moe() {
+    check_quantized("ernie45moe", &[("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn bailing2() {
+    check_quantized("bailing2", &[]);
+}
+
+#[test]
+fn hunyuanmoe() {
+    check_quantized("hunyuanmoe", &[]);
+}
+
+#[test]
+fn phimoe() {
+    check_quantized("phimoe", &[]);
 }

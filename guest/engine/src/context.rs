@@ -19,6 +19,9 @@ pub struct Context {
     tokens: Vec<u32>,
     /// How many of the tokens are in the cache.
     computed: usize,
+    /// Whether these were computed as part of a long context, in which positions turn
+    /// otherwise.
+    is_long: bool,
     /// Tokens that are in the cache behind those, though nobody chose them yet.
     drafted: VecDeque<u32>,
     /// The logits behind the last computed token and behind each of the drafted
@@ -43,6 +46,7 @@ impl Context {
             n_ctx,
             tokens: Vec::new(),
             computed: 0,
+            is_long: false,
             drafted: VecDeque::new(),
             logits: Vec::new(),
             drafted_tokens: 0,
@@ -113,12 +117,10 @@ impl Context {
         let computed = self.compute(&[]);
         if computed.is_err() {
             self.rewind(before)?;
-            self.cache.truncate(before);
-            if self.logits.is_empty() {
-                // Those behind the last token went with the first batch; should they be
-                // wanted, they are computed once more.
-                self.computed = self.computed.min(before.saturating_sub(1));
-            }
+            // Those behind the last token went with the first batch; should they be
+            // wanted, they are computed once more.
+            let n = if self.logits.is_empty() { before.saturating_sub(1) } else { before };
+            self.computed = self.cache.rewind(self.computed.min(n));
         }
         computed
     }
@@ -166,12 +168,17 @@ impl Context {
         }
         self.tokens.truncate(n);
         if n < self.computed {
-            self.computed = n;
-            self.drafted.clear();
-            self.logits.clear();
-            self.cache.truncate(n);
+            self.forget(n);
         }
         Ok(())
+    }
+
+    /// Forgets what was computed of tokens from `n` on, and of those before them if a layer
+    /// no longer has what the next one would attend to: then all are computed anew.
+    fn forget(&mut self, n: usize) {
+        self.computed = self.cache.rewind(n);
+        self.drafted.clear();
+        self.logits.clear();
     }
 
     /// Computes what is not computed yet, and with the last of it as much of
@@ -188,10 +195,17 @@ impl Context {
         if self.computed == n {
             return Ok(());
         }
+        let n_short = self.model.n_ctx_short;
+        let is_long = n > n_short;
+        if is_long != self.is_long {
+            self.forget(0);
+            self.is_long = is_long;
+        }
         self.drafted.clear();
         self.logits.truncate(n_vocab);
         let n_batch = self.make_room(n, draft.len())?;
-        let room = self.n_ctx.min(self.cache.room()) - n;
+        let n_max = if is_long { self.n_ctx } else { self.n_ctx.min(n_short) };
+        let room = n_max.min(self.cache.room()) - n;
         while self.computed < n {
             let end = n.min(self.computed + n_batch);
             let n_new = end - self.computed;
@@ -202,7 +216,7 @@ impl Context {
             }
             let mut compute = |tokens: &[u32]| {
                 let n_logits = if last { 1 + tokens.len() - n_new } else { 0 };
-                let batch = Batch { position: self.computed, tokens, n_logits };
+                let batch = Batch { position: self.computed, tokens, n_logits, is_long };
                 forward(&self.model, &mut self.cache, &mut self.scratch, &batch)
             };
             match compute(&tokens) {
@@ -304,7 +318,9 @@ mod tests {
     /// beyond the room that was made for it.
     #[test]
     fn batches_take_what_they_are_said_to_take() {
-        for name in ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16"] {
+        for name in
+            ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16", "dsv3-q4_k_m", "deepseekv2-f16"]
+        {
             let model = load(name);
             let mut context = Context::new(model.clone(), None).unwrap();
             for n in [1, 3, 16, 17, 60, 2, 33] {
@@ -397,7 +413,7 @@ mod tests {
     fn logits_do_not_depend_on_drafts() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let mut random = |n: usize| rng.next_u64() as usize % n;
-        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16"] {
+        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16", "dsv3-q8_0"] {
             let model = load(name);
             let text: Vec<u32> = (0..150).map(|_| random(500) as u32).collect();
             let mut plain = Context::new(model.clone(), None).unwrap();

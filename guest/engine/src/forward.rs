@@ -14,6 +14,8 @@ pub(crate) struct Batch<'a> {
     pub tokens: &'a [u32],
     /// Of how many tokens, from the last one backwards, the logits are wanted.
     pub n_logits: usize,
+    /// Whether the context is a long one, which all of it must have been computed for.
+    pub is_long: bool,
 }
 
 /// Computes a batch, fills the cache, which has room for it as `scratch` has, and
@@ -34,7 +36,9 @@ pub(crate) fn forward(
     scratch.all.clear();
     scratch.all.extend(0..n_tokens);
     scratch.angles.clear();
-    scratch.angles.extend(model.ropes.iter().map(|rope| rope.angles(position, n_tokens)));
+    scratch
+        .angles
+        .extend(model.ropes.iter().map(|rope| rope.angles(position, n_tokens, batch.is_long)));
     let mut pass = Pass {
         exchange: &model.exchange,
         experts: &model.experts,
@@ -77,9 +81,9 @@ mod tests {
         };
         let single = |position: usize| {
             let tokens = &tokens[position..=position];
-            Batch { position, tokens, n_logits: usize::from(position >= 2) }
+            Batch { position, tokens, n_logits: usize::from(position >= 2), is_long: false }
         };
-        let all = run(&[Batch { position: 0, tokens: &tokens, n_logits: 3 }]);
+        let all = run(&[Batch { position: 0, tokens: &tokens, n_logits: 3, is_long: false }]);
         assert_eq!(all.len(), 3 * model.info().n_vocab as usize);
         assert_eq!(all, run(&[0, 1, 2, 3, 4].map(single)));
     }

@@ -7,7 +7,7 @@ use crate::arch;
 use crate::blocks::{Block, Embedding, Head, Layer, Loader, Widths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, Experts};
-use crate::gguf::{Gguf, Header, Metadata, TensorInfo};
+use crate::gguf::{ExpertName, Gguf, Header, Metadata, Part, TensorInfo};
 use crate::kv_cache::{CHUNK, KvCache};
 use crate::options::LoadOptions;
 use crate::plan::{FfnPlan, Plan, RopePlan, VectorPlan};
@@ -29,9 +29,6 @@ const PACKED_VERSIONS: RangeInclusive<u32> = 2..=3;
 /// prompt, its tokens.
 const HEAP_LOSS_BYTES: u64 = 2 << 20;
 
-/// Less than that between two tensors is what aligns them.
-const NEIGHBOUR_BYTES: u64 = 4096;
-
 /// A model whose weights are open. Sessions share it.
 pub struct Model {
     /// This member's place in the team that computes the model.
@@ -46,6 +43,8 @@ pub struct Model {
     /// How much room passes need.
     pub(crate) widths: Widths,
     pub(crate) sources: Vec<Box<dyn Source>>,
+    /// In contexts of more tokens, positions turn by other factors.
+    pub(crate) n_ctx_short: usize,
     info: ModelInfo,
 }
 
@@ -99,11 +98,12 @@ impl Model {
             n_layer: plan.layers.len(),
             n_expert: takes.room.n_expert,
             n_expert_used: takes.room.n_expert_used,
-            dense_bytes: dense_bytes(&header),
-            dense: dense(&header),
+            dense: dense(&header, &plan),
             kv_bytes_per_token: takes.state.member_bytes_per_token,
             kv_chunk: CHUNK,
-            session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths),
+            session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths)
+                .saturating_add(takes.state.member_window_bytes)
+                .saturating_add(takes.copied_bytes),
             layers: pieces(&plan, &mut loader)?,
         })?;
         let embedding = Embedding::load(&plan.embedding, &mut loader)?;
@@ -113,7 +113,7 @@ impl Model {
         let layers = plan.layers.iter().map(|plan| Layer::load(plan, &mut loader));
         let layers = layers.collect::<Result<Vec<_>>>()?;
 
-        if let Some(unused) = loader.unused() {
+        if let Some(unused) = loader.unused().find(|name| !plan.skips(name)) {
             return Err(Error::unsupported(format!(
                 "tensor {unused} has no place in the architecture `{}` as it is known here; the \
                  model would not compute what it was trained for",
@@ -139,7 +139,21 @@ impl Model {
         }
         let experts = Experts::new(store, left, mixtures, exchange.size() == 1)?;
         let info = ModelInfo::new(&header, &plan, &takes)?;
-        Ok(Self { exchange, ropes, embedding, layers, head, experts, takes, widths, sources, info })
+        let long = plan.ropes.iter().filter_map(|rope| rope.long.as_ref());
+        let n_ctx_short = long.map(|long| long.beyond).min().unwrap_or(usize::MAX);
+        Ok(Self {
+            exchange,
+            ropes,
+            embedding,
+            layers,
+            head,
+            experts,
+            takes,
+            widths,
+            sources,
+            n_ctx_short,
+            info,
+        })
     }
 
     /// What the model is.
@@ -173,48 +187,44 @@ fn check_layout(metadata: &Metadata) -> Result<()> {
 
 /// What all blocks take together, in a team of `size` members.
 fn takes(plan: &Plan, size: usize) -> Takes {
-    let ends = Embedding::takes(&plan.embedding, size)
+    let mut ends = Embedding::takes(&plan.embedding, size)
         .and(Head::takes(&plan.head, &plan.embedding.matrix));
+    ends.room.angles = plan.ropes.iter().map(|rope| rope.dims).sum();
     plan.layers.iter().map(|plan| Layer::takes(plan, size)).fold(ends, Takes::and)
 }
 
 fn rope(plan: &RopePlan, loader: &mut Loader<'_>) -> Result<Rope> {
-    let factors = plan.factors.clone();
-    let factors = factors.map(|name| loader.vector(&VectorPlan { name, len: plan.dims / 2 }));
-    Rope::new(plan, factors.transpose()?.as_deref())
+    let mut factors = |name: Option<&String>| {
+        let plan = name.map(|name| VectorPlan { name: name.clone(), len: plan.dims / 2 });
+        plan.map(|plan| loader.vector(&plan)).transpose()
+    };
+    let long = plan.long.as_ref().map(|long| &long.factors);
+    let (factors, long) = (factors(plan.factors.as_ref())?, factors(long)?);
+    Rope::new(plan, factors.as_deref(), long.as_deref())
 }
 
 /// The layers that have experts, and where these lie.
 fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>)>> {
     let mixtures = plan.layers.iter().enumerate().filter_map(|(i, layer)| match &layer.ffn.op {
         FfnPlan::Dense(_) => None,
-        FfnPlan::Mixture(mixture) => Some((i, mixture)),
+        FfnPlan::Mixture(mixture) => Some((i, &**mixture)),
+        FfnPlan::Both(both) => Some((i, &both.mixture.op)),
     });
     mixtures.map(|(i, mixture)| Ok((i, loader.experts(mixture)?.pieces()))).collect()
 }
 
-/// Bytes of the weights that every token needs.
-fn dense_bytes(header: &Header) -> u64 {
-    let dense = header.tensors.values().filter(|tensor| !tensor.is_expert());
-    dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
-}
-
-/// Where these weights lie, neighbours together.
-fn dense(header: &Header) -> Vec<Piece> {
-    let tensors = header.tensors.values().filter(|tensor| !tensor.is_expert());
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_by_key(|tensor| (tensor.file, tensor.offset));
-    let mut pieces: Vec<Piece> = Vec::new();
-    for &TensorInfo { file, offset, size: length, .. } in tensors {
-        match pieces.last_mut() {
-            Some(last)
-                if last.file == file && offset - last.offset < last.length + NEIGHBOUR_BYTES =>
-            {
-                last.length = last.length.max(offset - last.offset + length);
-            }
-            _ => pieces.push(Piece { file, offset, length }),
-        }
-    }
+/// Where the weights lie that every token needs, or that all experts have in one place:
+/// their biases.
+fn dense(header: &Header, plan: &Plan) -> Vec<Piece> {
+    let is_expert = |tensor: &TensorInfo| {
+        ExpertName::parse(&tensor.name).is_some_and(|name| name.part == Part::Weight)
+    };
+    let tensors = header.tensors.values();
+    let dense = tensors.filter(|tensor| !is_expert(tensor) && !plan.skips(&tensor.name));
+    let mut pieces: Vec<_> = dense
+        .map(|tensor| Piece { file: tensor.file, offset: tensor.offset, length: tensor.size })
+        .collect();
+    pieces.sort_by_key(|piece| (piece.file, piece.offset));
     pieces
 }
 
@@ -234,7 +244,7 @@ fn session_bytes(tensors: &BTreeMap<String, TensorInfo>, n_vocab: usize, widths:
 mod tests {
     use super::*;
     use crate::options::KvFormat;
-    use crate::takes::{Room, State};
+    use crate::takes::{LatentRoom, Room, State};
 
     #[test]
     fn blocks_say_what_they_take() {
@@ -253,13 +263,17 @@ mod tests {
                 n_embd: 256,
                 heads: 8 * 32,
                 kv_heads: 2 * 32,
-                head_dim: 32,
+                angles: 32,
+                sum: 0,
                 n_ff: 512,
                 n_ff_expert: 256,
+                expert_bias: 0,
                 n_expert: 8,
                 n_expert_used: 3,
+                latent: LatentRoom::default(),
             },
-            state: State { bytes_per_token: 1024, member_bytes_per_token },
+            state: State { bytes_per_token: 1024, member_bytes_per_token, member_window_bytes: 0 },
+            copied_bytes: 0,
         };
         // Of three members, one has heads that need both KV heads.
         for (size, member_bytes_per_token) in [(1, 1024), (2, 512), (3, 1024), (8, 512)] {

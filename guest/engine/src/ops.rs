@@ -71,6 +71,15 @@ pub(crate) fn rms_norm(x: &mut [f32], weight: &[f32], epsilon: f32) {
     combine(x, weight, |x, w| x.mul_f32(scale).mul_f32(w));
 }
 
+/// Subtracts the mean of `x`, scales it by the root of its variance, then by `weight`
+/// ([LayerNorm](https://arxiv.org/abs/1607.06450)), in place.
+pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], epsilon: f32) {
+    let sum: f64 = x.iter().map(|&x| f64::from(x)).sum();
+    let mean = V::splat_f32((sum / x.len() as f64) as f32);
+    combine(x, weight, |x, _| x.sub_f32(mean));
+    rms_norm(x, weight, epsilon);
+}
+
 /// Whether no number is an infinity or NaN.
 pub(crate) fn are_finite(x: &[f32]) -> bool {
     // A product with zero is NaN then, and so is a sum with it.
@@ -98,6 +107,21 @@ pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
     combine(x, y, |x, y| x.add_f32(y.mul_f32(scale)));
 }
 
+/// `limit * tanh(x / limit)`, in place.
+pub(crate) fn softcap(x: &mut [f32], limit: f32) {
+    // The hyperbolic tangent is 1 - 2 / (e^(2 x) + 1).
+    let (one, two) = (V::splat_f32(1.0), V::splat_f32(2.0));
+    let (limit, factor) = (V::splat_f32(limit), V::splat_f32(2.0 / limit));
+    let cap = |x: V| {
+        let e = x.mul_f32(factor).exp_f32();
+        limit.mul_f32(one.sub_f32(two.div_f32(e.add_f32(one))))
+    };
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    replace(fours, cap);
+    let last = cap(load(&padded(rest))).to_f32();
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
 /// Multiplies `x` by `factor`.
 pub(crate) fn scale(x: &mut [f32], factor: f32) {
     x.iter_mut().for_each(|x| *x *= factor);
@@ -113,6 +137,31 @@ pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
     });
 }
 
+/// `gelu(gate) * up` into `gate` ([GELU](https://arxiv.org/abs/1606.08415)), with the
+/// hyperbolic tangent in place of the error function.
+pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
+    // (1 + tanh x) / 2 is the logistic function of 2 x; this is -2 sqrt(2 / pi).
+    let scale = V::splat_f32(-1.595_769_1);
+    let (one, cubic) = (V::splat_f32(1.0), V::splat_f32(0.044_715));
+    combine(gate, up, |gate, up| {
+        let inner = one.add_f32(gate.mul_f32(gate).mul_f32(cubic)).mul_f32(gate);
+        gate.div_f32(one.add_f32(inner.mul_f32(scale).exp_f32())).mul_f32(up)
+    });
+}
+
+/// `g * sigmoid(alpha * g) * (u + 1)` into `gate`, where `g` is `gate`, but `limit` at
+/// most, and `u` is `up`, but between `-limit` and `limit`.
+pub(crate) fn clamped_swiglu(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+    let (one, alpha) = (V::splat_f32(1.0), V::splat_f32(-alpha));
+    let (low, high) = (V::splat_f32(-limit), V::splat_f32(limit));
+    combine(gate, up, |gate, up| {
+        let gate = high.min_f32(gate);
+        let up = low.max_f32(high.min_f32(up));
+        let swish = gate.div_f32(one.add_f32(gate.mul_f32(alpha).exp_f32()));
+        swish.mul_f32(up.add_f32(one))
+    });
+}
+
 /// Fewer than four numbers, and zeros.
 fn padded(x: &[f32]) -> [f32; 4] {
     let mut four = [0.0; 4];
@@ -123,6 +172,16 @@ fn padded(x: &[f32]) -> [f32; 4] {
 /// The logistic function.
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + libm::expf(-x))
+}
+
+/// Turns numbers into their [logistic function](sigmoid), in place.
+pub(crate) fn sigmoids(x: &mut [f32]) {
+    let one = V::splat_f32(1.0);
+    let of = |x: V| one.div_f32(one.add_f32(V::splat_f32(0.0).sub_f32(x).exp_f32()));
+    let (fours, rest) = x.as_chunks_mut::<4>();
+    replace(fours, of);
+    let last = of(load(&padded(rest))).to_f32();
+    rest.copy_from_slice(&last[..rest.len()]);
 }
 
 /// Turns scores into probabilities, in place.
@@ -172,6 +231,40 @@ mod tests {
             swiglu(&mut got, &y);
             let swish = |x: &f64| x / (1.0 + (-x).exp());
             close(&got, &xs.iter().zip(&ys).map(|(x, y)| swish(x) * y).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            layer_norm(&mut got, &y, 1e-5);
+            let mean = xs.iter().sum::<f64>() / n as f64;
+            let variance = xs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+            let magnitude = (variance + 1e-5).sqrt();
+            close(
+                &got,
+                &xs.iter().zip(&ys).map(|(x, w)| (x - mean) / magnitude * w).collect::<Vec<_>>(),
+            );
+
+            let mut got = x.clone();
+            geglu(&mut got, &y);
+            let gelu = |x: &f64| {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                x / 2.0 * (1.0 + inner.tanh())
+            };
+            close(&got, &xs.iter().zip(&ys).map(|(x, y)| gelu(x) * y).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            clamped_swiglu(&mut got, &y, 1.7, 2.5);
+            let clamped = |(x, y): (&f64, &f64)| {
+                let (gate, up) = (x.min(2.5), y.clamp(-2.5, 2.5));
+                gate / (1.0 + (-f64::from(1.7f32) * gate).exp()) * (up + 1.0)
+            };
+            close(&got, &xs.iter().zip(&ys).map(clamped).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            softcap(&mut got, 1.5);
+            close(&got, &xs.iter().map(|x| 1.5 * (x / 1.5).tanh()).collect::<Vec<_>>());
+
+            let mut got = x.clone();
+            sigmoids(&mut got);
+            close(&got, &xs.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect::<Vec<_>>());
 
             let mut got = x.clone();
             softmax(&mut got);

@@ -9,6 +9,8 @@ use crate::plan::{FrequencyScaling, Pairs, RopePlan};
 pub(crate) struct Rope {
     /// Radians a position, for each pair of numbers.
     frequencies: Vec<f32>,
+    /// The same in long contexts, where they are others then.
+    long: Option<Vec<f32>>,
     /// Factor on sine and cosine.
     magnitude: f32,
     pairs: Pairs,
@@ -23,55 +25,68 @@ pub(crate) struct Angles {
 }
 
 impl Rope {
-    /// `factors` are those that the plan names: they divide the frequencies.
-    pub fn new(plan: &RopePlan, factors: Option<&[f32]>) -> Result<Self> {
-        let &RopePlan { dims, base, .. } = plan;
-        if factors.is_some_and(|factors| factors.iter().any(|&factor| factor <= 0.0)) {
-            return Err(Error::invalid(format!(
-                "tensor {} has factors that are not positive; the file is damaged",
-                plan.factors.as_deref().unwrap_or_default()
-            )));
-        }
-        let frequency = |i: usize| {
-            let f = libm::pow(base, -2.0 * i as f64 / dims as f64);
-            f / factors.map_or(1.0, |factors| f64::from(factors[i]))
-        };
-        let scale: Box<dyn Fn(usize) -> f64> = match plan.scaling {
-            FrequencyScaling::Linear { factor } => Box::new(move |_| 1.0 / factor),
-            FrequencyScaling::Yarn { factor, n_ctx, fast, slow } => {
-                // The pair that turns `n` times within the original context.
-                let pair = |n: f64| {
-                    let turns = n_ctx / (n * 2.0 * std::f64::consts::PI);
-                    dims as f64 * libm::log(turns) / (2.0 * libm::log(base))
-                };
-                let low = libm::floor(pair(fast)).max(0.0);
-                let high = libm::ceil(pair(slow)).min(dims as f64 - 1.0);
-                Box::new(move |i| {
-                    let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                    ramp / factor + (1.0 - ramp)
-                })
-            }
-        };
-        let frequencies: Vec<f32> =
-            (0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect();
+    /// `factors`, and those of `long` contexts, are what the plan names: they divide the
+    /// frequencies.
+    pub fn new(plan: &RopePlan, factors: Option<&[f32]>, long: Option<&[f32]>) -> Result<Self> {
+        let frequencies = frequencies(plan, factors)?;
+        let long = long.map(|long| self::frequencies(plan, Some(long))).transpose()?;
         let magnitude = plan.magnitude as f32;
-        if !magnitude.is_finite() || frequencies.iter().any(|f| !f.is_finite()) {
+        let mut all = frequencies.iter().chain(long.iter().flatten());
+        if !magnitude.is_finite() || all.any(|f| !f.is_finite()) {
             return Err(Error::invalid("the RoPE scaling overflows; the file is damaged"));
         }
-        Ok(Self { frequencies, magnitude, pairs: plan.pairs })
+        Ok(Self { frequencies, long, magnitude, pairs: plan.pairs })
     }
 
-    /// The angles of `n_tokens` tokens at positions from `position` on; all
-    /// heads of all layers share them.
-    pub fn angles(&self, position: usize, n_tokens: usize) -> Angles {
+    /// The angles of `n_tokens` tokens at positions from `position` on, in a context that
+    /// is long or not; all heads of all layers share them.
+    pub fn angles(&self, position: usize, n_tokens: usize, is_long: bool) -> Angles {
+        let frequencies = self.long.as_ref().filter(|_| is_long).unwrap_or(&self.frequencies);
         let sin_cos = (position..position + n_tokens).flat_map(|position| {
-            self.frequencies.iter().map(move |f| {
+            frequencies.iter().map(move |f| {
                 let (sin, cos) = libm::sincosf(position as f32 * f);
                 (sin * self.magnitude, cos * self.magnitude)
             })
         });
         Angles { sin_cos: sin_cos.collect(), n_pairs: self.frequencies.len(), pairs: self.pairs }
     }
+}
+
+/// Radians a position for each pair of numbers, divided by factors if there are any.
+fn frequencies(plan: &RopePlan, factors: Option<&[f32]>) -> Result<Vec<f32>> {
+    let &RopePlan { dims, base, .. } = plan;
+    if factors.is_some_and(|factors| factors.iter().any(|&factor| factor <= 0.0)) {
+        let long = plan.long.as_ref().map(|long| long.factors.as_str());
+        let names = [plan.factors.as_deref(), long].into_iter().flatten();
+        return Err(Error::invalid(format!(
+            "RoPE has factors that are not positive ({}); the file is damaged",
+            names.collect::<Vec<_>>().join(", ")
+        )));
+    }
+    let frequency = |i: usize| {
+        let f = libm::pow(base, -2.0 * i as f64 / dims as f64);
+        f / factors.map_or(1.0, |factors| f64::from(factors[i]))
+    };
+    let scale: Box<dyn Fn(usize) -> f64> = match plan.scaling {
+        FrequencyScaling::Linear { factor } => Box::new(move |_| 1.0 / factor),
+        FrequencyScaling::Yarn { factor, n_ctx, fast, slow, whole_pairs } => {
+            // The pair that turns `n` times within the original context.
+            let pair = |n: f64| {
+                let turns = n_ctx / (n * 2.0 * std::f64::consts::PI);
+                dims as f64 * libm::log(turns) / (2.0 * libm::log(base))
+            };
+            let (low, high) = match whole_pairs {
+                true => (libm::floor(pair(fast)), libm::ceil(pair(slow))),
+                false => (pair(fast), pair(slow)),
+            };
+            let (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
+            Box::new(move |i| {
+                let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                ramp / factor + (1.0 - ramp)
+            })
+        }
+    };
+    Ok((0..dims / 2).map(|i| (frequency(i) * scale(i)) as f32).collect())
 }
 
 impl Angles {
@@ -103,7 +118,7 @@ mod tests {
 
     /// As a model of one head of 128 numbers whose metadata have `pairs`.
     fn rope(pairs: &[(&str, Value)]) -> Rope {
-        Rope::new(&plan_with(pairs).unwrap().ropes[0], None).unwrap()
+        Rope::new(&plan_with(pairs).unwrap().ropes[0], None, None).unwrap()
     }
 
     #[track_caller]
@@ -147,7 +162,7 @@ mod tests {
     /// The same, loaded with this scaling.
     fn scaled(pairs: &[(&str, Value)], scaling: RopeScaling) -> Rope {
         let options = LoadOptions { rope_scaling: Some(scaling), ..LoadOptions::default() };
-        Rope::new(&plan_loaded(pairs, &options).unwrap().ropes[0], None).unwrap()
+        Rope::new(&plan_loaded(pairs, &options).unwrap().ropes[0], None, None).unwrap()
     }
 
     /// What is chosen is computed as the same in the file would be, whatever that says.

@@ -21,6 +21,8 @@ pub(crate) struct Takes {
     pub expert_products: u64,
     pub room: Room,
     pub state: State,
+    /// Bytes of weights that a member has copies of.
+    pub copied_bytes: u64,
 }
 
 /// The longest vectors that a token needs at a time.
@@ -31,22 +33,71 @@ pub(crate) struct Room {
     /// Of queries, and of keys and values.
     pub heads: usize,
     pub kv_heads: usize,
-    pub head_dim: usize,
+    /// Numbers that positions turn, for each RoPE.
+    pub angles: usize,
+    /// Of hidden states, where two networks add up.
+    pub sum: usize,
     /// Of networks that are no experts; 0 if there are none.
     pub n_ff: usize,
     /// Of experts; 0 if there are none.
     pub n_ff_expert: usize,
+    /// Of biases of experts; 0 if there are none.
+    pub expert_bias: usize,
     pub n_expert: usize,
     pub n_expert_used: usize,
+    pub latent: LatentRoom,
 }
 
-/// Bytes of what is remembered of each token.
+/// Queries of latents that are computed together: of as many heads as that are. One head's
+/// of a whole batch are as many.
+const N_QUERIES: usize = BATCH_MAX;
+
+/// What attention over latents needs; nothing if there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LatentRoom {
+    /// Heads of the member that has most.
+    pub n_head: usize,
+    /// Numbers of a query where it meets a latent.
+    pub query: usize,
+    /// Numbers that go into a matrix of a head.
+    pub inner: usize,
+    /// Numbers of a chunk of latents.
+    pub chunk: usize,
+    /// Numbers of what is gathered of a team's latents.
+    pub gathered: usize,
+}
+
+impl LatentRoom {
+    /// How many of `n_head` heads are computed together for `n_tokens` tokens.
+    pub fn n_together(n_head: usize, n_tokens: usize) -> usize {
+        (N_QUERIES / n_tokens).clamp(1, n_head.max(1))
+    }
+
+    /// The most queries that are computed together, for up to `n_tokens` tokens.
+    pub fn n_queries(&self, n_tokens: usize) -> usize {
+        n_tokens.saturating_mul(self.n_head).min(n_tokens.max(N_QUERIES))
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            n_head: self.n_head.max(other.n_head),
+            query: self.query.max(other.query),
+            inner: self.inner.max(other.inner),
+            chunk: self.chunk.max(other.chunk),
+            gathered: self.gathered.max(other.gathered),
+        }
+    }
+}
+
+/// Bytes of what is remembered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct State {
-    /// By all members of a team together.
+    /// Of each token, by all members of a team together.
     pub bytes_per_token: u64,
     /// By the member that remembers most.
     pub member_bytes_per_token: u64,
+    /// By that member in layers that remember the latest tokens only, at most.
+    pub member_window_bytes: u64,
 }
 
 impl Takes {
@@ -62,18 +113,24 @@ impl Takes {
                 n_embd: a.n_embd.max(b.n_embd),
                 heads: a.heads.max(b.heads),
                 kv_heads: a.kv_heads.max(b.kv_heads),
-                head_dim: a.head_dim.max(b.head_dim),
+                angles: a.angles.max(b.angles),
+                sum: a.sum.max(b.sum),
                 n_ff: a.n_ff.max(b.n_ff),
                 n_ff_expert: a.n_ff_expert.max(b.n_ff_expert),
+                expert_bias: a.expert_bias.max(b.expert_bias),
                 n_expert: a.n_expert.max(b.n_expert),
                 n_expert_used: a.n_expert_used.max(b.n_expert_used),
+                latent: a.latent.max(b.latent),
             },
             state: State {
                 bytes_per_token: (self.state.bytes_per_token)
                     .saturating_add(other.state.bytes_per_token),
                 member_bytes_per_token: (self.state.member_bytes_per_token)
                     .saturating_add(other.state.member_bytes_per_token),
+                member_window_bytes: (self.state.member_window_bytes)
+                    .saturating_add(other.state.member_window_bytes),
             },
+            copied_bytes: self.copied_bytes.saturating_add(other.copied_bytes),
         }
     }
 

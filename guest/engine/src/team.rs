@@ -88,7 +88,17 @@ pub(crate) fn checked_size(team: &dyn Team) -> Result<usize> {
 
 /// What of `n` things each member of a team of `size` gets.
 pub(crate) fn shares(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..size).map(move |rank| Split { len: n, unit: 1, rank, size }.mine())
+    shares_of_units(n, 1, size)
+}
+
+/// The same where each `unit` things stay together, and with the last of them what is
+/// left.
+pub(crate) fn shares_of_units(
+    n: usize,
+    unit: usize,
+    size: usize,
+) -> impl Iterator<Item = Range<usize>> {
+    (0..size).map(move |rank| Split { len: n, unit, rank, size }.mine())
 }
 
 /// How the numbers of a vector, or the rows of a matrix, are dealt out.
@@ -207,8 +217,14 @@ impl Exchange {
 
     /// Deals out whole heads.
     pub fn heads(&self, n_head: usize, head_dim: usize) -> Split {
+        self.units(n_head * head_dim, head_dim)
+    }
+
+    /// Deals out `len` numbers, of which each `unit` stay together, and with the last of
+    /// them what is left.
+    pub fn units(&self, len: usize, unit: usize) -> Split {
         let (rank, size) = (self.team.rank(), self.team.size());
-        Split { len: n_head * head_dim, unit: head_dim, rank, size }
+        Split { len, unit, rank, size }
     }
 
     /// Fails for all members if it fails for one of them: with its own error for that

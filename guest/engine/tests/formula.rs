@@ -76,7 +76,7 @@ impl Weights {
 
     /// The network number `i` of those in the tensors of this kind.
     fn glu(&self, layer: &str, kind: &str, i: usize, n_ff: usize, x: &[f64]) -> Vec<f64> {
-        let name = |part: &str| format!("{layer}.ffn_{part}_{kind}");
+        let name = |part: &str| format!("{layer}.ffn_{part}{kind}");
         let gate = self.rows(&name("gate"), i * n_ff, n_ff, x);
         let up = self.rows(&name("up"), i * n_ff, n_ff, x);
         let inner = gate.iter().zip(up).map(|(g, up)| g / (1.0 + (-g).exp()) * up);
@@ -99,11 +99,11 @@ fn add(x: &mut [f64], y: &[f64], factor: f64) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y * factor);
 }
 
-/// Turns neighbours in each head.
-fn turn(x: &mut [f64], position: usize) {
-    for head in x.chunks_mut(HEAD_DIM) {
+/// Turns neighbours in each head of `n` numbers.
+fn turn(x: &mut [f64], n: usize, base: f64, position: usize) {
+    for head in x.chunks_mut(n) {
         for (i, pair) in head.chunks_mut(2).enumerate() {
-            let angle = position as f64 * 1e6f64.powf(-2.0 * i as f64 / HEAD_DIM as f64);
+            let angle = position as f64 * base.powf(-2.0 * i as f64 / n as f64);
             let (x, y) = (pair[0], pair[1]);
             pair[0] = x * angle.cos() - y * angle.sin();
             pair[1] = x * angle.sin() + y * angle.cos();
@@ -133,8 +133,8 @@ fn granite(weights: &Weights, tokens: &[u32], factors: Factors) -> Vec<Vec<f64>>
             let x = weights.norm(&name("attn_norm"), hidden);
             let mut query = weights.matrix(&name("attn_q"), &x);
             let mut key = weights.matrix(&name("attn_k"), &x);
-            turn(&mut query, position);
-            turn(&mut key, position);
+            turn(&mut query, HEAD_DIM, 1e6, position);
+            turn(&mut key, HEAD_DIM, 1e6, position);
             keys.push(key);
             values.push(weights.matrix(&name("attn_v"), &x));
             let mut mixed = vec![0.0; query.len()];
@@ -154,9 +154,9 @@ fn granite(weights: &Weights, tokens: &[u32], factors: Factors) -> Vec<Vec<f64>>
             order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
             order.truncate(N_USED);
             let chosen: Vec<_> = order.iter().map(|&expert| logits[expert]).collect();
-            let mut out = weights.glu(layer, "shexp", 0, N_FF_SHARED, &x);
+            let mut out = weights.glu(layer, "_shexp", 0, N_FF_SHARED, &x);
             for (&expert, weight) in order.iter().zip(softmax(&chosen)) {
-                add(&mut out, &weights.glu(layer, "exps", expert, N_FF, &x), weight);
+                add(&mut out, &weights.glu(layer, "_exps", expert, N_FF, &x), weight);
             }
             add(hidden, &out, factors.residual);
         }
@@ -174,12 +174,9 @@ fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-#[test]
-fn granitemoe() {
-    let path = model("granitemoe-f16");
-    let (folder, name) = Folder::of(&path).unwrap();
-    let weights = Weights::read(&path);
-    let tokens = &TOKENS[..8];
+/// The engine's logits behind each token.
+fn engine(path: &Path, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let (folder, name) = Folder::of(path).unwrap();
     let options = LoadOptions { kv_format: KvFormat::F32, ..LoadOptions::default() };
     let model = Model::load(&folder, &name, u64::MAX, &options).unwrap_or_else(|e| panic!("{e}"));
     let mut context = Context::new(Rc::new(model), None).unwrap();
@@ -187,7 +184,15 @@ fn granitemoe() {
         context.feed(&[token]).unwrap();
         context.logits().unwrap().iter().map(|&x| x.into()).collect()
     };
-    let got: Vec<Vec<f64>> = tokens.iter().map(&mut logits).collect();
+    tokens.iter().map(&mut logits).collect()
+}
+
+#[test]
+fn granitemoe() {
+    let path = model("granitemoe-f16");
+    let weights = Weights::read(&path);
+    let tokens = &TOKENS[..8];
+    let got = engine(&path, tokens);
 
     let factors =
         Factors { embedding: 3.0, attention: f64::from(0.1f32), residual: 0.5, logits: 2.0 };
@@ -203,5 +208,142 @@ fn granitemoe() {
     ] {
         let error = difference(&got, &granite(&weights, tokens, left_out));
         assert!(error > 1e-2, "{left_out:?} makes a difference of {error} only");
+    }
+}
+
+// The shapes of the models with latents that are generated.
+const N_HEAD: usize = 4;
+const PLAIN: usize = 64;
+const TURNED: usize = 32;
+const VALUE: usize = 64;
+const N_LATENT: usize = 256;
+
+/// How the two of them differ.
+#[derive(Debug, Clone, Copy)]
+struct DeepSeek {
+    is_lite: bool,
+    n_used: usize,
+    n_shared: usize,
+}
+
+impl DeepSeek {
+    /// The experts of a token, with their weights.
+    fn route(self, weights: &Weights, layer: &str, x: &[f64]) -> Vec<(usize, f64)> {
+        let logits = weights.matrix(&format!("{layer}.ffn_gate_inp"), x);
+        let largest = |scores: &[f64], n: usize| {
+            let mut order: Vec<_> = (0..scores.len()).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order.truncate(n);
+            order
+        };
+        if self.is_lite {
+            let scores = softmax(&logits);
+            return largest(&scores, self.n_used).into_iter().map(|i| (i, scores[i])).collect();
+        }
+        let scores: Vec<_> = logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+        let (correction, _) = &weights.0[&format!("{layer}.exp_probs_b.bias")];
+        let mut corrected: Vec<_> = scores.iter().zip(correction).map(|(s, c)| s + c).collect();
+        // Of four groups of two the best two.
+        let sums: Vec<_> = corrected.chunks(2).map(|group| group.iter().sum()).collect();
+        let groups = largest(&sums, 2);
+        for (i, score) in corrected.iter_mut().enumerate() {
+            if !groups.contains(&(i / 2)) {
+                *score = f64::NEG_INFINITY;
+            }
+        }
+        let order = largest(&corrected, self.n_used);
+        let sum: f64 = order.iter().map(|&i| scores[i]).sum();
+        order.into_iter().map(|i| (i, scores[i] / sum * 2.5)).collect()
+    }
+
+    /// A head's key and value of a latent, but for what is turned of the key.
+    fn key_and_value(
+        self,
+        weights: &Weights,
+        layer: &str,
+        head: usize,
+        latent: &[f64],
+    ) -> [Vec<f64>; 2] {
+        let name = |part: &str| format!("{layer}.attn_{part}");
+        if self.is_lite {
+            let first = head * (PLAIN + VALUE);
+            let rows = |first, n| weights.rows(&name("kv_b"), first, n, latent);
+            return [rows(first, PLAIN), rows(first + PLAIN, VALUE)];
+        }
+        let mut key = vec![0.0; PLAIN];
+        for (i, x) in latent.iter().enumerate() {
+            add(&mut key, weights.row(&name("k_b"), head * N_LATENT + i), *x);
+        }
+        [key, weights.rows(&name("v_b"), head * VALUE, VALUE, latent)]
+    }
+
+    /// Logits behind each token, as `modeling_deepseek_v3.py` of Hugging Face says.
+    fn logits(self, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+        let row = |&token: &u32| weights.row("token_embd", token as usize).to_vec();
+        let mut hidden: Vec<_> = tokens.iter().map(row).collect();
+        for (i, layer) in ["blk.0", "blk.1"].into_iter().enumerate() {
+            let name = |part: &str| format!("{layer}.{part}");
+            let mut past: Vec<Vec<[Vec<f64>; 2]>> = Vec::new();
+            for (position, hidden) in hidden.iter_mut().enumerate() {
+                let x = weights.norm(&name("attn_norm"), hidden);
+                let query = if self.is_lite {
+                    weights.matrix(&name("attn_q"), &x)
+                } else {
+                    let low = weights.matrix(&name("attn_q_a"), &x);
+                    let low = weights.norm(&name("attn_q_a_norm"), &low);
+                    weights.matrix(&name("attn_q_b"), &low)
+                };
+                let mut latent = weights.matrix(&name("attn_kv_a_mqa"), &x);
+                let mut turned = latent.split_off(N_LATENT);
+                turn(&mut turned, TURNED, 1e4, position);
+                let latent = weights.norm(&name("attn_kv_a_norm"), &latent);
+                let of_head = |head| {
+                    let [mut key, value] = self.key_and_value(weights, layer, head, &latent);
+                    key.extend(&turned);
+                    [key, value]
+                };
+                past.push((0..N_HEAD).map(of_head).collect());
+                let mut mixed = vec![0.0; N_HEAD * VALUE];
+                for (head, query) in query.chunks(PLAIN + TURNED).enumerate() {
+                    let mut query = query.to_vec();
+                    turn(&mut query[PLAIN..], TURNED, 1e4, position);
+                    let scale = ((PLAIN + TURNED) as f64).sqrt();
+                    let score = |heads: &Vec<[Vec<f64>; 2]>| dot(&query, &heads[head][0]) / scale;
+                    let scores: Vec<_> = past.iter().map(score).collect();
+                    for (weight, heads) in softmax(&scores).into_iter().zip(&past) {
+                        add(&mut mixed[head * VALUE..][..VALUE], &heads[head][1], weight);
+                    }
+                }
+                add(hidden, &weights.matrix(&name("attn_output"), &mixed), 1.0);
+
+                let x = weights.norm(&name("ffn_norm"), hidden);
+                if i == 0 {
+                    add(hidden, &weights.glu(layer, "", 0, 512, &x), 1.0);
+                    continue;
+                }
+                let mut out = weights.glu(layer, "_shexp", 0, self.n_shared * N_FF, &x);
+                for (expert, weight) in self.route(weights, layer, &x) {
+                    add(&mut out, &weights.glu(layer, "_exps", expert, N_FF, &x), weight);
+                }
+                add(hidden, &out, 1.0);
+            }
+        }
+        let logits =
+            |hidden: &Vec<f64>| weights.matrix("output", &weights.norm("output_norm", hidden));
+        hidden.iter().map(logits).collect()
+    }
+}
+
+#[test]
+fn deepseek() {
+    let v3 = DeepSeek { is_lite: false, n_used: 2, n_shared: 1 };
+    let lite = DeepSeek { is_lite: true, n_used: 3, n_shared: 2 };
+    for (name, model_of) in [("dsv3-f16", v3), ("deepseekv2-f16", lite)] {
+        let path = model(name);
+        let tokens = &TOKENS[..10];
+        let error =
+            difference(&engine(&path, tokens), &model_of.logits(&Weights::read(&path), tokens));
+        println!("{name}: largest difference {error:.1e}");
+        assert!(error < 1e-4, "{name} is off by {error}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
+use moewe_engine::weights::{ExpertStore, ExpertTable, Piece, Source, Weights, Window};
 use moewe_engine::{Error, ErrorKind, Result};
 use moewe_protocol::{Capabilities, Host};
 
@@ -16,6 +16,8 @@ use crate::{Addresses, Platform};
 
 /// The most bytes asked for in one `read`.
 const READ_BYTES_MAX: usize = 1 << 20;
+/// Less than that between two tensors is what aligns them.
+const NEIGHBOUR_BYTES: u64 = 4096;
 
 /// The files that the host grants.
 pub(crate) struct Imports {
@@ -38,6 +40,21 @@ enum Spans {
 }
 
 impl Spans {
+    /// Dense weights, neighbours together.
+    fn dense(model: &ExpertTable<'_>) -> Self {
+        let mut spans: Vec<(String, Range<u64>)> = Vec::new();
+        for &Piece { file, offset, length } in &model.dense {
+            let (name, end) = (&model.files[file], offset.saturating_add(length));
+            match spans.last_mut() {
+                Some((last, span)) if last == name && offset < span.end + NEIGHBOUR_BYTES => {
+                    span.end = span.end.max(end);
+                }
+                _ => spans.push((name.clone(), offset..end)),
+            }
+        }
+        Self::Dense(spans)
+    }
+
     /// What is attached at once of a file of this size, with these bytes in it.
     fn around(&self, name: &str, size: u64, bytes: &Range<u64>) -> Range<u64> {
         let has = |span: &Range<u64>| span.start <= bytes.start && bytes.end <= span.end;
@@ -90,11 +107,7 @@ impl Weights for Imports {
     fn expert_store(&self, model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
         let store = experts::Imported::open(self.platform, model, &self.pages)?;
         if store.is_some() && self.platform.addresses == Addresses::Files {
-            let dense = model.dense.iter().map(|piece| {
-                let bytes = piece.offset..piece.offset.saturating_add(piece.length);
-                (model.files[piece.file].clone(), bytes)
-            });
-            self.spans.replace(Spans::Dense(dense.collect()));
+            self.spans.replace(Spans::dense(model));
         }
         Ok(store)
     }

@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+use moewe_gguf::Writer;
+
+use super::latent::{LatentShape, Layers};
 use super::numbers::Format;
 use super::tensor::Tensor;
 use super::{Shape, vocabulary, write};
@@ -21,6 +24,12 @@ pub enum Family {
     Olmoe,
     /// Factors on what is added up, and a shared expert without a gate.
     GraniteMoe,
+    /// Attention over latents, a layer without experts before the others, groups of
+    /// experts, and sigmoids that are corrected.
+    DeepSeekV3,
+    /// The same with a softmax, no groups, queries that are made of the hidden states, and
+    /// one matrix that makes keys and values.
+    DeepSeekV2Lite,
 }
 
 /// How the matrices are stored.
@@ -40,16 +49,35 @@ const N_EMBD: u64 = 256;
 const N_FF_SHARED: u64 = 512;
 
 impl Family {
-    fn architecture(self) -> &'static str {
-        match self {
-            Self::Mixtral => "llama",
-            Self::Qwen2Moe => "qwen2moe",
-            Self::Qwen3Moe => "qwen3moe",
-            Self::Olmoe => "olmoe",
-            Self::GraniteMoe => "granitemoe",
+    /// Its metadata and its tensors.
+    fn model(self, seed: u64) -> (Writer, Vec<Tensor>) {
+        let (architecture, shape) = match self {
+            Self::Mixtral => ("llama", self.shape()),
+            Self::Qwen2Moe => ("qwen2moe", self.shape()),
+            Self::Qwen3Moe => ("qwen3moe", self.shape()),
+            Self::Olmoe => ("olmoe", self.shape()),
+            Self::GraniteMoe => ("granitemoe", self.shape()),
+            Self::DeepSeekV3 => return LatentShape::SMALL.model(seed),
+            Self::DeepSeekV2Lite => return LatentShape::SMALL_LITE.model(seed),
+        };
+        let mut header = shape.metadata_of(architecture, seed);
+        if self.has_shared() {
+            let key = format!("{architecture}.expert_shared_feed_forward_length");
+            header.u32(&key, N_FF_SHARED as u32);
         }
+        if self == Self::GraniteMoe {
+            header.f32("granitemoe.embedding_scale", 3.0);
+            header.f32("granitemoe.attention.scale", 0.1);
+            header.f32("granitemoe.residual_scale", 0.5);
+            header.f32("granitemoe.logit_scale", 2.0);
+        }
+        vocabulary::write(&mut header, shape.n_vocab as usize);
+        let mut tensors = shape.tensors();
+        (0..shape.n_layer).for_each(|layer| self.adapt(layer, &mut tensors));
+        (header, tensors)
     }
 
+    /// The shape of one whose heads have keys and values of their own.
     fn shape(self) -> Shape {
         let all = Shape {
             n_layer: 2,
@@ -65,7 +93,7 @@ impl Family {
         };
         match self {
             Self::Mixtral => Shape { n_expert_used: 2, n_ff_expert: 512, ..all },
-            Self::Qwen2Moe | Self::GraniteMoe => all,
+            Self::Qwen2Moe | Self::GraniteMoe | Self::DeepSeekV3 | Self::DeepSeekV2Lite => all,
             Self::Qwen3Moe => Shape { head_dim: 64, ..all },
             Self::Olmoe => Shape { n_head: 4, kv_heads: 4, head_dim: 64, ..all },
         }
@@ -117,7 +145,8 @@ impl Quantization {
             Self::F16 => Format::F16,
             Self::Q8_0 => Format::Q8_0,
             Self::Q4KM if tensor == "output.weight" => Format::Q6K,
-            Self::Q4KM if is_one_of(&["attn_k.", "attn_v."]) => Format::Q8_0,
+            // Rows of `attn_k_b` are no multiple of 256.
+            Self::Q4KM if is_one_of(&["attn_k.", "attn_v.", "attn_k_b."]) => Format::Q8_0,
             Self::Q4KM if is_one_of(&["attn_output."]) => Format::Q5K,
             Self::Q4KM => Format::Q4K,
         }
@@ -137,26 +166,11 @@ pub fn generate_small(
     seed: u64,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    let shape = family.shape();
-    let architecture = family.architecture();
-    let mut header = shape.metadata_of(architecture, seed);
-    if family.has_shared() {
-        let key = format!("{architecture}.expert_shared_feed_forward_length");
-        header.u32(&key, N_FF_SHARED as u32);
-    }
-    if family == Family::GraniteMoe {
-        header.f32("granitemoe.embedding_scale", 3.0);
-        header.f32("granitemoe.attention.scale", 0.1);
-        header.f32("granitemoe.residual_scale", 0.5);
-        header.f32("granitemoe.logit_scale", 2.0);
-    }
-    vocabulary::write(&mut header, shape.n_vocab as usize);
-    let mut tensors = shape.tensors();
-    (0..shape.n_layer).for_each(|layer| family.adapt(layer, &mut tensors));
+    let (header, tensors) = family.model(seed);
     let stored = |tensor: Tensor| {
         let format = quantization.format(&tensor.name);
         tensor.stored_as(format)
     };
     let tensors: Vec<Tensor> = tensors.into_iter().map(stored).collect();
-    write(path, header, &tensors, seed, progress)
+    write(path, header, &tensors, Layers::Random, seed, progress)
 }

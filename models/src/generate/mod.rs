@@ -6,13 +6,15 @@
 //! spread as those of a trained model do. What they say is noise.
 
 mod family;
+mod latent;
 mod numbers;
 mod tensor;
 mod vocabulary;
 
 pub use family::{Family, Quantization, generate_small};
+pub use latent::{LatentShape, Layers, generate_latent};
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 
 use moewe_gguf::Writer;
@@ -232,7 +234,7 @@ impl Shape {
 /// [`Error::BadShape`] if no such model can be; the disk may fail.
 pub fn generate(path: &Path, shape: &Shape, seed: u64, progress: &mut dyn Progress) -> Result<()> {
     shape.check()?;
-    write(path, shape.metadata(seed), &shape.tensors(), seed, progress)
+    write(path, shape.metadata(seed), &shape.tensors(), Layers::Random, seed, progress)
 }
 
 /// Writes a file with these metadata and tensors.
@@ -240,6 +242,7 @@ fn write(
     path: &Path,
     mut header: Writer,
     tensors: &[Tensor],
+    layers: Layers,
     seed: u64,
     progress: &mut dyn Progress,
 ) -> Result<()> {
@@ -261,6 +264,12 @@ fn write(
     let mut numbers = Numbers::new(seed);
     let (mut bytes_done, mut bytes_told) = (0, 0);
     for tensor in tensors {
+        if layers == Layers::Holes && tensor.is_of_layer() {
+            let bytes = tensor.padded_bytes();
+            bytes_done += bytes;
+            file.seek_relative(bytes as i64).map_err(write_error())?;
+            continue;
+        }
         let mut sink = |bytes: &[u8]| {
             bytes_done += bytes.len() as u64;
             if bytes_done - bytes_told >= REPORT_BYTES {
@@ -273,5 +282,9 @@ fn write(
     }
     progress.at(bytes_total);
     file.flush().map_err(write_error())?;
+    if layers == Layers::Holes {
+        let end = file.stream_position().map_err(write_error())?;
+        file.get_ref().set_len(end).map_err(write_error())?;
+    }
     part.map_or(Ok(()), Part::finish).map_err(write_error())
 }

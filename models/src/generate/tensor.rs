@@ -67,6 +67,16 @@ impl Tensor {
         }
     }
 
+    /// Whether it is a matrix of a layer.
+    pub fn is_of_layer(&self) -> bool {
+        matches!(self.values, Values::Weights(..)) && self.name.starts_with("blk.")
+    }
+
+    /// The size in bytes, with the padding behind it.
+    pub fn padded_bytes(&self) -> u64 {
+        self.bytes().next_multiple_of(ALIGNMENT)
+    }
+
     /// The size in bytes.
     fn bytes(&self) -> u64 {
         let ty = self.ty();
@@ -104,7 +114,7 @@ impl Tensor {
                 }
             }
         }
-        let padding = self.bytes().next_multiple_of(ALIGNMENT) - self.bytes();
+        let padding = self.padded_bytes() - self.bytes();
         sink(&[0; ALIGNMENT as usize][..padding as usize])
     }
 }

@@ -10,7 +10,9 @@ use moewe_engine::tokenizer::Tokenizer;
 use moewe_engine::weights::{Source, Weights, Window};
 use moewe_engine::{Context, LoadOptions, Model};
 use moewe_gguf::{Gguf, TensorType};
-use moewe_models::generate::{Family, Quantization, Shape, generate, generate_small};
+use moewe_models::generate::{
+    Family, LatentShape, Layers, Quantization, Shape, generate, generate_latent, generate_small,
+};
 use moewe_models::{Error, Progress, Step};
 use sha2::{Digest, Sha256};
 
@@ -25,6 +27,27 @@ const TINY: Shape = Shape {
     n_ff_expert: 256,
     n_vocab: 400,
     n_ctx: 128,
+};
+
+const TINY_LATENT: LatentShape = LatentShape {
+    n_layer: 2,
+    n_dense: 1,
+    n_embd: 256,
+    n_head: 4,
+    rank: 256,
+    n_latent: 256,
+    plain_dim: 64,
+    turned_dim: 32,
+    value_dim: 64,
+    n_expert: 8,
+    n_expert_used: 2,
+    n_group: 4,
+    n_group_used: 2,
+    n_ff_expert: 256,
+    n_ff: 512,
+    n_vocab: 400,
+    n_ctx: 128,
+    ..LatentShape::DSV3_16B
 };
 
 const DENSE: Shape = Shape { n_expert: 0, n_expert_used: 0, ..TINY };
@@ -92,11 +115,44 @@ fn impossible_shapes_are_refused() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
+/// As large as with random weights, and only what is no hole takes room.
+#[test]
+fn holes_are_read_as_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = LatentShape { n_layer: 4, n_expert: 32, ..TINY_LATENT };
+    let path = |name: &str| folder.path().join(name);
+    let mut heard = Heard::default();
+    generate_latent(&path("random"), &shape, Layers::Random, 1, &mut heard).unwrap();
+    assert!(heard.total > 0 && heard.at == heard.total);
+    generate_latent(&path("holes"), &shape, Layers::Holes, 1, &mut heard).unwrap();
+    let [random, holes] = ["random", "holes"].map(|name| std::fs::read(path(name)).unwrap());
+    assert_eq!(random.len(), holes.len());
+    let gguf = Gguf::read(&path("holes")).unwrap();
+    for tensor in gguf.header.tensors.values() {
+        let bytes = &holes[tensor.offset as usize..][..tensor.size as usize];
+        let is_hole = tensor.name.starts_with("blk.") && tensor.ty != TensorType::F32;
+        assert_eq!(bytes.iter().all(|&byte| byte == 0), is_hole, "{}", tensor.name);
+    }
+    let (folder, name) = Folder::of(&path("holes")).unwrap();
+    let model = Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap();
+    assert_eq!(model.info().n_expert, 32);
+    let mut context = Context::new(Rc::new(model), None).unwrap();
+    context.feed(&[1, 300]).unwrap();
+    assert!(context.logits().unwrap().iter().any(|&x| x != 0.0));
+}
+
 #[test]
 fn small_models_of_every_family_compute() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.gguf");
-    for family in [Family::Mixtral, Family::Qwen2Moe, Family::Qwen3Moe, Family::Olmoe] {
+    for family in [
+        Family::Mixtral,
+        Family::Qwen2Moe,
+        Family::Qwen3Moe,
+        Family::Olmoe,
+        Family::DeepSeekV3,
+        Family::DeepSeekV2Lite,
+    ] {
         for (quantization, name) in
             [(Quantization::F16, "F16"), (Quantization::Q8_0, "Q8_0"), (Quantization::Q4KM, "Q4_K")]
         {

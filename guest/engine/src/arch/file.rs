@@ -7,7 +7,7 @@ use super::keys::Keys;
 use crate::error::{Error, Result};
 use crate::gguf::TensorInfo;
 use crate::options::LoadOptions;
-use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, VectorPlan};
+use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, RowsPlan, VectorPlan};
 
 /// The most entries of a vocabulary.
 const N_VOCAB_MAX: u64 = 1 << 21;
@@ -45,7 +45,24 @@ impl File<'_> {
             cols,
             bias: self.has(&bias).then_some(bias),
             deal: Deal::Rows,
+            part: None,
         }
+    }
+
+    /// Matrices of so many rows each, which a tensor has one behind the other.
+    pub fn joint<const N: usize>(
+        &self,
+        stem: &str,
+        rows: [usize; N],
+        cols: usize,
+    ) -> [MatrixPlan; N] {
+        let of = rows.iter().sum();
+        let mut first = 0;
+        rows.map(|rows| {
+            let part = Some(RowsPlan { first, of });
+            first += rows;
+            MatrixPlan { part, ..self.matrix(stem, rows, cols) }
+        })
     }
 
     /// A matrix that every member of a team has all of.
@@ -57,12 +74,21 @@ impl File<'_> {
         VectorPlan { name: format!("{stem}.weight"), len }
     }
 
-    /// One of the matrices of each expert.
-    pub fn experts(&self, stem: &str, rows: usize, cols: usize) -> ExpertsPlan {
+    /// One of the matrices of each of `n` experts.
+    pub fn experts(&self, stem: &str, n: usize, rows: usize, cols: usize) -> ExpertsPlan {
         let tensors = match self.has(&format!("{stem}.0.weight")) {
             true => ExpertTensors::Each { stem: stem.to_owned() },
             false => ExpertTensors::One(format!("{stem}_exps.weight")),
         };
-        ExpertsPlan { tensors, rows, cols }
+        let name = format!("{stem}_exps.bias");
+        let bias = self.has(&name).then(|| MatrixPlan {
+            name,
+            rows: n,
+            cols: rows,
+            bias: None,
+            deal: Deal::Whole,
+            part: None,
+        });
+        ExpertsPlan { tensors, rows, cols, part: None, bias }
     }
 }

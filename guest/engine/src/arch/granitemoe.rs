@@ -4,7 +4,7 @@
 use super::decoder::{Decoder, Experts};
 use super::file::File;
 use crate::error::{Error, Result};
-use crate::plan::{LayerPlan, Pairs, Plan};
+use crate::plan::{LayerPlan, Pairs, Plan, Score};
 
 pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let keys = &file.keys;
@@ -15,7 +15,7 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
         ..Decoder::read(file)?
     };
     let n_ff_shared = keys.count("expert_shared_feed_forward_length")?.unwrap_or(0);
-    let experts = model.experts(true)?.map(|all| Experts { n_ff_shared, ..all });
+    let experts = model.experts(Score::Softmax, true)?.map(|all| Experts { n_ff_shared, ..all });
     let divisor = keys.f32("logit_scale")?.filter(|&divisor| divisor > 0.0).ok_or_else(|| {
         Error::invalid(format!(
             "metadata `{}` is missing or not positive; the file is incomplete: get the model from \
@@ -26,6 +26,7 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     let mut plan = model.plan(Pairs::Neighbours, |layer| LayerPlan {
         mix: model.attention(layer, None),
         ffn: model.ffn(layer, experts.as_ref()),
+        scale: None,
     })?;
     plan.embedding.scale = keys.factor("embedding_scale")?.unwrap_or(1.0);
     plan.head.scale = 1.0 / divisor;

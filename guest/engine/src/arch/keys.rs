@@ -32,11 +32,13 @@ pub(super) const HARMLESS: [&str; 13] = [
 
 /// Keys that ask for nothing if they have one of these values. Where an architecture
 /// does what they ask for, it reads them.
-pub(super) const NEUTRAL: [(&str, &[f64]); 23] = [
+pub(super) const NEUTRAL: [(&str, &[f64]); 25] = [
     ("attention.causal", &[1.0]),
     ("attention.clamp_kqv", &[0.0]),
     ("attention.max_alibi_bias", &[0.0]),
+    ("attention.shared_kv_layers", &[0.0]),
     ("attn_logit_softcapping", &[0.0]),
+    ("embedding_length_per_layer_input", &[0.0]),
     ("embedding_scale", &[0.0, 1.0]),
     ("expert_count", &[0.0]),
     ("expert_feed_forward_length", &[0.0]),
@@ -142,6 +144,38 @@ impl<'a> Keys<'a> {
             ))),
             n => Ok(n.map(|n| n as usize)),
         }
+    }
+
+    /// A count for each of `n` layers, which files may give once for all.
+    pub fn counts(&self, key: &str, n: usize) -> Result<Option<Vec<usize>>> {
+        let full = self.reading(key);
+        let Some(Value::Ints(all)) = self.metadata.get(&full) else {
+            return Ok(self.count(key)?.map(|count| vec![count; n]));
+        };
+        let count = |&count: &i64| u32::try_from(count).ok().filter(|&count| count <= COUNT_MAX);
+        let counts: Option<Vec<_>> = all.iter().map(|n| count(n).map(|n| n as usize)).collect();
+        counts.filter(|counts| counts.len() == n).map(Some).ok_or_else(|| {
+            Error::invalid(format!(
+                "`{full}` is no count for each of {n} layers; the file is damaged"
+            ))
+        })
+    }
+
+    /// For each of `n` layers, whether the pattern has it: as the file says, or all but
+    /// every `period`-th, which the file may say as well.
+    pub fn pattern(&self, key: &str, n: usize, period: usize) -> Result<Vec<bool>> {
+        let full = self.reading(key);
+        let damaged =
+            || Error::invalid(format!("`{full}` says nothing of {n} layers; the file is damaged"));
+        let pattern: Vec<_> = match self.metadata.get(&full) {
+            Some(Value::Bools(all)) => all.clone(),
+            Some(Value::Ints(all)) => all.iter().map(|&n| n != 0).collect(),
+            _ => {
+                let period = self.metadata.u32(&full)?.map_or(period, |period| period as usize);
+                (1..=n).map(|layer| period == 0 || !layer.is_multiple_of(period)).collect()
+            }
+        };
+        if pattern.len() == n { Ok(pattern) } else { Err(damaged()) }
     }
 
     /// A count that must be there.

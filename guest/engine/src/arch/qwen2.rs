@@ -10,5 +10,6 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
     model.plan(Pairs::Halves, |layer| LayerPlan {
         mix: model.attention(layer, None),
         ffn: model.ffn(layer, None),
+        scale: None,
     })
 }

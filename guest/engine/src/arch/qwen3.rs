@@ -13,5 +13,6 @@ pub(super) fn plan(file: &File<'_>) -> Result<Plan> {
             model.attention(layer, Some(norm))
         },
         ffn: model.ffn(layer, None),
+        scale: None,
     })
 }

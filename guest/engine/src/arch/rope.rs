@@ -3,7 +3,7 @@
 use super::file::File;
 use crate::error::{Error, Result};
 use crate::options::{ROPE_FACTOR_MAX, RopeScaling};
-use crate::plan::{FrequencyScaling, Pairs, RopePlan};
+use crate::plan::{FrequencyScaling, LongFactors, Pairs, Plan, RopePlan};
 
 /// Reads base and scaling; keys of scaling that is not done say nothing.
 pub(super) fn plan(
@@ -13,17 +13,8 @@ pub(super) fn plan(
     pairs: Pairs,
 ) -> Result<RopePlan> {
     let keys = &file.keys;
-    let dims = keys.u32("rope.dimension_count")?.unwrap_or(head_dim as u32) as usize;
-    if !dims.is_multiple_of(2) || dims > head_dim {
-        return Err(Error::invalid(format!(
-            "`{}` is {dims} for heads of {head_dim}; the file is damaged",
-            keys.full("rope.dimension_count"),
-        )));
-    }
-    let base = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
-    if base <= 1.0 {
-        return Err(Error::invalid(format!("a RoPE base of {base}; the file is damaged")));
-    }
+    let dims = dims(file, "rope.dimension_count", head_dim)?;
+    let base = base(file, "rope.freq_base")?;
     // The second name is that of early files. 0 scales nothing, as in llama.cpp.
     let (factor, early) = (keys.f32("rope.scaling.factor")?, keys.f32("rope.scale_linear")?);
     let factor = factor.or(early).filter(|&factor| factor != 0.0).unwrap_or(1.0);
@@ -49,11 +40,55 @@ pub(super) fn plan(
             let factor = f64::from(factor);
             // YaRN's attention temperature.
             magnitude *= 1.0 + 0.1 * libm::log(factor).max(0.0);
-            FrequencyScaling::Yarn { factor, n_ctx, fast, slow }
+            FrequencyScaling::Yarn { factor, n_ctx, fast, slow, whole_pairs: true }
         }
     };
     let factors = file.has("rope_freqs.weight").then(|| "rope_freqs.weight".to_owned());
-    Ok(RopePlan { dims, pairs, base, factors, scaling, magnitude })
+    Ok(RopePlan { dims, pairs, base, factors, long: None, scaling, magnitude })
+}
+
+/// The RoPE of layers that look at a window, where these have one of their own.
+pub(super) fn of_windows(file: &File<'_>, head_dim: usize, pairs: Pairs) -> Result<RopePlan> {
+    let dims = dims(file, "rope.dimension_count_swa", head_dim)?;
+    Ok(RopePlan {
+        dims,
+        pairs,
+        base: base(file, "rope.freq_base_swa")?,
+        factors: None,
+        long: None,
+        scaling: FrequencyScaling::Linear { factor: 1.0 },
+        magnitude: 1.0,
+    })
+}
+
+/// Takes the factors of Phi's files, if there are any: some for short contexts, and others
+/// for long ones.
+pub(super) fn with_long_factors(file: &File<'_>, plan: &mut Plan) {
+    let [short, long] = ["short", "long"].map(|which| format!("rope_factors_{which}.weight"));
+    if file.has(&long) {
+        plan.ropes[0].factors = Some(short);
+        plan.ropes[0].long = Some(LongFactors { factors: long, beyond: plan.n_ctx_original });
+    }
+}
+
+/// How many numbers of a head are turned.
+fn dims(file: &File<'_>, key: &str, head_dim: usize) -> Result<usize> {
+    let dims = file.keys.u32(key)?.unwrap_or(head_dim as u32) as usize;
+    if !dims.is_multiple_of(2) || dims > head_dim {
+        return Err(Error::invalid(format!(
+            "`{}` is {dims} for heads of {head_dim}; the file is damaged",
+            file.keys.full(key),
+        )));
+    }
+    Ok(dims)
+}
+
+fn base(file: &File<'_>, key: &str) -> Result<f64> {
+    let base = f64::from(file.keys.f32(key)?.unwrap_or(10_000.0));
+    if base <= 1.0 {
+        return Err(Error::invalid(format!("a RoPE base of {base}; the file is damaged")));
+    }
+    Ok(base)
 }
 
 /// The longest context that a model may have: what the file says, or as many times as

@@ -8,8 +8,9 @@ use super::loader::Loader;
 use super::norm::Norm;
 use super::pass::Pass;
 use crate::error::Result;
-use crate::kv_cache::{KvFormat, LayerCache};
-use crate::plan::AttentionPlan;
+use crate::kv_cache::{KvFormat, LayerCache, Span, held_max};
+use crate::ops;
+use crate::plan::{AttentionPlan, NormPlan, Temperature};
 use crate::takes::{Room, State, Takes};
 use crate::team::{Parts, shares};
 
@@ -17,10 +18,17 @@ use crate::team::{Parts, shares};
 pub(crate) struct Attention {
     q: Linear,
     k: Linear,
-    v: Linear,
+    /// Absent if keys serve.
+    v: Option<Linear>,
     o: Linear,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
+    /// Whether queries and keys are turned when they are normalised.
+    turned: bool,
+    v_norm: Option<Norm>,
+    sinks: Option<Vec<f32>>,
+    span: Span,
+    temperature: Option<Temperature>,
     scale: f32,
     rope: Option<usize>,
     n_head: usize,
@@ -44,20 +52,24 @@ impl Block for Attention {
         let kv_heads = shares(plan.n_head, size).map(|heads| kv_heads_of(heads, group).len());
         let kv_head_bytes = 2 * plan.kv_format.bytes(plan.head_dim) as u64;
         let vector_len = n_embd.max(width).max(kv_width);
+        let member_kv_bytes = kv_head_bytes * kv_heads.max().unwrap_or_default() as u64;
+        let state = match held_max(plan.span) {
+            None => State {
+                bytes_per_token: kv_head_bytes * plan.kv_heads as u64,
+                member_bytes_per_token: member_kv_bytes,
+                ..State::default()
+            },
+            Some(n) => State {
+                member_window_bytes: member_kv_bytes.saturating_mul(n as u64),
+                ..State::default()
+            },
+        };
         Takes {
             vector_len,
             token_len: vector_len.max(width + 2 * kv_width),
             products: 2 * n_embd as u64 * (width + kv_width) as u64,
-            room: Room {
-                heads: width,
-                kv_heads: kv_width,
-                head_dim: plan.head_dim,
-                ..Room::default()
-            },
-            state: State {
-                bytes_per_token: kv_head_bytes * plan.kv_heads as u64,
-                member_bytes_per_token: kv_head_bytes * kv_heads.max().unwrap_or_default() as u64,
-            },
+            room: Room { heads: width, kv_heads: kv_width, ..Room::default() },
+            state,
             ..Takes::default()
         }
     }
@@ -68,17 +80,25 @@ impl Block for Attention {
         let kv_heads = kv_heads_of(heads.clone(), group);
         let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
         let kv_head_of = (0..plan.n_head).map(kv_head).collect();
-        let (q_norm, k_norm) = match &plan.qk_norm {
-            None => (None, None),
-            Some(norm) => (Some(Norm::load(&norm.q, loader)?), Some(Norm::load(&norm.k, loader)?)),
-        };
+        let mut norm =
+            |plan: Option<&NormPlan>| plan.map(|plan| Norm::load(plan, loader)).transpose();
+        let qk_norm = plan.qk_norm.as_ref();
+        let q_norm = norm(qk_norm.map(|norm| &norm.q))?;
+        let k_norm = norm(qk_norm.map(|norm| &norm.k))?;
+        let v_norm = norm(plan.v_norm.as_ref())?;
+        let sinks = plan.sinks.as_ref().map(|sinks| loader.vector(sinks)).transpose()?;
         Ok(Self {
             q: loader.linear(&plan.q)?,
             k: loader.linear(&plan.k)?,
-            v: loader.linear(&plan.v)?,
+            v: plan.v.as_ref().map(|v| loader.linear(v)).transpose()?,
             o: loader.linear(&plan.o)?,
             q_norm,
             k_norm,
+            turned: qk_norm.is_some_and(|norm| norm.turned),
+            v_norm,
+            sinks,
+            span: plan.span,
+            temperature: plan.temperature,
             scale: plan.scale,
             rope: plan.rope,
             n_head: plan.n_head,
@@ -94,7 +114,7 @@ impl Block for Attention {
 impl Attention {
     /// What a session remembers of this layer, with no token yet.
     pub fn cache(&self) -> LayerCache {
-        LayerCache::new(self.kv_heads.len(), self.head_dim, self.kv_format)
+        LayerCache::new(self.kv_heads.len(), self.head_dim, self.kv_format, self.span)
     }
 
     /// This member's rows of what attention adds; the cache gets the batch's keys and
@@ -111,16 +131,24 @@ impl Attention {
         for (i, ((q, k), v)) in rows.zip(s.v.chunks_exact(kv_width)).enumerate() {
             let (q, k, v) = (&mut q[mine.clone()], &mut k[kv_mine.clone()], &v[kv_mine.clone()]);
             if let Some(angles) = angles {
-                for x in [q, &mut *k] {
+                for x in [&mut *q, &mut *k] {
                     x.chunks_exact_mut(self.head_dim).for_each(|head| angles.turn(i, head));
                 }
+            }
+            if self.turned {
+                let norms = [(&self.q_norm, &mut *q), (&self.k_norm, &mut *k)];
+                norms.into_iter().for_each(|(norm, x)| apply(norm.as_ref(), x));
+            }
+            if let Some(temperature) = &self.temperature {
+                ops::scale(q, temperature.at(pass.position + i));
             }
             if !cache.store(pass.position + i, k, v) {
                 lost.push(i);
             }
         }
         s.mixed.resize(n_tokens * width, 0.0);
-        cache.attend(pass.position, self.scale, &self.kv_head_of, &s.q, &mut s.mixed);
+        let sinks = self.sinks.as_deref();
+        cache.attend(pass.position, self.scale, sinks, &self.kv_head_of, &s.q, &mut s.mixed);
         // All members shall find out.
         for i in lost {
             s.mixed[i * width..][mine.clone()].fill(f32::NAN);
@@ -144,27 +172,58 @@ impl Attention {
     fn project(&self, pass: &mut Pass<'_>) -> Result<()> {
         let (heads, kv_heads) = self.numbers();
         let (exchange, s) = (pass.exchange, &mut *pass.s);
-        let mut parts = [
-            (&self.q, &self.q_norm, &heads, &mut s.q),
-            (&self.k, &self.k_norm, &kv_heads, &mut s.k),
-            (&self.v, &None, &kv_heads, &mut s.v),
-        ]
-        .map(|(linear, norm, heads, x)| {
-            let split = exchange.rows(linear.n_rows);
-            linear.multiply(split.mine(), &s.activations, &s.all, x);
-            // A norm over all heads needs all of them.
-            let over_all = norm.as_ref().is_some_and(|norm| norm.len() > self.head_dim);
-            let needed = if over_all { 0..linear.n_rows } else { heads.clone() };
-            Parts { split, needed, x }
-        });
-        exchange.gather(&mut parts)?;
-        for (norm, part) in [&self.q_norm, &self.k_norm].into_iter().zip(parts) {
-            let Some(norm) = norm else { continue };
-            for row in part.x.chunks_exact_mut(part.split.len()) {
-                norm.apply(&mut row[part.needed.clone()]);
+        let (q_norm, k_norm) = match self.turned {
+            true => (None, None),
+            false => (self.q_norm.as_ref(), self.k_norm.as_ref()),
+        };
+        // A norm over all heads needs all of them.
+        let needed = |linear: &Linear, norm: Option<&Norm>, heads: &Range<usize>| {
+            let over_all = norm.is_some_and(|norm| norm.len() > self.head_dim);
+            if over_all { 0..linear.n_rows } else { heads.clone() }
+        };
+        let (q_needed, k_needed) =
+            (needed(&self.q, q_norm, &heads), needed(&self.k, k_norm, &kv_heads));
+        let project = |linear: &Linear, x: &mut Vec<f32>| {
+            linear.multiply(exchange.rows(linear.n_rows).mine(), &s.activations, &s.all, x);
+            exchange.rows(linear.n_rows)
+        };
+        let q = project(&self.q, &mut s.q);
+        let k = project(&self.k, &mut s.k);
+        let v = self.v.as_ref().map(|v| project(v, &mut s.v));
+        let q = Parts { split: q, needed: q_needed.clone(), x: &mut s.q };
+        let k = Parts { split: k, needed: k_needed.clone(), x: &mut s.k };
+        match v {
+            Some(split) => {
+                let v = Parts { split, needed: kv_heads.clone(), x: &mut s.v };
+                exchange.gather(&mut [q, k, v])?;
+            }
+            None => {
+                exchange.gather(&mut [q, k])?;
+                s.v.clone_from(&s.k);
             }
         }
+        for (norm, needed, width, x) in [
+            (q_norm, q_needed, self.q.n_rows, &mut s.q),
+            (k_norm, k_needed, self.k.n_rows, &mut s.k),
+            (self.v_norm.as_ref(), kv_heads, self.k.n_rows, &mut s.v),
+        ] {
+            x.chunks_exact_mut(width).for_each(|row| apply(norm, &mut row[needed.clone()]));
+        }
         Ok(())
+    }
+}
+
+fn apply(norm: Option<&Norm>, x: &mut [f32]) {
+    if let Some(norm) = norm {
+        norm.apply(x);
+    }
+}
+
+impl Temperature {
+    /// What a query at a position is multiplied by.
+    fn at(&self, position: usize) -> f32 {
+        let n = ((position + 1) / self.n_ctx) as f64;
+        (1.0 + f64::from(self.scale) * libm::log(1.0 + n)) as f32
     }
 }
 

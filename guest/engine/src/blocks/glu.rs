@@ -6,7 +6,7 @@ use super::loader::Loader;
 use super::pass::Pass;
 use crate::error::Result;
 use crate::ops;
-use crate::plan::GluPlan;
+use crate::plan::{Activation, GluPlan};
 use crate::takes::{Room, Takes};
 use crate::team::{Parts, Split};
 
@@ -15,6 +15,7 @@ pub(crate) struct Glu {
     gate: Linear,
     up: Linear,
     down: Linear,
+    activation: Activation,
 }
 
 impl Block for Glu {
@@ -36,6 +37,7 @@ impl Block for Glu {
             gate: loader.linear(&plan.gate)?,
             up: loader.linear(&plan.up)?,
             down: loader.linear(&plan.down)?,
+            activation: plan.activation,
         })
     }
 }
@@ -56,7 +58,7 @@ impl Glu {
         for (linear, out) in [(&self.gate, &mut s.gate), (&self.up, &mut s.up)] {
             linear.multiply(split.mine(), &s.activations, &s.all, out);
         }
-        swiglu(split, &mut s.gate, &s.up);
+        activate(self.activation, split, &mut s.gate, &s.up);
         split
     }
 
@@ -70,10 +72,17 @@ impl Glu {
     }
 }
 
-/// [`ops::swiglu`] of this member's part of each vector.
-pub(super) fn swiglu(split: Split, gate: &mut [f32], up: &[f32]) {
+/// The inner numbers of this member's part of each vector, in `gate`.
+pub(super) fn activate(activation: Activation, split: Split, gate: &mut [f32], up: &[f32]) {
     let n = split.len();
     for (gate, up) in gate.chunks_exact_mut(n).zip(up.chunks_exact(n)) {
-        ops::swiglu(&mut gate[split.mine()], &up[split.mine()]);
+        let (gate, up) = (&mut gate[split.mine()], &up[split.mine()]);
+        match activation {
+            Activation::Swiglu => ops::swiglu(gate, up),
+            Activation::Geglu => ops::geglu(gate, up),
+            Activation::ClampedSwiglu { alpha, limit } => {
+                ops::clamped_swiglu(gate, up, alpha, limit);
+            }
+        }
     }
 }

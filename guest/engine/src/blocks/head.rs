@@ -18,6 +18,7 @@ pub(crate) struct Head {
     /// The tensor that serves.
     name: String,
     scale: f32,
+    softcap: Option<f32>,
 }
 
 impl Head {
@@ -35,7 +36,8 @@ impl Head {
     pub fn load(plan: &HeadPlan, embedding: &MatrixPlan, loader: &mut Loader<'_>) -> Result<Self> {
         let output = plan.output.as_ref().map(|output| loader.linear(output)).transpose()?;
         let name = plan.output.as_ref().unwrap_or(embedding).name.clone();
-        Ok(Self { norm: Norm::load(&plan.norm, loader)?, output, name, scale: plan.scale })
+        let norm = Norm::load(&plan.norm, loader)?;
+        Ok(Self { norm, output, name, scale: plan.scale, softcap: plan.softcap })
     }
 
     /// The logits behind the last `n` tokens.
@@ -44,7 +46,7 @@ impl Head {
             pass.s.logits.clear();
             return Ok(());
         }
-        pass.normalize(pass.n_tokens - n, &self.norm);
+        pass.normalize(pass.n_tokens - n, Some(&self.norm));
         let s = &mut *pass.s;
         let output = self.output.as_ref().unwrap_or(embedding);
         let split = pass.exchange.rows(output.n_rows);
@@ -52,6 +54,11 @@ impl Head {
         if self.scale != 1.0 {
             for logits in s.logits.chunks_exact_mut(output.n_rows) {
                 ops::scale(&mut logits[split.mine()], self.scale);
+            }
+        }
+        if let Some(limit) = self.softcap {
+            for logits in s.logits.chunks_exact_mut(output.n_rows) {
+                ops::softcap(&mut logits[split.mine()], limit);
             }
         }
         pass.exchange.gather(&mut [Parts::whole(split, &mut s.logits)])?;

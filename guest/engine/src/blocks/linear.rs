@@ -22,17 +22,21 @@ pub(crate) struct Linear {
 impl Linear {
     /// Some of the rows, and their bias.
     fn part(&self, rows: Range<usize>) -> (Matrix<'_>, Option<&[f32]>) {
+        (self.matrix(rows.clone()), self.bias.as_ref().map(|bias| &bias[rows]))
+    }
+
+    /// Some of the rows; they are whole groups where rows lie together.
+    pub fn matrix(&self, rows: Range<usize>) -> Matrix<'_> {
         let row_bytes = self.format.row_bytes(self.cols);
         let bytes = self.window.as_ref().map_or(&[][..], |w| w.bytes());
         let (from, to) = (rows.start - self.rows.start, rows.end - self.rows.start);
         let bytes = &bytes[from * row_bytes..to * row_bytes];
-        let bias = self.bias.as_ref().map(|bias| &bias[rows.clone()]);
-        (Matrix::new(self.format, rows.len(), self.cols, bytes), bias)
+        Matrix::new(self.format, rows.len(), self.cols, bytes)
     }
 
     /// Writes a row as floats.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        let (matrix, _) = self.part(self.rows.clone());
+        let matrix = self.matrix(self.rows.clone());
         matrix.dequantize_row(row - self.rows.start, out);
     }
 

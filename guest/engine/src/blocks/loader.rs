@@ -1,12 +1,15 @@
 //! Loading: tensors become matrices and vectors, or errors that name them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::linear::Linear;
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::{ExpertLayer, ExpertTensor};
 use crate::gguf::TensorInfo;
-use crate::plan::{Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, VectorPlan};
+use crate::plan::{
+    Deal, ExpertTensors, ExpertsPlan, MatrixPlan, MixturePlan, RowsPlan, VectorPlan,
+};
 use crate::quant::{Format, dequantize_row};
 use crate::team::Exchange;
 use crate::weights::Source;
@@ -47,9 +50,9 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A tensor that nobody asked for.
-    pub fn unused(&self) -> Option<&'a str> {
-        self.tensors.keys().map(String::as_str).find(|name| !self.used.contains(name))
+    /// The tensors that nobody asked for.
+    pub fn unused(&self) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().map(String::as_str).filter(|name| !self.used.contains(name))
     }
 
     /// A tensor of this shape in a format that can be computed with.
@@ -104,13 +107,28 @@ impl<'a> Loader<'a> {
             Deal::Rows => self.exchange.rows(n_rows).mine(),
             Deal::Whole => 0..n_rows,
         };
-        let (tensor, format) = self.tensor(&plan.name, &[cols, n_rows])?;
+        let part = plan.part.unwrap_or(RowsPlan { first: 0, of: n_rows });
+        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: part.of }));
+        let mut bias = bias.transpose()?;
+        if let Some(bias) = &mut bias {
+            bias.truncate(part.first + n_rows);
+            bias.drain(..part.first);
+        }
+        let in_tensor = part.first + rows.start..part.first + rows.end;
+        let linear = self.rows(&plan.name, &[cols, part.of], in_tensor)?;
+        Ok(Linear { bias, n_rows, rows, ..linear })
+    }
+
+    /// Some rows of a tensor of these dimensions, of which the first is the length of rows.
+    pub fn rows(&mut self, name: &str, dims: &[usize], rows: Range<usize>) -> Result<Linear> {
+        let (tensor, format) = self.tensor(name, dims)?;
+        let (cols, n_rows) = (dims[0], dims[1..].iter().product());
         let group = format.group_rows();
         if !rows.start.is_multiple_of(group) || !rows.len().is_multiple_of(group) {
             return Err(Error::unsupported(format!(
                 "tensor {} of type {} cannot be dealt out to {} threads; compute with one, or pack \
                  the original model again with `moewe pack`",
-                plan.name,
+                tensor.name,
                 tensor.ty,
                 self.exchange.size()
             )));
@@ -137,8 +155,7 @@ impl<'a> Loader<'a> {
                 Some(self.sources[tensor.file].window(offset, bytes)?)
             }
         };
-        let bias = plan.bias.clone().map(|name| self.vector(&VectorPlan { name, len: n_rows }));
-        Ok(Linear { format, cols, n_rows, rows, window, bias: bias.transpose()? })
+        Ok(Linear { format, cols, n_rows, rows, window, bias: None })
     }
 
     /// A vector, as floats.
@@ -170,12 +187,14 @@ impl<'a> Loader<'a> {
     fn expert_tensor(&mut self, plan: &ExpertsPlan, n: usize) -> Result<ExpertTensor> {
         let &ExpertsPlan { rows: n_rows, cols, .. } = plan;
         let rows = self.exchange.rows(n_rows).mine();
+        let part = plan.part.unwrap_or(RowsPlan { first: 0, of: n_rows });
         let (format, places) = match &plan.tensors {
             ExpertTensors::One(name) => {
-                let (tensor, format) = self.tensor(name, &[cols, n_rows, n])?;
+                let (tensor, format) = self.tensor(name, &[cols, part.of, n])?;
                 let bytes = tensor.size / n as u64;
                 self.addressable(tensor, bytes)?;
-                let place = |i: u64| (tensor.file, tensor.offset + i * bytes);
+                let first = first_byte(tensor, format, &part)?;
+                let place = |i: u64| (tensor.file, tensor.offset + i * bytes + first);
                 (format, (0..n as u64).map(place).collect())
             }
             ExpertTensors::Each { stem } => {
@@ -183,18 +202,29 @@ impl<'a> Loader<'a> {
                 let mut format = None;
                 for i in 0..n {
                     let name = format!("{stem}.{i}.weight");
-                    let (tensor, own) = self.tensor(&name, &[cols, n_rows])?;
+                    let (tensor, own) = self.tensor(&name, &[cols, part.of])?;
                     if *format.get_or_insert(own) != own {
                         return Err(Error::unsupported(format!(
                             "tensor {name} is quantised differently from its neighbours"
                         )));
                     }
                     self.addressable(tensor, tensor.size)?;
-                    places.push((tensor.file, tensor.offset));
+                    places.push((tensor.file, tensor.offset + first_byte(tensor, own, &part)?));
                 }
                 (format.ok_or_else(|| Error::missing_tensor(stem))?, places)
             }
         };
         Ok(ExpertTensor { format, cols, n_rows, rows, places })
     }
+}
+
+/// Where a part of the rows begins in a matrix of an expert.
+fn first_byte(tensor: &TensorInfo, format: Format, part: &RowsPlan) -> Result<u64> {
+    if !part.first.is_multiple_of(format.group_rows()) {
+        return Err(Error::unsupported(format!(
+            "tensor {} of type {} has two matrices in one group of rows; use the original model",
+            tensor.name, tensor.ty
+        )));
+    }
+    Ok(part.first as u64 * format.row_bytes(tensor.dims[0] as usize) as u64)
 }

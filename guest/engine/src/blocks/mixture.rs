@@ -1,7 +1,8 @@
 //! Mixtures of experts.
 
 use super::block::Block;
-use super::glu::{Glu, swiglu};
+use super::glu::{Glu, activate};
+use super::linear::Linear;
 use super::loader::Loader;
 use super::norm::Norm;
 use super::pass::Pass;
@@ -10,7 +11,7 @@ use super::scratch::N_PREDICTED_MAX;
 use crate::error::Result;
 use crate::experts::{Choice, Demand, ExpertLayer, Projection};
 use crate::ops;
-use crate::plan::{MixturePlan, SharedPlan};
+use crate::plan::{Activation, ExpertsPlan, MixturePlan, SharedPlan, Weigh};
 use crate::quant::put_numbers;
 use crate::takes::{Room, Takes};
 use crate::team::Parts;
@@ -19,6 +20,10 @@ use crate::team::Parts;
 pub(crate) struct Mixture {
     pub router: Router,
     pub experts: ExpertLayer,
+    /// Of the matrices gate, up and down: a row for each expert.
+    biases: [Option<Linear>; 3],
+    activation: Activation,
+    weigh: Weigh,
     shared: Option<Shared>,
 }
 
@@ -31,7 +36,7 @@ struct Shared {
 /// The router of the layer behind a mixture's, and the norm of what it sees.
 pub(crate) struct Next<'a> {
     pub index: usize,
-    pub norm: &'a Norm,
+    pub norm: Option<&'a Norm>,
     pub router: &'a Router,
 }
 
@@ -42,11 +47,13 @@ impl Block for Mixture {
         let (n_embd, n_ff, n_used) = (plan.gate.cols, plan.n_ff(), plan.router.n_used);
         let shared = plan.shared.as_ref().map(|shared| &shared.glu);
         let n_ff_shared = shared.map_or(0, |glu| glu.n_ff());
+        let biases = [&plan.gate, &plan.up, &plan.down].map(|experts| &experts.bias);
+        let bias = biases.into_iter().flatten().map(|bias| bias.cols).max().unwrap_or(0);
         let experts = Takes {
             vector_len: n_embd.max(n_ff),
             token_len: n_used.saturating_mul(n_ff).saturating_add(n_ff_shared).max(n_embd),
             expert_products: 3 * n_embd as u64 * n_ff as u64 * n_used as u64,
-            room: Room { n_ff_expert: n_ff, ..Room::default() },
+            room: Room { n_ff_expert: n_ff, expert_bias: bias, ..Room::default() },
             ..Takes::default()
         };
         let shared = shared.map_or_else(Takes::default, |glu| Glu::takes(glu, size));
@@ -59,11 +66,14 @@ impl Block for Mixture {
             let gate = gate.as_ref().map(|gate| loader.vector(gate)).transpose()?;
             Ok(Shared { glu, gate })
         });
-        Ok(Self {
-            shared: shared.transpose()?,
-            router: Router::load(&plan.router, loader)?,
-            experts: loader.experts(plan)?,
-        })
+        let shared = shared.transpose()?;
+        let router = Router::load(&plan.router, loader)?;
+        let mut bias = |experts: &ExpertsPlan| {
+            experts.bias.as_ref().map(|bias| loader.linear(bias)).transpose()
+        };
+        let biases = [bias(&plan.gate)?, bias(&plan.up)?, bias(&plan.down)?];
+        let experts = loader.experts(plan)?;
+        Ok(Self { shared, router, biases, experts, activation: plan.activation, weigh: plan.weigh })
     }
 }
 
@@ -73,6 +83,16 @@ impl Mixture {
     /// order: a token's sum has the same order whatever else is in the batch.
     pub fn run(&self, pass: &mut Pass<'_>, index: usize, next: Option<Next<'_>>) -> Result<()> {
         self.router.route(pass, index)?;
+        self.run_routed(pass, index, next)
+    }
+
+    /// The same when the router has made its choices.
+    pub fn run_routed(
+        &self,
+        pass: &mut Pass<'_>,
+        index: usize,
+        next: Option<Next<'_>>,
+    ) -> Result<()> {
         let choices = std::mem::take(&mut pass.s.choices);
         let rounds = self.rounds(pass, &choices);
         let (experts, sources) = (pass.experts, pass.sources);
@@ -180,8 +200,25 @@ impl Mixture {
                     put_numbers(&mut out[i * width + row..], y);
                 });
             }
+            if self.weigh == Weigh::Before {
+                // What a matrix makes of a vector times a number is as many times as much.
+                for (at, choice) in (first..).zip(groups[i]) {
+                    for out in [&mut s.expert_gate, &mut s.expert_up] {
+                        ops::scale(&mut out[at * width..][rows.clone()], choice.weight);
+                    }
+                }
+            }
+            let [gate, up, _] = &self.biases;
+            for (biases, out) in [(gate, &mut s.expert_gate), (up, &mut s.expert_up)] {
+                let Some(biases) = biases else { continue };
+                s.bias.resize(width, 0.0);
+                biases.dequantize_row(groups[i][0].expert, &mut s.bias);
+                for at in first..first + groups[i].len() {
+                    ops::add(&mut out[at * width..][rows.clone()], &s.bias[rows.clone()]);
+                }
+            }
         }
-        swiglu(split, &mut s.expert_gate, &s.expert_up);
+        activate(self.activation, split, &mut s.expert_gate, &s.expert_up);
         Ok(())
     }
 
@@ -199,10 +236,22 @@ impl Mixture {
             s.tokens.clear();
             s.tokens.extend(done..done + group.len());
             let expert = demand.rows(i, group[0].expert)?;
+            let weight = |choice: &Choice| match self.weigh {
+                Weigh::Before => 1.0,
+                Weigh::After => choice.weight,
+            };
+            if let [.., Some(biases)] = &self.biases {
+                s.bias.resize(n_embd, 0.0);
+                biases.dequantize_row(group[0].expert, &mut s.bias);
+                for choice in *group {
+                    let out = &mut s.out[choice.token * n_embd..][down.rows.clone()];
+                    ops::add_scaled(out, &s.bias[down.rows.clone()], weight(choice));
+                }
+            }
             let out = &mut s.out[down.rows.start..];
             expert.matrix(Projection::Down).multiply(&s.inner, &s.tokens, |i, row, y| {
-                let Choice { token, weight, .. } = group[i];
-                let out = &mut out[token * n_embd + row..][..y.len()];
+                let weight = weight(&group[i]);
+                let out = &mut out[group[i].token * n_embd + row..][..y.len()];
                 out.iter_mut().zip(y).for_each(|(out, y)| *out += weight * y);
             });
             done += group.len();
@@ -249,7 +298,9 @@ fn predict(pass: &mut Pass<'_>, next: &Next<'_>) {
     let s = &mut *pass.s;
     s.guess_x.clear();
     s.guess_x.extend_from_slice(&s.hidden);
-    next.norm.apply(&mut s.guess_x);
+    if let Some(norm) = next.norm {
+        norm.apply(&mut s.guess_x);
+    }
     s.guess.take(&mut s.guess_x, pass.n_embd);
     next.router.guess(pass);
     pass.experts.prefetch(next.index, &pass.s.tokens);

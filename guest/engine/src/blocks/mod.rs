@@ -9,12 +9,14 @@ mod block;
 mod embedding;
 mod glu;
 mod head;
+mod latent;
 mod layer;
 mod linear;
 mod loader;
 mod mixture;
 mod norm;
 mod pass;
+mod picks;
 mod router;
 mod scratch;
 

@@ -3,17 +3,24 @@
 use super::loader::Loader;
 use crate::error::Result;
 use crate::ops;
-use crate::plan::NormPlan;
+use crate::plan::{NormKind, NormPlan};
 
-/// An RMSNorm.
+/// A norm.
 pub(crate) struct Norm {
+    kind: NormKind,
+    /// Ones if the plan has none.
     weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
     epsilon: f32,
 }
 
 impl Norm {
     pub fn load(plan: &NormPlan, loader: &mut Loader<'_>) -> Result<Self> {
-        Ok(Self { weight: loader.vector(&plan.weight)?, epsilon: plan.epsilon })
+        let weight = plan.weight.as_ref().map(|weight| loader.vector(weight)).transpose()?;
+        let bias = plan.bias.as_ref().map(|bias| loader.vector(bias)).transpose()?;
+        let mut weight = weight.unwrap_or_else(|| vec![1.0; plan.len]);
+        ops::scale(&mut weight, plan.scale);
+        Ok(Self { kind: plan.kind, weight, bias, epsilon: plan.epsilon })
     }
 
     /// How many numbers are normalised together.
@@ -24,7 +31,13 @@ impl Norm {
     /// Normalises vectors that lie one after another, in place.
     pub fn apply(&self, x: &mut [f32]) {
         for x in x.chunks_exact_mut(self.weight.len()) {
-            ops::rms_norm(x, &self.weight, self.epsilon);
+            match self.kind {
+                NormKind::Rms => ops::rms_norm(x, &self.weight, self.epsilon),
+                NormKind::Layer => ops::layer_norm(x, &self.weight, self.epsilon),
+            }
+            if let Some(bias) = &self.bias {
+                ops::add(x, bias);
+            }
         }
     }
 }

@@ -21,25 +21,34 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Normalises the hidden states from token `first` on, and takes them as
-    /// activations.
-    pub fn normalize(&mut self, first: usize, norm: &Norm) {
+    /// Takes the hidden states from token `first` on as activations, normalised if there
+    /// is a norm.
+    pub fn normalize(&mut self, first: usize, norm: Option<&Norm>) {
         let s = &mut *self.s;
         s.x.clear();
         s.x.extend_from_slice(&s.hidden[first * self.n_embd..]);
-        norm.apply(&mut s.x);
+        if let Some(norm) = norm {
+            norm.apply(&mut s.x);
+        }
         s.activations.take(&mut s.x, self.n_embd);
     }
 
-    /// Gathers what a block computed, and adds it to the hidden states, times `scale`.
-    pub fn add_to_hidden(&mut self, scale: f32) -> Result<()> {
+    /// Gathers what a block computed, and normalises it if there is a norm.
+    pub fn gather_out(&mut self, norm: Option<&Norm>) -> Result<()> {
         let split = self.exchange.rows(self.n_embd);
         self.exchange.gather(&mut [Parts::whole(split, &mut self.s.out)])?;
+        if let Some(norm) = norm {
+            norm.apply(&mut self.s.out);
+        }
+        Ok(())
+    }
+
+    /// Adds what was [gathered](Self::gather_out) to the hidden states, times `scale`.
+    pub fn add_to_hidden(&mut self, scale: f32) {
         match scale {
             1.0 => ops::add(&mut self.s.hidden, &self.s.out),
             _ => ops::add_scaled(&mut self.s.hidden, &self.s.out, scale),
         }
-        Ok(())
     }
 
     /// Checks what a part of a layer left behind. NaNs and infinities that count for

@@ -4,6 +4,7 @@ use super::block::Block;
 use super::linear::Linear;
 use super::loader::Loader;
 use super::pass::Pass;
+use super::picks::Picker;
 use crate::error::{Error, Result};
 use crate::experts::Choice;
 use crate::ops;
@@ -15,9 +16,7 @@ use crate::team::Parts;
 pub(crate) struct Router {
     matrix: Linear,
     name: String,
-    n_used: usize,
-    normalize: bool,
-    scale: f32,
+    picker: Picker,
 }
 
 impl Block for Router {
@@ -36,9 +35,8 @@ impl Block for Router {
     }
 
     fn load(plan: &RouterPlan, loader: &mut Loader<'_>) -> Result<Self> {
-        let &RouterPlan { n_used, normalize, scale, .. } = plan;
         let (matrix, name) = (loader.linear(&plan.matrix)?, plan.matrix.name.clone());
-        Ok(Self { matrix, name, n_used, normalize, scale })
+        Ok(Self { matrix, name, picker: Picker::load(plan, loader)? })
     }
 }
 
@@ -60,15 +58,11 @@ impl Router {
         }
         s.choices.clear();
         for (token, logits) in s.router.chunks_exact_mut(n_expert).enumerate() {
-            ops::softmax(logits);
-            top_k(logits, self.n_used, &mut s.order);
-            let sum: f32 = s.order.iter().map(|&e| logits[e]).sum();
-            let scale = self.scale / if self.normalize { sum } else { 1.0 };
-            s.choices.extend(s.order.iter().map(|&expert| Choice {
-                expert,
-                token,
-                weight: logits[expert] * scale,
-            }));
+            self.picker.pick(logits, &mut s.picks);
+            self.picker.weigh(logits, &mut s.picks);
+            let picked = s.picks.experts.iter().zip(&s.picks.weights);
+            let choice = |(&expert, &weight)| Choice { expert, token, weight };
+            s.choices.extend(picked.map(choice));
         }
         s.choices.sort_by_key(|choice| choice.expert);
         Ok(())
@@ -81,19 +75,11 @@ impl Router {
         let n_expert = self.matrix.n_rows;
         self.matrix.multiply(0..n_expert, &s.guess, &s.all, &mut s.router);
         s.tokens.clear();
-        for logits in s.router.chunks_exact(n_expert) {
-            top_k(logits, self.n_used, &mut s.order);
-            s.tokens.extend_from_slice(&s.order);
+        for logits in s.router.chunks_exact_mut(n_expert) {
+            self.picker.pick(logits, &mut s.picks);
+            s.tokens.extend_from_slice(&s.picks.experts);
         }
         s.tokens.sort_unstable();
         s.tokens.dedup();
     }
-}
-
-/// The indices of the `k` largest numbers, the largest first.
-fn top_k(x: &[f32], k: usize, out: &mut Vec<usize>) {
-    out.clear();
-    out.extend(0..x.len());
-    out.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
-    out.truncate(k);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::picks::Picks;
 use crate::error::{Error, ErrorKind, Result};
 use crate::experts::Choice;
 use crate::quant::{Activations, Format};
@@ -45,6 +46,8 @@ pub(crate) struct Scratch {
     pub activations: Activations,
     /// What a block adds to the residual stream.
     pub out: Vec<f32>,
+    /// What the first of two networks adds, where both are one block.
+    pub sum: Vec<f32>,
     /// `[n_tokens][n_head][head_dim]`, as far as this member needs them; so are
     /// keys and values.
     pub q: Vec<f32>,
@@ -56,17 +59,35 @@ pub(crate) struct Scratch {
     pub up: Vec<f32>,
     pub expert_gate: Vec<f32>,
     pub expert_up: Vec<f32>,
+    /// The bias of an expert.
+    pub bias: Vec<f32>,
     /// Quantised input of the second matrix of a block.
     pub inner: Activations,
     pub router: Vec<f32>,
     /// Input of the next layer's router, as far as it can be guessed.
     pub guess_x: Vec<f32>,
     pub guess: Activations,
+    pub latent: Latent,
     pub order: Vec<usize>,
+    pub picks: Picks,
     pub choices: Vec<Choice>,
     pub tokens: Vec<usize>,
     /// What the last pass was made for: `[n_logits][n_vocab]`.
     pub logits: Vec<f32>,
+}
+
+/// What attention over latents computes with, of some heads at a time.
+#[derive(Default)]
+pub(crate) struct Latent {
+    /// Queries as they meet latents: `[n_tokens][heads][query]`.
+    pub q: Vec<f32>,
+    /// What goes into the matrices of heads: `[n_tokens][heads][..]`.
+    pub x: Vec<f32>,
+    pub activations: Activations,
+    /// A chunk of latents, as floats.
+    pub chunk: Vec<f32>,
+    /// Latents that the members of a team have gathered.
+    pub gathered: Vec<f32>,
 }
 
 impl Widths {
@@ -104,7 +125,7 @@ impl Widths {
         // What comes and goes.
         let room = &self.room;
         let width = room.n_embd.max(room.heads).max(room.n_ff).max(room.n_ff_expert);
-        let angles = 2 * room.head_dim * size_of::<f32>();
+        let angles = 2 * room.angles * size_of::<f32>();
         let choices = room.n_expert_used.saturating_mul(CHOICE_BYTES);
         let for_each = width.saturating_mul(PANEL_BYTES).saturating_add(angles + choices);
         self.kept_bytes(n).saturating_add(n.saturating_mul(for_each) as u64)
@@ -143,6 +164,7 @@ impl Scratch {
         let experts = experts.min(widths.exchange.max(of(w.n_ff_expert)));
         // Inner numbers of any kind are quantised, and trade places for that.
         let inner = of(w.heads).max(of(w.n_ff)).max(experts);
+        let n_queries = w.latent.n_queries(n);
         let n_guess = n.min(N_PREDICTED_MAX) * w.n_embd;
         Ok(Self {
             n_tokens: n,
@@ -150,6 +172,7 @@ impl Scratch {
             x: vector(of(w.n_embd))?,
             activations: activations(of(w.n_embd))?,
             out: vector(of(w.n_embd))?,
+            sum: vector(of(w.sum))?,
             q: vector(of(w.heads))?,
             k: vector(of(w.kv_heads))?,
             v: vector(of(w.kv_heads))?,
@@ -158,8 +181,16 @@ impl Scratch {
             up: vector(of(w.n_ff))?,
             expert_gate: vector(if experts > 0 { inner } else { 0 })?,
             expert_up: vector(experts)?,
+            bias: vector(w.expert_bias)?,
             inner: activations(inner)?,
             router: vector(of(w.n_expert))?,
+            latent: Latent {
+                q: vector(n_queries.saturating_mul(w.latent.query))?,
+                x: vector(n_queries.saturating_mul(w.latent.inner))?,
+                activations: activations(n_queries.saturating_mul(w.latent.inner))?,
+                chunk: vector(w.latent.chunk)?,
+                gathered: vector(w.latent.gathered)?,
+            },
             guess_x: vector(n_guess)?,
             guess: activations(n_guess)?,
             ..Self::default()
@@ -207,6 +238,7 @@ impl Scratch {
             &self.hidden,
             &self.x,
             &self.out,
+            &self.sum,
             &self.q,
             &self.k,
             &self.v,
@@ -215,11 +247,18 @@ impl Scratch {
             &self.up,
             &self.expert_gate,
             &self.expert_up,
+            &self.bias,
             &self.router,
             &self.guess_x,
+            &self.latent.q,
+            &self.latent.x,
+            &self.latent.chunk,
+            &self.latent.gathered,
         ];
         let vectors = vectors.map(|v| v.capacity() * size_of::<f32>());
-        let activations = [&self.activations, &self.inner, &self.guess].map(Activations::room);
+        let latent = &self.latent.activations;
+        let activations = [&self.activations, &self.inner, &self.guess, latent];
+        let activations = activations.map(Activations::room);
         vectors.into_iter().chain(activations).sum::<usize>() as u64
     }
 

@@ -5,6 +5,8 @@
 //! that the cache is read, and made f32, once a tile. What is computed for a query depends on
 //! its position only: it takes the same steps in the same order in any tile.
 
+use std::ops::Range;
+
 use super::kernel::{KERNEL, add_products};
 use super::layer::LayerCache;
 use super::shape::{CHUNK, PANEL};
@@ -23,30 +25,33 @@ struct Room {
 }
 
 /// One query of a tile.
-struct Row {
+pub(super) struct Row {
     /// Where its numbers are among the queries, and its result in the output.
-    at: usize,
-    /// How many positions it sees.
-    n: usize,
+    pub at: usize,
+    /// The positions that it sees.
+    pub seen: Range<usize>,
     /// The largest score so far.
     max: f32,
     /// The sum of the weights so far, relative to `max`.
-    sum: f32,
+    pub sum: f32,
 }
 
 impl Row {
-    fn new(at: usize, n: usize) -> Self {
-        Self { at, n, max: f32::NEG_INFINITY, sum: 0.0 }
+    pub fn new(at: usize, seen: Range<usize>, sink: Option<f32>) -> Self {
+        // A sink has a weight, and no value.
+        let (max, sum) = sink.map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
+        Self { at, seen, max, sum }
     }
 
-    /// How many positions it sees of the chunk that begins at `start`.
-    fn n_in_chunk(&self, start: usize) -> usize {
-        self.n.saturating_sub(start).min(CHUNK)
+    /// What it sees of the chunk that begins at `start`.
+    pub fn in_chunk(&self, start: usize) -> Range<usize> {
+        let place = |position: usize| position.saturating_sub(start).min(CHUNK);
+        place(self.seen.start)..place(self.seen.end)
     }
 
     /// Turns the scores of a chunk into weights relative to the largest score
     /// so far, and what there is in `out` too.
-    fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
+    pub fn weigh(&mut self, scores: &mut [f32], scale: f32, out: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<4>();
         let max = scores
             .iter()
@@ -72,17 +77,20 @@ impl Row {
 
 impl LayerCache {
     /// Attention of tokens that stand at positions from `position` on:
-    /// `softmax(query * keys * scale) * values` over the positions up
+    /// `softmax(query * keys * scale) * values` over the span of positions up
     /// to the token's own.
     ///
     /// `queries` and `out` are `[n_tokens][heads][head_dim]`; `kv_head_of` says
     /// for each of the heads which KV head it uses, if it is to be computed.
     /// Heads that share one stand beside each other
-    /// ([GQA](https://arxiv.org/abs/2305.13245)).
+    /// ([GQA](https://arxiv.org/abs/2305.13245)). `sinks` are further scores, one for each
+    /// head, of values that are zero
+    /// ([attention sinks](https://arxiv.org/abs/2309.17453)).
     pub fn attend(
         &self,
         position: usize,
         scale: f32,
+        sinks: Option<&[f32]>,
         kv_head_of: &[Option<usize>],
         queries: &[f32],
         out: &mut [f32],
@@ -101,9 +109,13 @@ impl LayerCache {
             let heads = first..first + group.len();
             first = heads.end;
             let Some(kv_head) = group[0] else { continue };
-            let tokens = (position + 1..).zip((0..queries.len()).step_by(width));
-            let mut rows = tokens.flat_map(|(n, token)| {
-                heads.clone().map(move |head| Row::new(token + head * head_dim, n))
+            let tokens = (position..).zip((0..queries.len()).step_by(width));
+            let mut rows = tokens.flat_map(|(position, token)| {
+                let seen = self.span.first(position)..position + 1;
+                heads.clone().map(move |head| {
+                    let sink = sinks.map(|sinks| sinks[head]);
+                    Row::new(token + head * head_dim, seen.clone(), sink)
+                })
             });
             loop {
                 tile.clear();
@@ -128,20 +140,22 @@ impl LayerCache {
     ) {
         let head_dim = self.head_dim;
         rows.iter().for_each(|row| out[row.at..][..head_dim].fill(0.0));
-        for (i, (keys, values)) in self.head(kv_head).enumerate() {
-            let start = i * CHUNK;
-            let first = rows.partition_point(|row| row.n <= start);
-            let rows = &mut rows[first..];
-            if rows.is_empty() {
-                break;
-            }
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
+        let begin = first.seen.start / CHUNK * CHUNK;
+        for start in (begin..last.seen.end).step_by(CHUNK) {
+            let (keys, values) = self.head(kv_head, start);
+            let from = rows.partition_point(|row| row.seen.end <= start);
+            let to = rows.partition_point(|row| row.seen.start < start + CHUNK);
+            let rows = &mut rows[from..to];
             scores[..rows.len() * CHUNK].fill(0.0);
             self.add_scores(rows, start, queries, keys, panel, scores);
             for (row, scores) in rows.iter_mut().zip(scores.chunks_exact_mut(CHUNK)) {
-                let n = row.n_in_chunk(start);
-                let padded = n.next_multiple_of(4);
-                scores[n..padded].fill(f32::NEG_INFINITY);
-                row.weigh(&mut scores[..padded], scale, &mut out[row.at..][..head_dim]);
+                let Range { start: from, end: to } = row.in_chunk(start);
+                let (padded_from, padded_to) = (from / 4 * 4, to.next_multiple_of(4));
+                scores[padded_from..from].fill(f32::NEG_INFINITY);
+                scores[to..padded_to].fill(f32::NEG_INFINITY);
+                let out = &mut out[row.at..][..head_dim];
+                row.weigh(&mut scores[padded_from..padded_to], scale, out);
             }
             self.add_values(rows, start, scores, values, panel, out);
         }
@@ -161,12 +175,18 @@ impl LayerCache {
         room: &mut [f32],
         scores: &mut [f32],
     ) {
-        let seen = rows.iter().map(|row| row.n_in_chunk(start)).max().unwrap_or(0);
         let panels = keys.chunks_exact(keys.len() / (CHUNK / PANEL));
-        for (column, panel) in (0..seen).step_by(PANEL).zip(panels) {
+        for (column, panel) in (0..CHUNK).step_by(PANEL).zip(panels) {
+            let sees = |row: &Row| {
+                let seen = row.in_chunk(start);
+                seen.start < column + PANEL && seen.end > column
+            };
+            if !rows.iter().any(sees) {
+                continue;
+            }
             let panel = self.format.keys(panel, self.head_dim, room);
             for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
-                if rows.iter().any(|row| row.n_in_chunk(start) > column) {
+                if rows.iter().any(sees) {
                     let place = |i: usize| (rows[i].at, (first + i) * CHUNK + column);
                     add_products(queries, panel, PANEL, rows.len(), place, scores);
                 }
@@ -186,37 +206,50 @@ impl LayerCache {
         out: &mut [f32],
     ) {
         let (format, head_dim) = (self.format, self.head_dim);
-        let seen = rows.iter().map(|row| row.n_in_chunk(start)).max().unwrap_or(0);
+        let seen = rows.iter().map(|row| row.in_chunk(start).end).max().unwrap_or(0);
         for column in (0..head_dim).step_by(PANEL) {
             let width = PANEL.min(head_dim - column);
             let panel = format.values(values, head_dim, column, seen, room);
             for (first, rows) in (0..).step_by(KERNEL).zip(rows.chunks(KERNEL)) {
-                // All of these rows see what the first of them sees, then each
-                // goes on alone.
-                let common = rows[0].n_in_chunk(start);
-                let place = |i: usize| ((first + i) * CHUNK, rows[i].at + column);
-                let (panel, rest) = panel.split_at(common * width);
-                add_products(weights, panel, width, rows.len(), place, out);
+                // What only the first of these rows see, each goes through alone, and so
+                // what only the last ones see.
+                let common = {
+                    let first = rows[0].in_chunk(start).end;
+                    rows[rows.len() - 1].in_chunk(start).start.min(first)..first
+                };
+                let place = |i: usize, at: usize| ((first + i) * CHUNK + at, rows[i].at + column);
+                let alone = |i: usize, seen: Range<usize>, out: &mut [f32]| {
+                    if !seen.is_empty() {
+                        let panel = &panel[seen.start * width..seen.end * width];
+                        add_products(weights, panel, width, 1, |_| place(i, seen.start), out);
+                    }
+                };
                 for (i, row) in rows.iter().enumerate() {
-                    let (from, to) = place(i);
-                    let rest = &rest[..(row.n_in_chunk(start) - common) * width];
-                    add_products(weights, rest, width, 1, |_| (from + common, to), out);
+                    alone(i, row.in_chunk(start).start..common.start, out);
+                }
+                let of_all = &panel[common.start * width..common.end * width];
+                let place_common = |i| place(i, common.start);
+                add_products(weights, of_all, width, rows.len(), place_common, out);
+                for (i, row) in rows.iter().enumerate() {
+                    let seen = row.in_chunk(start);
+                    alone(i, seen.start.max(common.end)..seen.end, out);
                 }
             }
         }
     }
 }
 
-fn multiply_by(x: &mut [f32], factor: V) {
+pub(super) fn multiply_by(x: &mut [f32], factor: V) {
     replace(x.as_chunks_mut().0, |x| x.mul_f32(factor));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-
     use super::*;
     use crate::kv_cache::format::KvFormat;
+    use crate::kv_cache::layer::held_max;
+    use crate::kv_cache::span::Span;
+    use crate::takes::BATCH_MAX;
     use rand_xoshiro::Xoshiro256PlusPlus;
     use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -239,6 +272,7 @@ mod tests {
         keys: Vec<f32>,
         values: Vec<f32>,
         queries: Vec<f32>,
+        sinks: Option<Vec<f32>>,
         cache: LayerCache,
     }
 
@@ -250,19 +284,33 @@ mod tests {
             let keys = random(&mut rng, n * kv_width);
             let values = random(&mut rng, n * kv_width);
             let queries = random(&mut rng, n * group * kv_width);
-            let cache = LayerCache::new(kv_heads, head_dim, format);
-            let case = Self { format, kv_heads, group, head_dim, keys, values, queries, cache };
+            let (sinks, cache) = (None, LayerCache::new(kv_heads, head_dim, format, Span::All));
+            let case =
+                Self { format, kv_heads, group, head_dim, keys, values, queries, sinks, cache };
             case.filled()
+        }
+
+        /// The same numbers, of which a query sees this span, and sinks if there shall be.
+        fn seeing(mut self, span: Span, has_sinks: bool) -> Self {
+            let n = self.kv_heads * self.group;
+            self.sinks = has_sinks.then(|| (0..n).map(|head| head as f32 * 0.7 - 1.0).collect());
+            self.cache = LayerCache::new(self.kv_heads, self.head_dim, self.format, span);
+            self
+        }
+
+        /// Stores what these positions have.
+        fn store(&mut self, positions: Range<usize>) {
+            let n = self.kv_heads * self.head_dim;
+            self.cache.reserve(positions.end).unwrap();
+            for i in positions {
+                let at = i * n..(i + 1) * n;
+                assert!(self.cache.store(i, &self.keys[at.clone()], &self.values[at]));
+            }
         }
 
         /// Fills the cache.
         fn filled(mut self) -> Self {
-            let kv_width = self.kv_heads * self.head_dim;
-            self.cache.reserve(self.keys.len() / kv_width).unwrap();
-            let positions = self.keys.chunks(kv_width).zip(self.values.chunks(kv_width));
-            for (i, (k, v)) in positions.enumerate() {
-                assert!(self.cache.store(i, k, v));
-            }
+            self.store(0..self.keys.len() / (self.kv_heads * self.head_dim));
             self
         }
 
@@ -280,7 +328,8 @@ mod tests {
             let queries = &self.queries[positions.start * width..positions.end * width];
             let mut out = vec![f32::NAN; queries.len()];
             let scale = scale(self.head_dim);
-            self.cache.attend(positions.start, scale, &self.kv_head_of(), queries, &mut out);
+            let sinks = self.sinks.as_deref();
+            self.cache.attend(positions.start, scale, sinks, &self.kv_head_of(), queries, &mut out);
             out
         }
 
@@ -298,11 +347,14 @@ mod tests {
                     let dot: f64 = products.map(|(&q, k)| f64::from(q) * f64::from(k)).sum();
                     dot / (n as f64).sqrt()
                 };
-                let scores: Vec<f64> = (0..=position).map(score).collect();
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let seen = self.cache.span.first(position)..=position;
+                let scores: Vec<f64> = seen.clone().map(score).collect();
+                let sink = self.sinks.as_ref().map(|sinks| f64::from(sinks[head]));
+                let all = scores.iter().copied().chain(sink);
+                let max = all.clone().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = all.map(|s| (s - max).exp()).collect();
                 let mut mixed = vec![0.0; n];
-                for (i, weight) in weights.iter().enumerate() {
+                for (i, weight) in seen.zip(&weights) {
                     let value = of(&self.values, i, head);
                     mixed.iter_mut().zip(value).for_each(|(m, v)| *m += weight * f64::from(v));
                 }
@@ -360,6 +412,70 @@ mod tests {
         }
     }
 
+    /// A cache that holds less than there was gives the same numbers in batches of any
+    /// length, and they are what the formula says.
+    #[test]
+    fn spans_are_held_and_nothing_else_is_seen() {
+        let (n, mut rng) = (1300, Xoshiro256PlusPlus::seed_from_u64(5));
+        let spans = [1, 3, 8, 50, 64, 200].map(Span::Window);
+        let chunks = [1, 48, 64, 100].map(Span::Chunk);
+        for (i, span) in spans.into_iter().chain(chunks).chain([Span::All]).enumerate() {
+            let (format, group) = (FORMATS[i % 3], [1, 3, 8][i / 3 % 3]);
+            let tolerance = [2e-6, 3e-3, 5e-2][i % 3];
+            let of = || Case::new(format, n, 1, group, 32).seeing(span, i % 2 == 0);
+            let (mut single, mut batched) = (of(), of());
+            let alone = |position: usize| {
+                single.store(position..position + 1);
+                single.attend(position..position + 1)
+            };
+            let alone: Vec<f32> = (0..n).flat_map(alone).collect();
+            let width = batched.width();
+            let mut start = 0;
+            while start < n {
+                let end = n.min(start + 1 + rng.next_u64() as usize % BATCH_MAX);
+                batched.store(start..end);
+                let got = batched.attend(start..end);
+                assert_eq!(bits(&got), bits(&alone[start * width..end * width]), "{span:?}");
+                start = end;
+            }
+            for position in [0, 1, 2, 47, 48, 63, 64, 99, 100, 575, 576, 900, n - 1] {
+                let got = &alone[position * width..][..width];
+                for (got, want) in got.iter().zip(batched.expected(position)) {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error < tolerance, "{span:?}, {position}: {got}, not {want}");
+                }
+            }
+            let held = held_max(span).unwrap_or(n.next_multiple_of(CHUNK));
+            let bytes = 2 * format.bytes(32) * held;
+            assert_eq!(batched.cache.bytes(), bytes as u64, "{span:?}");
+        }
+    }
+
+    /// As many positions as a batch has can be forgotten, and what is seen then is there.
+    #[test]
+    fn a_span_can_be_gone_back_in() {
+        let (n, span) = (1000, Span::Window(30));
+        for back in [1, 100, BATCH_MAX, BATCH_MAX + CHUNK + 1, n] {
+            let mut case = Case::new(KvFormat::F16, n, 1, 2, 32).seeing(span, false);
+            (0..n).step_by(100).for_each(|i| case.store(i..i + 100));
+            let left = n - back;
+            assert_eq!(case.cache.goes_on_from(left), back <= BATCH_MAX, "{back}");
+            if !case.cache.goes_on_from(left) {
+                continue;
+            }
+            let want = case.attend(left..left + 1);
+            let (keys, values) = (case.keys.clone(), case.values.clone());
+            // Other tokens take their places, but not those of what comes before.
+            case.cache.truncate(left);
+            case.keys.rotate_right(left * 32);
+            case.values.rotate_right(left * 32);
+            case.store(left + 1..n);
+            (case.keys, case.values) = (keys, values);
+            case.store(left..left + 1);
+            assert_eq!(bits(&case.attend(left..left + 1)), bits(&want), "{back}");
+        }
+    }
+
     /// As with the heads divided among the members of a team, even amid the
     /// heads that share a KV head.
     #[test]
@@ -377,7 +493,7 @@ mod tests {
             };
             let keys = part(&case.keys, 4, &kv_heads);
             let values = part(&case.values, 4, &kv_heads);
-            let mut cache = LayerCache::new(kv_heads.len(), head_dim, case.format);
+            let mut cache = LayerCache::new(kv_heads.len(), head_dim, case.format, Span::All);
             cache.reserve(n).unwrap();
             let kv_width = kv_heads.len() * head_dim;
             for (i, (k, v)) in keys.chunks(kv_width).zip(values.chunks(kv_width)).enumerate() {
@@ -386,7 +502,7 @@ mod tests {
             let kv_head = |head| heads.contains(&head).then(|| head / group - kv_heads.start);
             let kv_head_of: Vec<_> = (0..12).map(kv_head).collect();
             let mut out = vec![f32::NAN; all.len()];
-            cache.attend(0, scale(head_dim), &kv_head_of, &case.queries, &mut out);
+            cache.attend(0, scale(head_dim), None, &kv_head_of, &case.queries, &mut out);
             assert_eq!(bits(&part(&out, 12, &heads)), bits(&part(&all, 12, &heads)));
             assert_eq!(
                 out.iter().filter(|x| x.is_nan()).count(),
@@ -429,7 +545,7 @@ mod tests {
     #[test]
     fn what_a_format_has_not_is_told() {
         for (format, max) in [(KvFormat::F16, 65504.0), (KvFormat::Q8_0, 127.0 * 65504.0)] {
-            let mut cache = LayerCache::new(1, 36, format);
+            let mut cache = LayerCache::new(1, 36, format, Span::All);
             cache.reserve(1).unwrap();
             let mut store = |key: f32, value: f32| {
                 let (mut keys, mut values) = ([0.0; 36], [0.0; 36]);
@@ -447,7 +563,7 @@ mod tests {
     fn bytes_are_those_of_the_format() {
         for (format, bytes) in FORMATS.into_iter().zip([4 * 60, 2 * 60, 60 + 2 * 2]) {
             assert_eq!(format.bytes(60), bytes);
-            let mut cache = LayerCache::new(3, 60, format);
+            let mut cache = LayerCache::new(3, 60, format, Span::All);
             cache.reserve(65).unwrap();
             assert_eq!(cache.bytes(), (128 * 3 * 2 * bytes) as u64, "{format:?}");
         }

@@ -26,12 +26,35 @@ fn logits(model: Rc<Model>, tokens: &[u32]) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_batch_gives_the_bits_of_single_tokens() {
-    for name in ["mixtral-q4_k_m", "qwen2moe-q8_0", "olmoe-f16"] {
+    for name in ["mixtral-q4_k_m", "qwen2moe-q8_0", "olmoe-f16", "dsv3-q4_k_m", "deepseekv2-f16"] {
         let model = load(&model(name), u64::MAX);
         let single = logits(model.clone(), &TOKENS);
         let mut context = Context::new(model, None).unwrap();
         context.feed(&TOKENS).unwrap();
         assert_eq!(context.logits().unwrap(), single.last().unwrap(), "{name}");
+    }
+}
+
+/// Across chunks of the KV cache, and with as many tokens that heads take turns.
+#[test]
+fn batches_of_any_length_give_the_same_bits() {
+    let text: Vec<u32> = (0..300).map(|i| i * 37 % 500).collect();
+    for name in ["dsv3-q4_k_m", "deepseekv2-q8_0"] {
+        let model = load(&model(name), u64::MAX);
+        let behind = |lengths: &[usize]| {
+            let mut context = Context::new(model.clone(), None).unwrap();
+            let mut rest = &text[..];
+            for &n in lengths {
+                let (batch, later) = rest.split_at(n);
+                context.feed(batch).unwrap();
+                rest = later;
+            }
+            context.logits().unwrap().to_vec()
+        };
+        let all = behind(&[300]);
+        for lengths in [&[150, 150][..], &[299, 1], &[1, 2, 60, 1, 70, 166], &[256, 44]] {
+            assert_eq!(behind(lengths), all, "{name}, {lengths:?}");
+        }
     }
 }
 

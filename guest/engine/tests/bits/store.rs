@@ -463,6 +463,16 @@ fn granitemoe() {
     check("granitemoe");
 }
 
+#[test]
+fn dsv3() {
+    check("dsv3");
+}
+
+#[test]
+fn deepseekv2() {
+    check("deepseekv2");
+}
+
 /// A store whose disk breaks after some demands.
 struct Breaking {
     handle: Handle,

@@ -96,13 +96,25 @@ fn granitemoe() {
 }
 
 #[test]
+fn dsv3() {
+    check("dsv3");
+}
+
+#[test]
+fn deepseekv2() {
+    check("deepseekv2");
+}
+
+#[test]
 fn a_batch_that_is_exchanged_in_steps() {
-    let (path, kv_format) = (model("mixtral-q8_0"), KvFormat::default());
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
-    let [one, two] = [1, 2].map(|size| {
-        run(&path, size, u64::MAX, kv_format, |model| logits(model, &tokens, 699)).remove(0)
-    });
-    assert!(one == two);
+    for name in ["mixtral-q8_0", "dsv3-q8_0"] {
+        let (path, kv_format) = (model(name), KvFormat::default());
+        let [one, two] = [1, 2].map(|size| {
+            run(&path, size, u64::MAX, kv_format, |model| logits(model, &tokens, 699)).remove(0)
+        });
+        assert!(one == two, "{name}");
+    }
 }
 
 #[test]
