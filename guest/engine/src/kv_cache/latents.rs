@@ -273,7 +273,7 @@ mod tests {
                 };
                 let weights: Vec<f64> = latents.iter().map(score).collect();
                 let sum: f64 = weights.iter().sum();
-                let number = move |i: usize| {
+                let number = |i: usize| {
                     let products = weights.iter().zip(&latents);
                     products.map(|(w, latent)| w * f64::from(latent[i])).sum::<f64>() / sum
                 };
