@@ -22,6 +22,8 @@ from tokenizers.models import BPE
 import gguf
 
 N_RANDOM = 10_000
+# How many of the texts are enough where the vocabulary is another model's.
+N_SPLIT = 3_000
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 SPACES = r"\s+(?!\S)|\s+"
@@ -157,7 +159,13 @@ def added(values, special):
     kinds = {USER_DEFINED, CONTROL, UNKNOWN} if special else {USER_DEFINED}
     pairs = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"])
     tokens = [token for token, kind in pairs if kind in kinds and token]
-    return [AddedToken(token, normalized=False) for token in tokens]
+    # Phi-3's take the white space behind them.
+    strips = values.get("general.name") == "Phi3"
+    plain = {"<unk>", "<s>", "<|endoftext|>"}
+    return [
+        AddedToken(token, normalized=False, rstrip=strips and token not in plain)
+        for token in tokens
+    ]
 
 
 def merges_of_scores(tokens, kinds, scores):
@@ -324,7 +332,7 @@ class Tokens(unittest.TestCase):
                 changed = Path(folder) / f"{pre}.gguf"
                 changed.write_bytes(gguf.with_string(data, places, "tokenizer.ggml.pre", pre))
                 with self.subTest(pre=pre):
-                    self.compare(changed, values, pre, self.texts)
+                    self.compare(changed, values, pre, self.texts[:N_SPLIT])
 
 
 if __name__ == "__main__":
