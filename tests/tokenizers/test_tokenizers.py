@@ -221,7 +221,7 @@ def ours(path, texts):
     """For each text its tokens, those with control tokens read, and the way back."""
     lines = "".join(json.dumps(text) + "\n" for text in texts)
     command = [program, str(path)]
-    output = subprocess.run(command, input=lines, check=True, capture_output=True, text=True)
+    output = subprocess.run(command, input=lines.encode(), check=True, stdout=subprocess.PIPE)
     return [json.loads(line) for line in output.stdout.splitlines()]
 
 
@@ -328,7 +328,9 @@ class Tokens(unittest.TestCase):
         data = path.read_bytes()
         values, places = gguf.metadata(data)
         with TemporaryDirectory() as folder:
-            for pre in SPLITTERS:
+            # Falcon's digits are those of what bytes are written as, which only its own
+            # vocabulary does not merge.
+            for pre in sorted(set(SPLITTERS) - {"falcon"}):
                 changed = Path(folder) / f"{pre}.gguf"
                 changed.write_bytes(gguf.with_string(data, places, "tokenizer.ggml.pre", pre))
                 with self.subTest(pre=pre):
