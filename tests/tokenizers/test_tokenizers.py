@@ -135,6 +135,9 @@ WHOLE_WORDS = {"llama-bpe", "glm4", "tekken"}
 # are split.
 NOT_COMPARED = {"bert-bge", "nomic-bert-moe", "aquila", "gpt-neox"}
 
+# Bytes that are written as ², ³, ¹, ¼, ½ and ¾.
+DIGIT_BYTES = set(b"\xb2\xb3\xb9\xbc\xbd\xbe")
+
 
 def skip(missing):
     """Nothing may be skipped where CI is true."""
@@ -158,7 +161,8 @@ def added(values, special):
     """Tokens that are found in a text before it is split."""
     kinds = {USER_DEFINED, CONTROL, UNKNOWN} if special else {USER_DEFINED}
     pairs = zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"])
-    tokens = [token for token, kind in pairs if kind in kinds and token]
+    # The end of a text is a control token, whatever a file says.
+    tokens = [t for t, kind in pairs if kind in kinds and t and (special or t != "</s>")]
     # Phi-3's take the white space behind them.
     strips = values.get("general.name") == "Phi3"
     plain = {"<unk>", "<s>", "<|endoftext|>"}
@@ -298,9 +302,15 @@ class Tokens(unittest.TestCase):
             path = vocabularies[name]
             values, _ = gguf.metadata(path.read_bytes())
             pre = values.get("tokenizer.ggml.pre")
+            texts = self.texts
+            if pre == "falcon":
+                # Its digits are those of what bytes are written as.
+                texts = [text for text in texts if not DIGIT_BYTES & set(text.encode())]
             with self.subTest(vocabulary=name, pre=pre):
-                results = self.compare(path, values, pre, self.texts)
-                for text, (_, _, back) in zip(self.texts, results):
+                results = self.compare(path, values, pre, texts)
+                for text, (_, _, back) in zip(texts, results):
+                    if values["tokenizer.ggml.model"] != "gpt2":
+                        text = text.replace("▁", " ")
                     self.assertEqual(back, text)
 
     def test_control_tokens(self):
@@ -328,8 +338,8 @@ class Tokens(unittest.TestCase):
         data = path.read_bytes()
         values, places = gguf.metadata(data)
         with TemporaryDirectory() as folder:
-            # Falcon's digits are those of what bytes are written as, which only its own
-            # vocabulary does not merge.
+            # Falcon's digits are cut off from spaces, which only its own vocabulary does not
+            # merge with them.
             for pre in sorted(set(SPLITTERS) - {"falcon"}):
                 changed = Path(folder) / f"{pre}.gguf"
                 changed.write_bytes(gguf.with_string(data, places, "tokenizer.ggml.pre", pre))
