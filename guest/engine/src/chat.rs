@@ -14,6 +14,7 @@ mod json;
 mod marks;
 mod tags;
 mod template;
+mod text;
 
 use minijinja::context;
 use minijinja::value::{Value, ValueKind, merge_maps};
@@ -70,7 +71,7 @@ impl ChatTemplate {
             .filter(|variables: &Value| variables.kind() == ValueKind::Map)
             .ok_or_else(|| Error::input("the variables of a chat template are no JSON object"))?;
         let absent = context! { tools => (), documents => () };
-        let variables = merge_maps([variables, absent]);
+        let variables = merge_maps([absent, variables]);
         template::render(&self.source, variables, Some(now), bytes_max, None)
     }
 

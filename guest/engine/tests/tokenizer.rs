@@ -208,6 +208,8 @@ fn pre_tokenizers_split_as_their_models_do() {
         ("afmoe", "1111", &["1", "111"]),
         ("afmoe", "a1111a", &["a", "1", "111", "a"]),
         ("qwen2", "111", &["1", "1", "1"]),
+        ("cohere2moe", "1111 a", &["1", "111", "\u{120}a"]),
+        ("cohere2moe", "1111a", &["111", "1", "a"]),
         // The last space belongs to the word behind it.
         ("gpt-2", "   a", &["\u{120}\u{120}", "\u{120}a"]),
         ("gpt-2", "a  ", &["a", "\u{120}\u{120}"]),
@@ -355,6 +357,7 @@ fn what_is_not_supported_is_named() {
     let error = failure(byte_level(&[], &[], "superbpe"));
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("`superbpe`"), "{error}");
+    assert!(error.to_string().contains("such as `llama-bpe`"), "{error}");
 }
 
 #[test]

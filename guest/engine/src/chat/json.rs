@@ -3,6 +3,7 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::text::float;
 use crate::tokenizer::TEXT_BYTES_MAX;
 
 /// How deep values may lie in one another, on a small stack.
@@ -125,11 +126,10 @@ impl Writer {
 
     fn number(&mut self, value: &Value) {
         match f64::try_from(value.clone()) {
-            Ok(number) if !value.is_integer() => self.out.push_str(&match number {
-                n if n.is_nan() => "NaN".to_owned(),
-                n if n.is_infinite() => format!("{}Infinity", if n < 0.0 { "-" } else { "" }),
-                n => float(n),
-            }),
+            Ok(number) if !value.is_integer() => {
+                let text = float(number);
+                self.out.push_str(&text.replace("nan", "NaN").replace("inf", "Infinity"));
+            }
             _ => self.out.push_str(&value.to_string()),
         }
     }
@@ -155,18 +155,6 @@ impl Writer {
         }
         self.out.push('"');
     }
-}
-
-/// A finite number as Python writes it: Rust has the same digits and the same limits of
-/// what has an exponent.
-pub(super) fn float(number: f64) -> String {
-    let text = format!("{number:?}");
-    let Some((digits, exponent)) = text.split_once('e') else { return text };
-    let (sign, exponent) = match exponent.strip_prefix('-') {
-        Some(exponent) => ('-', exponent),
-        None => ('+', exponent),
-    };
-    format!("{digits}e{sign}{exponent:0>2}")
 }
 
 fn failure(message: &str) -> Error {

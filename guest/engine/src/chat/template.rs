@@ -7,8 +7,9 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind as JinjaKind};
 
 use super::clock::DateTime;
-use super::json::{float, to_json};
+use super::json::to_json;
 use super::tags::{LOOP_FILTER, adapted};
+use super::text::text;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::TEXT_BYTES_MAX;
 
@@ -50,16 +51,14 @@ fn environment(source: &str, now: Option<DateTime>) -> Environment<'static> {
     env.set_syntax(syntax.expect("the usual delimiters"));
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_formatter(|out, _, value| {
-        let is_float = value.kind() == ValueKind::Number && !value.is_integer();
-        match f64::try_from(value.clone()) {
-            Ok(number) if is_float && number.is_finite() => Ok(out.write_str(&float(number))?),
-            _ => Ok(write!(out, "{value}")?),
-        }
+    env.set_formatter(|out, _, value| match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&text(value)?)?),
+        _ => Ok(write!(out, "{value}")?),
     });
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(N_NESTED_MAX);
     env.add_filter("tojson", to_json);
+    env.add_filter("string", |value: Value| text(&value));
     env.add_filter(LOOP_FILTER, |value: Value| match value.is_none() {
         true => Err(failure("none is not iterable")),
         false => Ok(value),

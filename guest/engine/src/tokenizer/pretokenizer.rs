@@ -144,8 +144,8 @@ const DEEPSEEK_WORDS: &str = concat!(
     r"-\u{FF3A}\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}",
     r"\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+",
 );
-/// A number with a letter, mark or underscore behind it, and one without.
-const NUMBERS: &[&str] = &[r"\d+[\w--[\d\u{200C}\u{200D}]]", r"\d+"];
+/// A number in the midst of a word, as Oniguruma has words, and one at a word's end.
+const NUMBERS: &[&str] = &[r"\d+[\w\p{N}--[\d\u{200C}\u{200D}]]", r"\d+"];
 /// Punctuation as DeepSeek LLM lists it, after a space.
 const DEEPSEEK_PUNCTUATION: &str =
     r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+";

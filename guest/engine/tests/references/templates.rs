@@ -61,7 +61,14 @@ impl Case {
                 let is_said = said.is_none_or(|words| error.to_string().ends_with(words));
                 (!is_said).then(|| format!("{error}, not {expected}"))
             }
-            (Ok(text), Some(expected), _) => Some(format!("{text:?}\nnot\n{expected:?}")),
+            (Ok(text), Some(expected), _) => {
+                let pairs = text.char_indices().zip(expected.chars());
+                let n_same = pairs.take_while(|((_, a), b)| a == b).count();
+                let shown = |text: &str| {
+                    text.chars().skip(n_same.saturating_sub(40)).take(120).collect::<String>()
+                };
+                Some(format!("{:?}\nnot\n{:?}", shown(text), shown(expected)))
+            }
             (Ok(text), ..) => Some(format!("no error, but {text:?}; {:?} expected", self.error)),
             (Err(error), ..) => Some(error.to_string()),
         }
