@@ -37,7 +37,7 @@ pub const TARGET: Target = Target {
 const NAMES: [&str; 2] = ["model-00001-of-00002.gguf", "model-00002-of-00002.gguf"];
 
 /// Types that tensors have.
-const TYPES: [TensorType; 7] = [
+const TYPES: [TensorType; 10] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::Q4_0,
@@ -45,6 +45,9 @@ const TYPES: [TensorType; 7] = [
     TensorType::Q4_K,
     TensorType::Q6_K,
     TensorType::BF16,
+    TensorType::IQ2_XS,
+    TensorType::MXFP4,
+    TensorType::NVFP4,
 ];
 
 /// What is added to a type's number for rows that are interleaved.

@@ -161,3 +161,39 @@ fn hunyuanmoe() {
 fn phimoe() {
     check_quantized("phimoe", &[]);
 }
+
+#[test]
+fn gemma3() {
+    check("gemma3");
+}
+
+#[test]
+fn gemma4() {
+    check_quantized("gemma4", &[("q8_0", 5e-3), ("q4_k_m", 5e-2)]);
+}
+
+#[test]
+fn llama4() {
+    check_quantized("llama4", &[("q4_k_m", 5e-2)]);
+}
+
+/// llama.cpp computes its quantised files otherwise than Hugging Face.
+#[test]
+fn gptoss() {
+    check_from("gptoss", &[("q8_0", 1e-1), ("q4_k_m", 1e-1)], |_| "hf".to_owned());
+}
+
+#[test]
+fn olmo2() {
+    check_quantized("olmo2", &[]);
+}
+
+#[test]
+fn llama3() {
+    check_quantized("llama3", &[]);
+}
+
+#[test]
+fn phi3() {
+    check_quantized("phi3", &[]);
+}

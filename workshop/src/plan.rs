@@ -74,7 +74,8 @@ pub struct Plan {
 
 /// Plans how the model in `path` will run. Of its file only the header is read, and,
 /// if not all experts fit, some of them to measure the disk. The speed of computing
-/// is measured with a small random model of the same shape.
+/// is measured with a small random model of the same shape, at the same time. What is
+/// expected is what comes when memory is full of experts.
 ///
 /// # Errors
 ///
@@ -105,12 +106,8 @@ pub fn plan(engine: &Engine, path: &Path, conditions: Conditions) -> Result<Plan
     let n_layer = n_experts / header.n_expert.max(1);
     let used_bytes = n_layer * n_used * needs.expert_bytes();
     let read_bytes = used_bytes as f64 * (1.0 - hit_rate);
-    // First, while no small model is being written.
-    let disk_speed = match read_bytes > 0.0 {
-        true => Some(disk_speed(path, needs.expert_bytes(), n_used)?),
-        false => None,
-    };
-    let compute_speed = compute_speed(engine, &header, &options)?;
+    let experts = (read_bytes > 0.0).then(|| (needs.expert_bytes(), n_used));
+    let (compute_speed, disk_speed) = speeds(engine, path, &header, &options, experts)?;
     let dense_time = needs.dense_bytes() as f64 / compute_speed;
     let expert_time = used_bytes as f64 / compute_speed;
     let disk_time = disk_speed.map_or(0.0, |speed| read_bytes / speed);
@@ -200,33 +197,69 @@ impl Header {
     }
 }
 
-/// Bytes of weights a second that the sandbox computes with, in decode: a model
-/// of the same shape and few layers is timed.
-fn compute_speed(engine: &Engine, header: &Header, options: &ModelOptions) -> Result<f64> {
+/// Bytes of weights a second that the sandbox computes with in decode, and bytes a second
+/// of reads of experts of so many bytes, so many at a time, if there are any. Both at the
+/// same time, as they will be: a disk takes some of the processors' time.
+fn speeds(
+    engine: &Engine,
+    path: &Path,
+    header: &Header,
+    options: &ModelOptions,
+    experts: Option<(u64, u64)>,
+) -> Result<(f64, Option<f64>)> {
     let folder = tempfile::tempdir().map_err(Error::NoRoom)?;
-    let mut path: PathBuf = folder.path().join("small.gguf");
-    generate(&path, &header.shape, 1, &mut Silent)?;
-    if header.is_packed {
-        let packed = folder.path().join("packed.gguf");
-        pack::pack(&path, &packed, true, &mut Silent)?;
-        path = packed;
+    let small = SmallModel::open(engine, folder.path(), header, options)?;
+    let Some((expert_bytes, n_at_once)) = experts else {
+        return Ok((small.speed(|| false)?, None));
+    };
+    std::thread::scope(|scope| {
+        let disk = scope.spawn(|| disk_speed(path, expert_bytes, n_at_once));
+        let compute_speed = small.speed(|| !disk.is_finished());
+        let disk_speed = disk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((compute_speed?, Some(disk_speed?)))
+    })
+}
+
+/// A model of the same shape and few layers.
+struct SmallModel(Model);
+
+impl SmallModel {
+    fn open(
+        engine: &Engine,
+        folder: &Path,
+        header: &Header,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let mut path: PathBuf = folder.join("small.gguf");
+        generate(&path, &header.shape, 1, &mut Silent)?;
+        if header.is_packed {
+            let packed = folder.join("packed.gguf");
+            pack::pack(&path, &packed, true, &mut Silent)?;
+            path = packed;
+        }
+        let mut options = options.clone();
+        options.memory = None;
+        Ok(Self(Model::open(engine, &path, options)?))
     }
-    let mut options = options.clone();
-    options.memory = None;
-    let model = Model::open(engine, &path, options)?;
-    let weights = model.info().weight_bytes;
-    let mut session = model.session(SessionOptions::default())?;
-    for i in 0..N_WARM {
-        session.feed(&[i as u32])?;
+
+    /// Bytes of its weights that are computed with in a second, in decode; measured for as
+    /// long as `goes_on` says, and for some tokens at least.
+    fn speed(&self, goes_on: impl Fn() -> bool) -> Result<f64> {
+        let mut session = self.0.session(SessionOptions::default())?;
+        let mut times = Vec::new();
+        while times.len() < N_WARM + N_TIMED || goes_on() {
+            session.rewind(0)?;
+            for i in 0..N_TIMED {
+                let start = Instant::now();
+                session.feed(&[i as u32])?;
+                times.push(start.elapsed());
+            }
+        }
+        let timed = &mut times[N_WARM..];
+        timed.sort();
+        let median = timed[timed.len() / 2].as_secs_f64();
+        Ok(self.0.info().weight_bytes as f64 / median.max(1e-9))
     }
-    let mut times = Vec::new();
-    for i in 0..N_TIMED {
-        let start = Instant::now();
-        session.feed(&[i as u32])?;
-        times.push(start.elapsed());
-    }
-    times.sort();
-    Ok(weights as f64 / times[N_TIMED / 2].as_secs_f64().max(1e-9))
 }
 
 /// Bytes a second of reads of single experts at random places, as many at a time

@@ -39,9 +39,10 @@ pub fn build(programs: &[&str]) -> Result<PathBuf> {
     Ok(folder())
 }
 
-/// Builds all programs and tests, and returns the folder in which the programs are.
+/// Builds all programs and tests, and what tests need of the examples, and returns the
+/// folder in which the programs are.
 pub fn build_all() -> Result<PathBuf> {
-    process::run(workspace("build").args(["--bins", "--tests"]))?;
+    process::run(workspace("build").args(["--bins", "--tests", "--example", "tokenize"]))?;
     Ok(folder())
 }
 

@@ -9,8 +9,9 @@ use anyhow::Result;
 
 use crate::host::cargo;
 use crate::paths::output;
+use crate::python::Python;
 use crate::toolchain::{Target, Toolchain};
-use crate::{guest, host, models, process, python};
+use crate::{guest, host, models, process};
 
 /// Builds the command, and lets the default model continue `prompt`.
 pub fn run(prompt: &str, arguments: &[String]) -> Result<()> {
@@ -40,13 +41,19 @@ fn build(programs: &[&str]) -> Result<PathBuf> {
 /// Runs all tests.
 pub fn test() -> Result<()> {
     guest::build()?;
-    let moewe = host::build_all()?.join("moewe");
+    let programs = host::build_all()?;
+    let (moewe, tokenize) = (programs.join("moewe"), programs.join("examples/tokenize"));
     let folder = output("models");
     let model = models::fetch(&moewe, &folder)?;
+    let python = Python::new()?;
+    let llama_cpp = python.llama_cpp()?;
     let mut tests = host::workspace("test");
-    process::run(tests.env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model))?;
+    tests.env("MOEWE_MODELS", &folder).env("MOEWE_SMOLLM2", &model);
+    process::run(tests.env("MOEWE_LLAMA_CPP", &llama_cpp))?;
     process::run(&mut host::test_guests())?;
-    python::test_wasi(&moewe, &model)
+    python.test("wasi", &[("MOEWE_SMOLLM2", model.as_ref()), ("MOEWE", moewe.as_ref())])?;
+    let llama_cpp = ("MOEWE_LLAMA_CPP", llama_cpp.as_ref());
+    python.test("tokenizers", &[llama_cpp, ("MOEWE_TOKENIZE", tokenize.as_ref())])
 }
 
 /// Checks format, lints and documentation, and runs all tests.

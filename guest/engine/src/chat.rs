@@ -9,30 +9,21 @@
 //! happen in a sandbox that is thrown away; and what the messages say stays text, whatever
 //! the template does with it.
 
+mod clock;
+mod json;
 mod marks;
+mod tags;
+mod template;
+mod text;
 
-use std::io;
-
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind as JinjaKind, context};
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use minijinja::context;
+use minijinja::value::{Value, ValueKind, merge_maps};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Metadata;
 use crate::tokenizer::{TEXT_BYTES_MAX, Tokenizer};
+pub use clock::DateTime;
 use marks::Names;
-
-/// Instructions that a template may take: many thousand messages' worth.
-const FUEL: u64 = 20_000_000;
-/// How deep macros and loops may nest, on a small stack.
-const N_NESTED_MAX: usize = 100;
-/// The most characters of an error that a template made.
-const N_ERROR_CHARS_MAX: usize = 500;
-
-/// What to do instead of using the template.
-const WAY_OUT: &str = "write the prompt in the model's format yourself, and tokenize it with \
-                       parse-special";
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +54,25 @@ impl ChatTemplate {
     /// A template from its source.
     pub fn new(source: &str) -> Self {
         Self { source: source.to_owned() }
+    }
+
+    /// Writes a conversation of which all is trusted: nothing in it is marked, so that the
+    /// names of control tokens in messages are control tokens. `variables` is a JSON
+    /// object of what the template knows by name: `messages`, each with whatever it has,
+    /// `add_generation_prompt`, `bos_token`, `tools`, and more. The result may take
+    /// `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `variables` is no JSON object, and as
+    /// [`Conversation::render`].
+    pub fn render(&self, variables: &str, now: DateTime, bytes_max: usize) -> Result<String> {
+        let variables: Value = serde_json::from_str(variables)
+            .ok()
+            .filter(|variables: &Value| variables.kind() == ValueKind::Map)
+            .ok_or_else(|| Error::input("the variables of a chat template are no JSON object"))?;
+        let absent = context! { tools => (), documents => () };
+        let variables = merge_maps([absent, variables]);
+        template::render(&self.source, variables, Some(now), bytes_max, None)
     }
 
     /// What has to be known to write a conversation. With `add_generation_prompt`
@@ -153,257 +163,14 @@ impl Conversation {
             .iter()
             .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
             .collect();
-        let source = without_generation_tags(&self.template);
-        let environment = environment(&source);
-        let explain = |error| explain(error, self.bytes_max);
-        let template =
-            environment.template_from_named_str("chat_template", &source).map_err(explain)?;
-        let mut out = Limited { bytes: Vec::new(), left: self.bytes_max, mark: self.mark };
-        let result = template.render_captured_to(
-            context! {
-                messages,
-                add_generation_prompt => self.add_generation_prompt,
-                bos_token => self.bos.as_str(),
-                eos_token => self.eos.as_str(),
-                tools => (),
-                documents => (),
-            },
-            &mut out,
-        );
-        result.map_err(explain)?;
-        String::from_utf8(out.bytes)
-            .map_err(|_| Error::input("the chat template wrote text that is not UTF-8"))
-    }
-}
-
-/// What Hugging Face's environment has.
-fn environment(source: &str) -> Environment<'static> {
-    let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    env.set_syntax(syntax.expect("the usual delimiters"));
-    env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_formatter(|out, _, value| {
-        // Python's names of its constants.
-        let name = match (value.kind(), value.is_true()) {
-            (minijinja::value::ValueKind::Bool, true) => "True",
-            (minijinja::value::ValueKind::Bool, false) => "False",
-            (minijinja::value::ValueKind::None, _) => "None",
-            _ => return write!(out, "{value}").map_err(Into::into),
+        let variables = context! {
+            messages,
+            add_generation_prompt => self.add_generation_prompt,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+            tools => (),
+            documents => (),
         };
-        out.write_str(name).map_err(Into::into)
-    });
-    env.set_fuel(Some(FUEL));
-    env.set_recursion_limit(N_NESTED_MAX);
-    env.add_filter("tojson", to_json);
-    // In Python, None is not iterable.
-    env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
-    env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(JinjaKind::InvalidOperation, "").with_source(Refusal(message)))
-    });
-    // A template that asks whether it is there has a way to do without.
-    let optional = ["strftime_now is defined", "strftime_now is not defined"];
-    if !optional.iter().any(|test| source.contains(test)) {
-        env.add_function("strftime_now", |format: String| strftime(&format));
+        template::render(&self.template, variables, None, self.bytes_max, Some(self.mark))
     }
-    env
-}
-
-/// What a template says when it does not like the messages.
-#[derive(Debug)]
-struct Refusal(String);
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-fn explain(error: minijinja::Error, bytes_max: usize) -> Error {
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        if let Some(Refusal(message)) = cause.downcast_ref() {
-            return Error::input(format!(
-                "the model's chat template refuses these messages: {}",
-                shortened(message)
-            ));
-        }
-        source = cause.source();
-    }
-    let what = || shortened(&error.to_string());
-    match error.kind() {
-        JinjaKind::OutOfFuel => Error::unsupported(format!(
-            "the model's chat template takes too long (more than {FUEL} steps); {WAY_OUT}"
-        )),
-        JinjaKind::SyntaxError
-        | JinjaKind::UnknownFilter
-        | JinjaKind::UnknownFunction
-        | JinjaKind::UnknownMethod
-        | JinjaKind::UnknownTest
-        | JinjaKind::TemplateNotFound => Error::unsupported(format!(
-            "the model's chat template needs more than is here: {}; {WAY_OUT}",
-            what()
-        )),
-        JinjaKind::WriteFailure => Error::new(
-            ErrorKind::ContextFull,
-            format!(
-                "the model's chat template writes more than {bytes_max} bytes, more than the \
-                 context holds; shorten the messages"
-            ),
-        ),
-        _ => Error::input(format!(
-            "the model's chat template fails on these messages: {}; {WAY_OUT}",
-            what()
-        )),
-    }
-}
-
-/// A template decides how long its errors are.
-fn shortened(message: &str) -> String {
-    match message.char_indices().nth(N_ERROR_CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &message[..end]),
-        None => message.to_owned(),
-    }
-}
-
-/// Takes no more bytes than it may, of which marks are none. But they are memory, so
-/// there is an end of them too.
-struct Limited {
-    bytes: Vec<u8>,
-    left: usize,
-    mark: char,
-}
-
-impl io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n_marks = str::from_utf8(bytes).map_or(0, |text| text.matches(self.mark).count());
-        let n_text = bytes.len() - n_marks * self.mark.len_utf8();
-        let left = self.left.checked_sub(n_text);
-        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
-        if bytes.len() > TEXT_BYTES_MAX - self.bytes.len() {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// JSON with the spaces that Python puts into it, and no HTML escapes.
-fn to_json(
-    value: &Value,
-    indent: Option<usize>,
-    kwargs: Kwargs,
-) -> Result<String, minijinja::Error> {
-    let indent = indent.or(kwargs.get("indent")?);
-    for ignored in ["ensure_ascii", "separators", "sort_keys"] {
-        kwargs.get::<Option<Value>>(ignored)?;
-    }
-    kwargs.assert_all_used()?;
-    let json = match indent {
-        None => json_with(value, Spaced),
-        Some(n) => json_with(value, PrettyFormatter::with_indent(" ".repeat(n.min(16)).as_bytes())),
-    };
-    json.map_err(|e| minijinja::Error::new(JinjaKind::BadSerialization, e.to_string()))
-}
-
-fn json_with(value: &Value, formatter: impl Formatter) -> serde_json::Result<String> {
-    let mut out = Vec::new();
-    serde::Serialize::serialize(value, &mut Serializer::with_formatter(&mut out, formatter))?;
-    Ok(String::from_utf8(out).expect("JSON is UTF-8"))
-}
-
-/// `{"a": 1, "b": 2}`
-struct Spaced;
-
-impl Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
-        w.write_all(b": ")
-    }
-}
-
-/// 1 January 2026, a Thursday, at midnight, as C's `strftime` writes it.
-fn strftime(format: &str) -> Result<String, minijinja::Error> {
-    let mut out = String::new();
-    let mut rest = format.chars();
-    while let Some(c) = rest.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        out.push_str(match rest.next() {
-            Some('Y') => "2026",
-            Some('y') => "26",
-            Some('m' | 'd') => "01",
-            Some('e') => " 1",
-            Some('B') => "January",
-            Some('b' | 'h') => "Jan",
-            Some('A') => "Thursday",
-            Some('a') => "Thu",
-            Some('j') => "001",
-            Some('H' | 'M' | 'S') => "00",
-            Some('I') => "12",
-            Some('p') => "AM",
-            Some('F') => "2026-01-01",
-            Some('T' | 'X') => "00:00:00",
-            Some('D' | 'x') => "01/01/26",
-            Some('Z') => "UTC",
-            Some('z') => "+0000",
-            Some('%') => "%",
-            other => {
-                return Err(minijinja::Error::new(
-                    JinjaKind::InvalidOperation,
-                    format!(
-                        "strftime_now does not know %{}",
-                        other.map(String::from).unwrap_or_default()
-                    ),
-                ));
-            }
-        });
-    }
-    Ok(out)
-}
-
-/// Turns `{% generation %}` blocks, which mark the assistant's words for
-/// training, into blocks that do nothing.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start + 2..].find("%}").map(|n| start + 2 + n) else { break };
-        let inside = &rest[start + 2..end];
-        let name = inside.trim_matches(['-', '+']).trim();
-        let replacement = match name {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => name,
-        };
-        out.push_str(&rest[..start + 2]);
-        out.push_str(&inside.replacen(name, replacement, usize::from(name != replacement)));
-        out.push_str("%}");
-        rest = &rest[end + 2..];
-    }
-    out.push_str(rest);
-    out
 }

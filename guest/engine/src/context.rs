@@ -318,9 +318,16 @@ mod tests {
     /// beyond the room that was made for it.
     #[test]
     fn batches_take_what_they_are_said_to_take() {
-        for name in
-            ["qwen2moe-q4_k_m", "mixtral-q8_0", "olmoe-f16", "dsv3-q4_k_m", "deepseekv2-f16"]
-        {
+        for name in [
+            "qwen2moe-q4_k_m",
+            "mixtral-q8_0",
+            "olmoe-f16",
+            "dsv3-q4_k_m",
+            "deepseekv2-f16",
+            "gptoss-q8_0",
+            "gemma4-q4_k_m",
+            "phi3-q8_0",
+        ] {
             let model = load(name);
             let mut context = Context::new(model.clone(), None).unwrap();
             for n in [1, 3, 16, 17, 60, 2, 33] {
@@ -413,7 +420,11 @@ mod tests {
     fn logits_do_not_depend_on_drafts() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
         let mut random = |n: usize| rng.next_u64() as usize % n;
-        for name in ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16", "dsv3-q8_0"] {
+        let plain = ["qwen2moe-q8_0", "mixtral-q4_k_m", "olmoe-f16", "dsv3-q8_0"];
+        // With as many layers that hold a window, which is not full, as others; and with
+        // positions that turn otherwise in long contexts.
+        let special = [("gptoss-q8_0", 2), ("phi3-q8_0", 1)];
+        for (name, n_caches) in plain.map(|name| (name, 1)).into_iter().chain(special) {
             let model = load(name);
             let text: Vec<u32> = (0..150).map(|_| random(500) as u32).collect();
             let mut plain = Context::new(model.clone(), None).unwrap();
@@ -454,7 +465,7 @@ mod tests {
                 assert_eq!(bits(logits), expected[n - 1], "{name}, token {n}");
                 assert_eq!(
                     context.kv_bytes(),
-                    64 * n.div_ceil(64) as u64 * context.model.info().kv_bytes_per_token
+                    n_caches * 64 * n.div_ceil(64) as u64 * context.model.info().kv_bytes_per_token
                 );
             }
             let (drafted, accepted) = (context.drafted_tokens, context.accepted_tokens);

@@ -98,7 +98,7 @@ impl Model {
             n_layer: plan.layers.len(),
             n_expert: takes.room.n_expert,
             n_expert_used: takes.room.n_expert_used,
-            dense_bytes: dense_bytes(&header, &plan),
+            dense: dense(&header, &plan),
             kv_bytes_per_token: takes.state.member_bytes_per_token,
             kv_chunk: CHUNK,
             session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths)
@@ -213,15 +213,19 @@ fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>
     mixtures.map(|(i, mixture)| Ok((i, loader.experts(mixture)?.pieces()))).collect()
 }
 
-/// Bytes of the weights that every token needs, or that all experts have in one place:
+/// Where the weights lie that every token needs, or that all experts have in one place:
 /// their biases.
-fn dense_bytes(header: &Header, plan: &Plan) -> u64 {
+fn dense(header: &Header, plan: &Plan) -> Vec<Piece> {
     let is_expert = |tensor: &TensorInfo| {
         ExpertName::parse(&tensor.name).is_some_and(|name| name.part == Part::Weight)
     };
     let tensors = header.tensors.values();
     let dense = tensors.filter(|tensor| !is_expert(tensor) && !plan.skips(&tensor.name));
-    dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
+    let mut pieces: Vec<_> = dense
+        .map(|tensor| Piece { file: tensor.file, offset: tensor.offset, length: tensor.size })
+        .collect();
+    pieces.sort_by_key(|piece| (piece.file, piece.offset));
+    pieces
 }
 
 /// Bytes that a session takes beside its KV cache: vectors, which are floats here

@@ -20,7 +20,7 @@ pub struct ModelInfo {
     pub n_params: u64,
     /// Bytes of all tensors together.
     pub weight_bytes: u64,
-    /// Bytes of KV cache for each token.
+    /// Bytes of KV cache for each token, in layers that hold all of them.
     pub kv_bytes_per_token: u64,
     /// How many layers.
     pub n_layer: u32,

@@ -75,8 +75,8 @@ pub struct ExpertTable<'a> {
     pub n_expert: usize,
     /// Experts that the router picks for a token.
     pub n_expert_used: usize,
-    /// Bytes of the weights that every token needs.
-    pub dense_bytes: u64,
+    /// The weights that every token needs, in the order in which they lie in the files.
+    pub dense: Vec<Piece>,
     /// Bytes of KV cache for each token, of the member that has most of it.
     pub kv_bytes_per_token: u64,
     /// The KV cache grows by so many tokens.

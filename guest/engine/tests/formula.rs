@@ -347,3 +347,120 @@ fn deepseek() {
         assert!(error < 1e-4, "{name} is off by {error}");
     }
 }
+
+/// Turns numbers at the same place in the two halves of each head.
+fn turn_halves(x: &mut [f64], n: usize, base: f64, position: usize) {
+    for head in x.chunks_mut(n) {
+        for i in 0..n / 2 {
+            let angle = position as f64 * base.powf(-2.0 * i as f64 / n as f64);
+            let (x, y) = (head[i], head[i + n / 2]);
+            head[i] = x * angle.cos() - y * angle.sin();
+            head[i + n / 2] = x * angle.sin() + y * angle.cos();
+        }
+    }
+}
+
+/// What of gpt-oss may be left out, to see whether it matters.
+#[derive(Debug, Clone, Copy)]
+struct GptOss {
+    /// Tokens that every second layer sees.
+    window: usize,
+    has_sinks: bool,
+    /// The bound of what a gated linear unit gets.
+    limit: f64,
+    has_expert_biases: bool,
+}
+
+impl GptOss {
+    /// The outputs of an expert.
+    fn expert(self, weights: &Weights, layer: &str, expert: usize, x: &[f64]) -> Vec<f64> {
+        let product = |part: &str, n: usize, x: &[f64]| {
+            let name = format!("{layer}.ffn_{part}_exps");
+            let mut y = weights.rows(&name, expert * n, n, x);
+            if self.has_expert_biases {
+                let (biases, _) = &weights.0[&format!("{name}.bias")];
+                add(&mut y, &biases[expert * n..(expert + 1) * n], 1.0);
+            }
+            y
+        };
+        let (gate, up) = (product("gate", N_FF, x), product("up", N_FF, x));
+        let inner = gate.iter().zip(up).map(|(gate, up)| {
+            let (gate, up) = (gate.min(self.limit), up.clamp(-self.limit, self.limit));
+            gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0)
+        });
+        product("down", x.len(), &inner.collect::<Vec<_>>())
+    }
+
+    /// Logits behind each token, as `modeling_gpt_oss.py` of Hugging Face says.
+    fn logits(self, weights: &Weights, tokens: &[u32]) -> Vec<Vec<f64>> {
+        let biased = |name: &str, x: &[f64]| {
+            let mut y = weights.matrix(name, x);
+            add(&mut y, &weights.0[&format!("{name}.bias")].0, 1.0);
+            y
+        };
+        let row = |&token: &u32| weights.row("token_embd", token as usize).to_vec();
+        let mut hidden: Vec<_> = tokens.iter().map(row).collect();
+        for (layer, window) in [("blk.0", self.window), ("blk.1", usize::MAX)] {
+            let name = |part: &str| format!("{layer}.{part}");
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for (position, hidden) in hidden.iter_mut().enumerate() {
+                let x = weights.norm(&name("attn_norm"), hidden);
+                let mut query = biased(&name("attn_q"), &x);
+                let mut key = biased(&name("attn_k"), &x);
+                turn_halves(&mut query, HEAD_DIM, 1e4, position);
+                turn_halves(&mut key, HEAD_DIM, 1e4, position);
+                keys.push(key);
+                values.push(biased(&name("attn_v"), &x));
+                let first = keys.len().saturating_sub(window);
+                let mut mixed = vec![0.0; query.len()];
+                for (i, query) in query.chunks(HEAD_DIM).enumerate() {
+                    let of_head = i / GROUP * HEAD_DIM..(i / GROUP + 1) * HEAD_DIM;
+                    let scale = (HEAD_DIM as f64).sqrt();
+                    let score = |key: &Vec<f64>| dot(query, &key[of_head.clone()]) / scale;
+                    let mut scores: Vec<_> = keys[first..].iter().map(score).collect();
+                    if self.has_sinks {
+                        scores.push(weights.row(&name("attn_sinks"), 0)[i]);
+                    }
+                    for (weight, value) in softmax(&scores).into_iter().zip(&values[first..]) {
+                        let value = &value[of_head.clone()];
+                        add(&mut mixed[i * HEAD_DIM..][..HEAD_DIM], value, weight);
+                    }
+                }
+                add(hidden, &biased(&name("attn_output"), &mixed), 1.0);
+
+                let x = weights.norm(&name("post_attention_norm"), hidden);
+                let logits = biased(&name("ffn_gate_inp"), &x);
+                let mut order: Vec<_> = (0..logits.len()).collect();
+                order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+                order.truncate(N_USED);
+                let chosen: Vec<_> = order.iter().map(|&expert| logits[expert]).collect();
+                for (&expert, weight) in order.iter().zip(softmax(&chosen)) {
+                    add(hidden, &self.expert(weights, layer, expert, &x), weight);
+                }
+            }
+        }
+        let logits =
+            |hidden: &Vec<f64>| weights.matrix("output", &weights.norm("output_norm", hidden));
+        hidden.iter().map(logits).collect()
+    }
+}
+
+#[test]
+fn gpt_oss() {
+    let path = model("gptoss-f16");
+    let (weights, tokens) = (Weights::read(&path), &TOKENS[..24]);
+    let got = engine(&path, tokens);
+    let formula = GptOss { window: 16, has_sinks: true, limit: 7.0, has_expert_biases: true };
+    let error = difference(&got, &formula.logits(&weights, tokens));
+    println!("largest difference {error:.1e}");
+    assert!(error < 1e-4, "off by {error}");
+    for left_out in [
+        GptOss { window: usize::MAX, ..formula },
+        GptOss { has_sinks: false, ..formula },
+        GptOss { limit: 1.0, ..formula },
+        GptOss { has_expert_biases: false, ..formula },
+    ] {
+        let error = difference(&got, &left_out.logits(&weights, tokens));
+        assert!(error > 1e-2, "{left_out:?} makes a difference of {error} only");
+    }
+}

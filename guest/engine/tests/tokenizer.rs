@@ -111,50 +111,6 @@ fn golden_models_tokenize_their_text() {
     assert_eq!(tokens, ids(&golden["ids"]));
 }
 
-/// Runs over a folder of vocabularies (`NAME.gguf`) with texts (`NAME.gguf.inp`,
-/// separated by a line `__ggml_vocab_test__`) and their tokens
-/// (`NAME.gguf.out`, a line for each text), which are no part of the project.
-#[test]
-#[ignore = "MOEWE_VOCAB_FIXTURES must name a folder"]
-fn vocabulary_fixtures_match() {
-    let folder = std::env::var_os("MOEWE_VOCAB_FIXTURES").expect("MOEWE_VOCAB_FIXTURES");
-    let mut n_texts = 0;
-    let mut failures = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_none_or(|e| e != "gguf") {
-            continue;
-        }
-        let metadata = open(&path);
-        let tokenizer = match Tokenizer::from_metadata(&metadata) {
-            Ok(tokenizer) => tokenizer.expect("a tokenizer"),
-            Err(e) if e.kind() == ErrorKind::Unsupported => {
-                eprintln!("{}: {e}", path.display());
-                continue;
-            }
-            Err(e) => panic!("{}: {e}", path.display()),
-        };
-        let beside = |suffix| {
-            let mut name = path.clone().into_os_string();
-            name.push(suffix);
-            std::fs::read_to_string(name)
-        };
-        let (Ok(texts), Ok(lines)) = (beside(".inp"), beside(".out")) else { continue };
-        let texts: Vec<&str> = texts.split_terminator("\n__ggml_vocab_test__\n").collect();
-        assert_eq!(texts.len(), lines.lines().count());
-        for (text, line) in texts.iter().zip(lines.lines()) {
-            let expected: Vec<u32> = line.split_whitespace().map(|t| t.parse().unwrap()).collect();
-            let tokens = tokenizer.encode(text, false, false).unwrap();
-            n_texts += 1;
-            if tokens != expected {
-                failures.push(format!("{}: {text:?}\n {tokens:?}\n {expected:?}", path.display()));
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{} of {n_texts}:\n{}", failures.len(), failures.join("\n"));
-    assert!(n_texts > 0, "the folder holds no fixture");
-}
-
 /// A byte-level vocabulary: the printable ASCII characters, the space, the
 /// newline, and what else a test wants. Types: 1 normal, 3 control, 4 user.
 fn byte_level(more: &[(&str, i32)], merges: &[&str], pre: &str) -> Pairs {
@@ -252,6 +208,8 @@ fn pre_tokenizers_split_as_their_models_do() {
         ("afmoe", "1111", &["1", "111"]),
         ("afmoe", "a1111a", &["a", "1", "111", "a"]),
         ("qwen2", "111", &["1", "1", "1"]),
+        ("cohere2moe", "1111 a", &["1", "111", "\u{120}a"]),
+        ("cohere2moe", "1111a", &["111", "1", "a"]),
         // The last space belongs to the word behind it.
         ("gpt-2", "   a", &["\u{120}\u{120}", "\u{120}a"]),
         ("gpt-2", "a  ", &["a", "\u{120}\u{120}"]),
@@ -399,6 +357,7 @@ fn what_is_not_supported_is_named() {
     let error = failure(byte_level(&[], &[], "superbpe"));
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("`superbpe`"), "{error}");
+    assert!(error.to_string().contains("such as `llama-bpe`"), "{error}");
 }
 
 #[test]

@@ -28,10 +28,10 @@ pub enum Projection {
     Gate,
     /// `ffn_up`.
     Up,
-    /// `ffn_down`.
-    Down,
     /// `ffn_gate_up`: the rows of both.
     GateUp,
+    /// `ffn_down`.
+    Down,
 }
 
 /// What a tensor holds of a matrix, or of one for each expert.
@@ -58,7 +58,7 @@ impl Part {
 }
 
 impl Projection {
-    const ALL: [Self; 4] = [Self::Gate, Self::Up, Self::Down, Self::GateUp];
+    const ALL: [Self; 4] = [Self::Gate, Self::Up, Self::GateUp, Self::Down];
 
     fn name(self) -> &'static str {
         match self {

@@ -73,6 +73,9 @@ types! {
     TQ1_0: 34, "TQ1_0", 256, 54;
     TQ2_0: 35, "TQ2_0", 256, 66;
     MXFP4: 39, "MXFP4", 32, 17;
+    NVFP4: 40, "NVFP4", 64, 36;
+    Q1_0: 41, "Q1_0", 128, 18;
+    Q2_0: 42, "Q2_0", 64, 18;
     Q4_0X4: PACKED_4 | 2, "Q4_0x4", 32, 18;
     Q4_1X4: PACKED_4 | 3, "Q4_1x4", 32, 20;
     Q5_0X4: PACKED_4 | 6, "Q5_0x4", 32, 22;
@@ -81,6 +84,21 @@ types! {
     Q4_KX4: PACKED_4 | 12, "Q4_Kx4", 256, 144;
     Q5_KX4: PACKED_4 | 13, "Q5_Kx4", 256, 176;
     Q6_KX4: PACKED_4 | 14, "Q6_Kx4", 256, 210;
+    Q2_KX4: PACKED_4 | 10, "Q2_Kx4", 256, 84;
+    Q3_KX4: PACKED_4 | 11, "Q3_Kx4", 256, 110;
+    IQ2_XXSX4: PACKED_4 | 16, "IQ2_XXSx4", 256, 66;
+    IQ2_XSX4: PACKED_4 | 17, "IQ2_XSx4", 256, 74;
+    IQ3_XXSX4: PACKED_4 | 18, "IQ3_XXSx4", 256, 98;
+    IQ1_SX4: PACKED_4 | 19, "IQ1_Sx4", 256, 50;
+    IQ4_NLX4: PACKED_4 | 20, "IQ4_NLx4", 32, 18;
+    IQ3_SX4: PACKED_4 | 21, "IQ3_Sx4", 256, 110;
+    IQ2_SX4: PACKED_4 | 22, "IQ2_Sx4", 256, 82;
+    IQ4_XSX4: PACKED_4 | 23, "IQ4_XSx4", 256, 136;
+    IQ1_MX4: PACKED_4 | 29, "IQ1_Mx4", 256, 56;
+    TQ1_0X4: PACKED_4 | 34, "TQ1_0x4", 256, 54;
+    TQ2_0X4: PACKED_4 | 35, "TQ2_0x4", 256, 66;
+    MXFP4X4: PACKED_4 | 39, "MXFP4x4", 32, 17;
+    NVFP4X4: PACKED_4 | 40, "NVFP4x4", 64, 36;
     Q4_0X8: PACKED_8 | 2, "Q4_0x8", 32, 18;
     Q4_1X8: PACKED_8 | 3, "Q4_1x8", 32, 20;
     Q5_0X8: PACKED_8 | 6, "Q5_0x8", 32, 22;
@@ -88,6 +106,20 @@ types! {
     Q8_0X8: PACKED_8 | 8, "Q8_0x8", 32, 34;
     Q4_KX8: PACKED_8 | 12, "Q4_Kx8", 256, 144;
     Q5_KX8: PACKED_8 | 13, "Q5_Kx8", 256, 176;
+    Q2_KX8: PACKED_8 | 10, "Q2_Kx8", 256, 84;
+    IQ2_XXSX8: PACKED_8 | 16, "IQ2_XXSx8", 256, 66;
+    IQ2_XSX8: PACKED_8 | 17, "IQ2_XSx8", 256, 74;
+    IQ3_XXSX8: PACKED_8 | 18, "IQ3_XXSx8", 256, 98;
+    IQ1_SX8: PACKED_8 | 19, "IQ1_Sx8", 256, 50;
+    IQ4_NLX8: PACKED_8 | 20, "IQ4_NLx8", 32, 18;
+    IQ3_SX8: PACKED_8 | 21, "IQ3_Sx8", 256, 110;
+    IQ2_SX8: PACKED_8 | 22, "IQ2_Sx8", 256, 82;
+    IQ4_XSX8: PACKED_8 | 23, "IQ4_XSx8", 256, 136;
+    IQ1_MX8: PACKED_8 | 29, "IQ1_Mx8", 256, 56;
+    TQ1_0X8: PACKED_8 | 34, "TQ1_0x8", 256, 54;
+    TQ2_0X8: PACKED_8 | 35, "TQ2_0x8", 256, 66;
+    MXFP4X8: PACKED_8 | 39, "MXFP4x8", 32, 17;
+    NVFP4X8: PACKED_8 | 40, "NVFP4x8", 64, 36;
 }
 
 impl TensorType {

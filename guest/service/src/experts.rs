@@ -36,7 +36,7 @@ impl Imported {
             n_layer: count(model.n_layer)?,
             n_expert: count(model.n_expert)?,
             n_expert_used: count(model.n_expert_used)?,
-            dense_bytes: model.dense_bytes,
+            dense_bytes: model.dense.iter().map(|piece| piece.length).fold(0, u64::saturating_add),
             kv_bytes_per_token: model.kv_bytes_per_token,
             kv_chunk: count(model.kv_chunk)?,
             session_bytes: model.session_bytes,

@@ -15,8 +15,9 @@ use crate::print;
 ///
 /// Only the header is read. The disk's speed is measured with reads of single
 /// experts from the model's file; the speed of computing with a small random
-/// model of the same shape. Experts are taken to be used equally often, which is
-/// the worst case for those that are kept in memory. With prefetching, disk and
+/// model of the same shape, both at the same time. Experts are taken to be used
+/// equally often, which is the worst case for those that are kept in memory; until
+/// memory is full of them, more is read. With prefetching, disk and
 /// processor work at the same time. A context that fits does so with a prompt of
 /// any length.
 #[derive(clap::Args)]

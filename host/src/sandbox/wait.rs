@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 
-/// How long a thread stays awake: less than a short token takes, and more than
-/// it takes to wake up.
-const SPIN: Duration = Duration::from_micros(100);
+/// How long a thread stays awake: less than a short token takes, and several times what
+/// it takes to wake up, which is longest where a hypervisor has lent the processor to
+/// others meanwhile.
+const SPIN: Duration = Duration::from_millis(1);
 /// Looks between two looks at the clock.
 const N_LOOKS: usize = 32;
 

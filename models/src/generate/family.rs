@@ -8,7 +8,7 @@ use moewe_gguf::Writer;
 use super::latent::{LatentShape, Layers};
 use super::numbers::Format;
 use super::tensor::Tensor;
-use super::{Shape, vocabulary, write};
+use super::{Shape, vocabulary, windowed, write};
 use crate::{Progress, Result};
 
 /// What the layers of a model have.
@@ -30,6 +30,16 @@ pub enum Family {
     /// The same with a softmax, no groups, queries that are made of the hidden states, and
     /// one matrix that makes keys and values.
     DeepSeekV2Lite,
+    /// Biases of all matrices, attention sinks, and a window in every second layer.
+    GptOss,
+    /// No experts; norms behind what is added, too, and windows in five layers of six.
+    Gemma3,
+    /// The same with a mixture beside the dense network of each layer.
+    Gemma4,
+    /// Layers without RoPE, and experts whose weight multiplies what goes into them.
+    Llama4,
+    /// No experts; matrices that share tensors, and factors of RoPE for long contexts.
+    Phi3,
 }
 
 /// How the matrices are stored.
@@ -59,6 +69,11 @@ impl Family {
             Self::GraniteMoe => ("granitemoe", self.shape()),
             Self::DeepSeekV3 => return LatentShape::SMALL.model(seed),
             Self::DeepSeekV2Lite => return LatentShape::SMALL_LITE.model(seed),
+            Self::GptOss => return windowed::gpt_oss(seed),
+            Self::Gemma3 => return windowed::gemma3(seed),
+            Self::Gemma4 => return windowed::gemma4(seed),
+            Self::Llama4 => return windowed::llama4(seed),
+            Self::Phi3 => return windowed::phi3(seed),
         };
         let mut header = shape.metadata_of(architecture, seed);
         if self.has_shared() {
@@ -93,9 +108,9 @@ impl Family {
         };
         match self {
             Self::Mixtral => Shape { n_expert_used: 2, n_ff_expert: 512, ..all },
-            Self::Qwen2Moe | Self::GraniteMoe | Self::DeepSeekV3 | Self::DeepSeekV2Lite => all,
             Self::Qwen3Moe => Shape { head_dim: 64, ..all },
             Self::Olmoe => Shape { n_head: 4, kv_heads: 4, head_dim: 64, ..all },
+            _ => all,
         }
     }
 
@@ -153,7 +168,7 @@ impl Quantization {
     }
 }
 
-/// Writes a small model: 2 layers, a vocabulary of 512 tokens, 2 to 8 MB. A file
+/// Writes a small model: 2 to 6 layers, a vocabulary of 512 tokens, 2 to 8 MB. A file
 /// that is there is replaced once all is written.
 ///
 /// # Errors

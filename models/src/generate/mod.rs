@@ -10,6 +10,7 @@ mod latent;
 mod numbers;
 mod tensor;
 mod vocabulary;
+mod windowed;
 
 pub use family::{Family, Quantization, generate_small};
 pub use latent::{LatentShape, Layers, generate_latent};

@@ -1,6 +1,6 @@
 //! What a packed file holds, in its order.
 
-use moewe_gguf::{ExpertName, Header, Part, Projection, TensorInfo, TensorType};
+use moewe_gguf::{ExpertName, Header, Part, TensorInfo, TensorType};
 
 /// The key of the tensors' checksums: XXH3 of each one's bytes, in the order
 /// of the file.
@@ -77,9 +77,8 @@ pub fn tensors(header: &Header) -> Vec<Tensor> {
     tensors
 }
 
-/// What the tensor holds of which experts, if it is one of the three matrices that
-/// are read together.
+/// What the tensor holds of which experts, if it is one of the matrices that are read
+/// together.
 fn matrix_of_experts(info: &TensorInfo) -> Option<ExpertName> {
-    ExpertName::parse(&info.name)
-        .filter(|name| name.part == Part::Weight && name.projection != Projection::GateUp)
+    ExpertName::parse(&info.name).filter(|name| name.part == Part::Weight)
 }

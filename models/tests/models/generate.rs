@@ -152,6 +152,11 @@ fn small_models_of_every_family_compute() {
         Family::Olmoe,
         Family::DeepSeekV3,
         Family::DeepSeekV2Lite,
+        Family::GptOss,
+        Family::Gemma3,
+        Family::Gemma4,
+        Family::Llama4,
+        Family::Phi3,
     ] {
         for (quantization, name) in
             [(Quantization::F16, "F16"), (Quantization::Q8_0, "Q8_0"), (Quantization::Q4KM, "Q4_K")]

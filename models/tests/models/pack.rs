@@ -170,6 +170,21 @@ fn olmoe() {
 }
 
 #[test]
+fn gptoss() {
+    family("gptoss");
+}
+
+#[test]
+fn gemma4() {
+    family("gemma4");
+}
+
+#[test]
+fn phi3() {
+    family("phi3");
+}
+
+#[test]
 fn experts_lie_together_on_pages() {
     let (_folder, copy) = packed();
     let header = header(&copy);

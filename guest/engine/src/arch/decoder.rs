@@ -345,7 +345,8 @@ impl<'a> Decoder<'a> {
         let of = |part: &str, rows| {
             self.file.experts(&format!("blk.{layer}.ffn_{part}"), n, rows, self.n_embd)
         };
-        if !self.file.has(&format!("blk.{layer}.ffn_gate_up_exps.weight")) {
+        let joint = ["ffn_gate_up_exps", "ffn_gate_up.0"];
+        if !joint.iter().any(|name| self.file.has(&format!("blk.{layer}.{name}.weight"))) {
             return (of("gate", n_ff), of("up", n_ff));
         }
         let half = |first| ExpertsPlan {

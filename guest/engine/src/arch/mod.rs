@@ -90,7 +90,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::gguf::{Gguf, TensorType, Value};
-    use crate::plan::{Deal, FfnPlan, MixPlan, Pairs};
+    use crate::kv_cache::Span;
+    use crate::plan::{Deal, FfnPlan, LayerPlan, MixPlan, Pairs};
 
     /// The plan of a model of the architecture `qwen3` that has one head of 128 numbers,
     /// with these metadata beside or in place of what it needs.
@@ -261,5 +262,23 @@ pub(crate) mod tests {
                 assert_eq!(scales, facts.scales, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn layers_look_at_what_their_family_says() {
+        let of = |name: &str| -> Vec<_> {
+            let layer = |layer: &LayerPlan| match &layer.mix.op {
+                MixPlan::Attention(attention) => (attention.span, attention.rope),
+                MixPlan::Latent(_) => panic!("{name} has latents"),
+            };
+            plan_of(name).layers.iter().map(layer).collect()
+        };
+        let all = (Span::All, Some(0));
+        assert_eq!(of("gptoss"), [(Span::Window(16), Some(0)), all]);
+        let window = (Span::Window(24), Some(1));
+        assert_eq!(of("gemma3"), [window, window, window, window, window, all]);
+        assert_eq!(of("gemma4"), [window, all]);
+        // Its contexts are no longer than a chunk.
+        assert_eq!(of("llama4"), [all, all, all, (Span::All, None)]);
     }
 }

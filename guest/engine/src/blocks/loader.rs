@@ -71,8 +71,8 @@ impl<'a> Loader<'a> {
         }
         let format = Format::from_type(tensor.ty).ok_or_else(|| {
             Error::unsupported(format!(
-                "tensor {name} is quantised as {}, which is not supported; get the model in \
-                 Q4_K_M, Q5_K_M, Q6_K, Q8_0 or F16",
+                "tensor {name} is of type {}, which is not supported; get the model in one of \
+                 the Q2_K to Q6_K, IQ1 to IQ4, TQ or FP4 formats, in Q8_0 or F16",
                 tensor.ty
             ))
         })?;

@@ -1,11 +1,28 @@
 //! What the kernels need to know of a quantised format.
 
+use std::hint::black_box;
+
 use super::activations::{ActivationBlock, BLOCK};
 use super::packed::PackedRows;
 use super::raw::RawBlock;
 use super::rows::FourRows;
+use super::scalar::{u16_at, u32_at};
 use super::shape::{GROUPS, Products};
-use crate::simd::V;
+use crate::simd::{V, steps};
+
+/// How often loops are done, in a way that the compiler cannot see; see
+/// [`steps`].
+#[derive(Clone, Copy)]
+pub(super) struct Counts {
+    pub units: usize,
+    pub steps: usize,
+}
+
+impl Counts {
+    pub fn of<B: Blocks>() -> Self {
+        Self { units: black_box(B::UNITS), steps: black_box(B::PACKED_STEPS) }
+    }
+}
 
 /// A format whose rows are blocks of bytes. A block is made of like units, a
 /// unit of sub-blocks, and a sub-block's numbers are `scale * q` times a factor
@@ -56,6 +73,19 @@ pub(super) trait Blocks: Quants {
         Self::factors(unsafe { if Self::MIN { rows.words(at) } else { rows.halves(at) } })
     }
 
+    /// The word that holds the factors of a row's block.
+    ///
+    /// # Safety
+    /// The block must be whole.
+    #[inline(always)]
+    unsafe fn factor_word(block: RawBlock) -> u32 {
+        // SAFETY: the caller vouches for the block, which has factors there.
+        unsafe {
+            let word = block.0.add(Self::FACTORS);
+            if Self::MIN { u32_at(word) } else { u16_at(word).into() }
+        }
+    }
+
     /// What else the sub-blocks of four rows' blocks share.
     type Scales: Copy;
 
@@ -81,10 +111,12 @@ pub(super) trait Blocks: Quants {
     ///
     /// # Safety
     /// The block must be whole, and `x` as many numbers.
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, units: usize) -> [V; 2];
+
+    /// The sums of four rows' products without scales, as i32.
     #[inline(always)]
-    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, _units: usize) -> [V; 2] {
-        // SAFETY: the caller vouches for the same.
-        [unsafe { Self::partial(block, 0, 0, x) }, V::splat_i32(0)]
+    fn sums(partials: [V; 4]) -> V {
+        V::sums_i32(partials)
     }
 
     /// What a block adds to a row, but for the activations' scale: from its
@@ -103,32 +135,19 @@ pub(super) trait Quants {
     /// Bytes that an unpacked number takes.
     const UNPACKED: usize;
 
-    /// The products of sub-block `i` of a unit of one row's block with the
-    /// activations that belong to the unit, partly summed.
-    ///
-    /// # Safety
-    /// The block must be whole, and `x` the numbers of a unit.
-    unsafe fn partial(block: RawBlock, unit: usize, i: usize, x: *const ActivationBlock) -> V;
-
-    /// The sums of four [`partial`](Self::partial) ones, as i32.
-    fn sums(partials: [V; 4]) -> V;
-
     /// Steps through a unit of packed rows that may be done together.
-    const PACKED_STEPS: usize;
+    const PACKED_STEPS: usize = 1;
 
-    /// The products of a unit of packed rows' blocks with the activations that
-    /// belong to the unit, times the scales, as i32. `n_steps` must be
-    /// `PACKED_STEPS`.
+    /// The products of packed rows' blocks with `x`, times the scales, and the sums of
+    /// `x` times their weights, as i32. `counts` must be those of the format.
     ///
     /// # Safety
-    /// The rows must hold whole blocks, and `x` the numbers of a unit.
-    unsafe fn dots<B: Blocks, const N: usize>(
+    /// The rows must hold whole blocks, and `x` must be as many numbers.
+    unsafe fn packed_sums<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
-        scales: [B::Scales; N],
-        unit: usize,
-        x: *const ActivationBlock,
-        n_steps: usize,
-    ) -> [V; N];
+        x: &[ActivationBlock],
+        counts: Counts,
+    ) -> [[V; 2]; N];
 
     /// Unpacks the numbers of a unit of four rows' blocks: `put(step, numbers)` gets 16
     /// bytes at a time, four bytes of each row.
@@ -153,4 +172,18 @@ pub(super) trait Quants {
         n_steps: usize,
         products: &mut Products<T>,
     );
+}
+
+/// The sums of a block's activations, times their weights.
+#[inline(always)]
+pub(super) fn weighted<B: Blocks>(scales: B::Scales, x: &[ActivationBlock]) -> V {
+    if B::SUM_PAIRS == 0 {
+        return x[0].load_scale_and_sums()[1];
+    }
+    let mut sums = V::splat_i32(0);
+    steps!(B::SUM_PAIRS, |p| {
+        let pair = x[B::SUMS_AT + p / 4].load_pairs().splat_lane(p % 4);
+        sums = sums.add_i32(B::sum_weights(scales, p).dot_i16(pair));
+    });
+    sums
 }

@@ -5,14 +5,11 @@
 //! in f32 is added from the first to the last, and what common minima give apart
 //! from it. All kernels keep this order, and so agree to the bit.
 
-use std::hint::black_box;
-
 use super::activations::{ActivationBlock, BLOCK};
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Counts};
 use super::packed::PackedRows;
 use super::raw::RawBlock;
 use super::rows::FourRows;
-use super::scalar::{u16_at, u32_at};
 use crate::simd::{V, steps};
 
 /// Columns of raw rows that are multiplied before their sums are scaled.
@@ -36,20 +33,6 @@ impl Run {
     }
 }
 
-/// How often loops are done, in a way that the compiler cannot see; see
-/// [`steps`].
-#[derive(Clone, Copy)]
-pub(super) struct Counts {
-    units: usize,
-    steps: usize,
-}
-
-impl Counts {
-    pub fn of<B: Blocks>() -> Self {
-        Self { units: black_box(B::UNITS), steps: black_box(B::PACKED_STEPS) }
-    }
-}
-
 /// The products of `N` times four interleaved rows with the activations `x`.
 ///
 /// # Safety
@@ -61,24 +44,15 @@ pub(super) unsafe fn dot_packed<B: Blocks, const N: usize>(
     x: &[ActivationBlock],
     counts: Counts,
 ) -> [V; N] {
-    let unit_len = B::SUB_BLOCKS * B::SUB_BLOCK / BLOCK;
     let mut sums = Sums::new();
     let mut rows: [PackedRows<N>; N] = std::array::from_fn(|group| PackedRows(rows, group));
     for x in x.chunks(B::LEN / BLOCK) {
         // SAFETY: the caller vouches for the rows, which have a block for each of `x`;
         // behind the last, nothing is read.
         unsafe {
-            let scales = rows.map(|rows| B::scales(rows));
-            let mut products = [V::splat_i32(0); N];
-            steps!(B::UNITS, counts.units, |unit| {
-                let x = x.as_ptr().add(unit * unit_len);
-                let unit = B::dots::<B, N>(rows, scales, unit, x, counts.steps);
-                for (products, unit) in products.iter_mut().zip(unit) {
-                    *products = products.add_i32(unit);
-                }
-            });
+            let block_sums = B::packed_sums::<B, N>(rows, x, counts);
             let factors = rows.map(|rows| B::read_factors(rows));
-            let weighted = scales.map(|scales| weighted::<B>(scales, x));
+            let [products, weighted] = [0, 1].map(|i| block_sums.map(|sums| sums[i]));
             sums.add::<B>(factors, products, weighted, &x[0]);
             rows = rows.map(|rows| rows.behind(B::BYTES));
         }
@@ -188,8 +162,7 @@ impl RunRow {
                 if B::IS_SCALED {
                     *partials.add(4) = weighted;
                 }
-                let word = block.0.add(B::FACTORS);
-                *self.factors.add(4 * i) = if B::MIN { u32_at(word) } else { u16_at(word).into() };
+                *self.factors.add(4 * i) = B::factor_word(block);
             });
             self.row = self.row.add(N * B::BYTES);
             self.x = self.x.add(N * block_len);
@@ -274,18 +247,4 @@ impl Sums<1> {
             factors = factors.wrapping_add(n);
         }
     }
-}
-
-/// The sums of a block's activations, times their weights.
-#[inline(always)]
-fn weighted<B: Blocks>(scales: B::Scales, x: &[ActivationBlock]) -> V {
-    if B::SUM_PAIRS == 0 {
-        return x[0].load_scale_and_sums()[1];
-    }
-    let mut sums = V::splat_i32(0);
-    steps!(B::SUM_PAIRS, |p| {
-        let pair = x[B::SUMS_AT + p / 4].load_pairs().splat_lane(p % 4);
-        sums = sums.add_i32(B::sum_weights(scales, p).dot_i16(pair));
-    });
-    sums
 }

@@ -1,11 +1,14 @@
 //! Products of matrices with activations.
 
 use super::activations::Activations;
-use super::blocks::Blocks;
-use super::formats::{self, Bf16, Encoding, F16, F32, Float, Format, dequantize_row};
-use super::formats::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::blocks::{Blocks, Counts};
+use super::formats::{self, Bf16, Encoding, F16, F32, Float, Format, dequantize_row, nvfp4};
+use super::formats::{
+    Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, MxFp4, Q2K, Q3K,
+};
+use super::formats::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0};
 use super::gemm::{self, Tile};
-use super::gemv::{self, Counts};
+use super::gemv;
 use super::pack;
 use super::packed::PackedRows;
 use super::panels::Panels;
@@ -26,6 +29,9 @@ pub(crate) fn put_numbers(out: &mut [f32], numbers: &[f32]) {
         _ => out.iter_mut().zip(numbers).for_each(|(out, y)| *out = *y),
     }
 }
+
+/// What [`Matrix::multiply`] gives its numbers to.
+type Put<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 
 /// A matrix in the bytes of a file: rows of `cols` numbers.
 #[derive(Clone, Copy)]
@@ -55,9 +61,14 @@ impl<'a> Matrix<'a> {
         &self,
         x: &Activations,
         tokens: &[usize],
-        put: impl FnMut(usize, usize, &[f32]),
+        mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         assert_eq!(x.cols(), self.cols, "vectors of another length than the matrix's rows");
+        // All formats once, and not once for each that calls this.
+        self.multiply_all(x, tokens, &mut put);
+    }
+
+    fn multiply_all(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
         match self.format.encoding {
             Encoding::F32 => self.floats::<F32>(x, tokens, put),
             Encoding::F16 => self.floats::<F16>(x, tokens, put),
@@ -67,18 +78,28 @@ impl<'a> Matrix<'a> {
             Encoding::Q5_0 => self.blocks::<Q5_0>(x, tokens, put),
             Encoding::Q5_1 => self.blocks::<Q5_1>(x, tokens, put),
             Encoding::Q8_0 => self.blocks::<Q8_0>(x, tokens, put),
+            Encoding::Q2K => self.blocks::<Q2K>(x, tokens, put),
+            Encoding::Q3K => self.blocks::<Q3K>(x, tokens, put),
             Encoding::Q4K => self.blocks::<Q4K>(x, tokens, put),
             Encoding::Q5K => self.blocks::<Q5K>(x, tokens, put),
             Encoding::Q6K => self.blocks::<Q6K>(x, tokens, put),
+            Encoding::Iq1S => self.blocks::<Iq1S>(x, tokens, put),
+            Encoding::Iq1M => self.blocks::<Iq1M>(x, tokens, put),
+            Encoding::Iq2Xxs => self.blocks::<Iq2Xxs>(x, tokens, put),
+            Encoding::Iq2Xs => self.blocks::<Iq2Xs>(x, tokens, put),
+            Encoding::Iq2S => self.blocks::<Iq2S>(x, tokens, put),
+            Encoding::Iq3Xxs => self.blocks::<Iq3Xxs>(x, tokens, put),
+            Encoding::Iq3S => self.blocks::<Iq3S>(x, tokens, put),
+            Encoding::Iq4Nl => self.blocks::<Iq4Nl>(x, tokens, put),
+            Encoding::Iq4Xs => self.blocks::<Iq4Xs>(x, tokens, put),
+            Encoding::Tq1_0 => self.blocks::<Tq1_0>(x, tokens, put),
+            Encoding::Tq2_0 => self.blocks::<Tq2_0>(x, tokens, put),
+            Encoding::MxFp4 => self.blocks::<MxFp4>(x, tokens, put),
+            Encoding::NvFp4 => self.nvfp4(x, tokens, put),
         }
     }
 
-    fn blocks<B: Blocks>(
-        &self,
-        x: &Activations,
-        tokens: &[usize],
-        put: impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn blocks<B: Blocks>(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
         match self.format.group_rows() {
             1 if tokens.len() >= UNPACK_MIN => {
                 self.tiles::<B, _>(|first| RawRows(self.four_rows(first)), x, tokens, put);
@@ -89,12 +110,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    fn raw<B: Blocks>(
-        &self,
-        x: &Activations,
-        tokens: &[usize],
-        mut put: impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn raw<B: Blocks>(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
         let counts = Counts::of::<B>();
         let mut room = gemv::Run::new();
         for first in (0..self.rows).step_by(4) {
@@ -103,18 +119,13 @@ impl<'a> Matrix<'a> {
                 // SAFETY: the rows hold `cols` numbers, which `new` has checked
                 // to be whole blocks; so does the vector.
                 let y = unsafe { gemv::dot_raw::<B>(self.four_rows(first), x, counts, &mut room) };
-                self.put(first, i, y.to_f32(), &mut put);
+                self.put(first, i, y.to_f32(), put);
             }
         }
     }
 
     /// For `N` times four rows that are interleaved.
-    fn packed<B: Blocks, const N: usize>(
-        &self,
-        x: &Activations,
-        tokens: &[usize],
-        mut put: impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn packed<B: Blocks, const N: usize>(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
         let group_rows = N * ROWS;
         let group_bytes = group_rows * self.row_bytes;
         let group = |first: usize| self.bytes[first / group_rows * group_bytes..].as_ptr();
@@ -135,7 +146,7 @@ impl<'a> Matrix<'a> {
                     gemv::dot_packed::<B, N>(group(first), x.blocks(token, B::LEN), counts)
                 };
                 for (g, y) in y.into_iter().enumerate() {
-                    self.put(first + ROWS * g, i, y.to_f32(), &mut put);
+                    self.put(first + ROWS * g, i, y.to_f32(), put);
                 }
             }
         }
@@ -147,12 +158,7 @@ impl<'a> Matrix<'a> {
         std::array::from_fn(|i| self.row((first + i).min(self.rows - 1)).as_ptr())
     }
 
-    fn floats<F: Float>(
-        &self,
-        x: &Activations,
-        tokens: &[usize],
-        mut put: impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn floats<F: Float>(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
         for first in (0..self.rows).step_by(4) {
             let rows = self.four_rows(first);
             let (pairs, rest) = tokens.as_chunks::<2>();
@@ -161,8 +167,8 @@ impl<'a> Matrix<'a> {
                 let x = pair.map(|token| x.vector(token));
                 // SAFETY: the rows hold `cols` numbers, and so do the vectors.
                 unsafe { formats::dot_rows::<F, 2>(rows, x, &mut two) };
-                self.put(first, 2 * i, two[0], &mut put);
-                self.put(first, 2 * i + 1, two[1], &mut put);
+                self.put(first, 2 * i, two[0], put);
+                self.put(first, 2 * i + 1, two[1], put);
             }
             for &token in rest {
                 let [one, _] = &mut two;
@@ -170,7 +176,41 @@ impl<'a> Matrix<'a> {
                 unsafe {
                     formats::dot_rows::<F, 1>(rows, [x.vector(token)], std::array::from_mut(one));
                 }
-                self.put(first, tokens.len() - 1, *one, &mut put);
+                self.put(first, tokens.len() - 1, *one, put);
+            }
+        }
+    }
+
+    fn nvfp4(&self, x: &Activations, tokens: &[usize], put: Put<'_>) {
+        let group_rows = self.format.group_rows();
+        let step = group_rows * nvfp4::BYTES;
+        let blocks = |token: usize| x.blocks(token, nvfp4::LEN);
+        let (fours, rest) = tokens.as_chunks::<4>();
+        let mut y = [[0.0; 4]; 4];
+        for first in (0..self.rows).step_by(4) {
+            let rows = match group_rows {
+                1 => self.four_rows(first),
+                _ => {
+                    let group = &self.bytes[first / group_rows * group_rows * self.row_bytes..];
+                    let row = |r: usize| group[(first % group_rows + r) * nvfp4::BYTES..].as_ptr();
+                    std::array::from_fn(row)
+                }
+            };
+            for (i, &four) in fours.iter().enumerate() {
+                // SAFETY: the rows hold `cols` numbers, which `new` has checked to be whole
+                // blocks, and so do the vectors.
+                unsafe { nvfp4::dot_rows::<4>(rows, step, four.map(blocks), &mut y) };
+                for (t, y) in y.into_iter().enumerate() {
+                    self.put(first, 4 * i + t, y, put);
+                }
+            }
+            for (i, &token) in rest.iter().enumerate() {
+                let [one, ..] = &mut y;
+                // SAFETY: as above.
+                unsafe {
+                    nvfp4::dot_rows::<1>(rows, step, [blocks(token)], std::array::from_mut(one));
+                }
+                self.put(first, 4 * fours.len() + i, *one, put);
             }
         }
     }
@@ -181,7 +221,7 @@ impl<'a> Matrix<'a> {
         rows: impl Fn(usize) -> R,
         x: &Activations,
         tokens: &[usize],
-        mut put: impl FnMut(usize, usize, &[f32]),
+        put: Put<'_>,
     ) {
         let mut tile = Tile::new::<B>(self.cols);
         let panels = Panels::new::<B>(x, tokens);
@@ -203,7 +243,7 @@ impl<'a> Matrix<'a> {
                 unsafe { gemm::dots::<B>(&tile, &panels, panel, some.len(), &mut y) };
                 for (i, y) in some.zip(y) {
                     for (group, y) in y.into_iter().enumerate() {
-                        self.put(first + 4 * group, i, y.to_f32(), &mut put);
+                        self.put(first + 4 * group, i, y.to_f32(), put);
                     }
                 }
             }
@@ -212,7 +252,7 @@ impl<'a> Matrix<'a> {
 
     /// Passes on the numbers of the rows from `first` on that exist.
     #[inline(always)]
-    fn put(&self, first: usize, i: usize, y: [f32; 4], put: &mut impl FnMut(usize, usize, &[f32])) {
+    fn put(&self, first: usize, i: usize, y: [f32; 4], put: Put<'_>) {
         match self.rows.saturating_sub(first) {
             0 => {}
             n @ 1..4 => put(i, first, &y[..n]),
@@ -265,9 +305,19 @@ mod tests {
                 Encoding::F32 => block[3] = 0x3e | block[3] & 0x80,
                 Encoding::F16 => block[1] = 0x30 | block[1] & 0x83,
                 Encoding::Bf16 => block[1] = 0x3e | block[1] & 0x80,
-                Encoding::Q4_0 | Encoding::Q5_0 | Encoding::Q8_0 => positive(&mut block[1]),
+                Encoding::Q2K => [81, 83].iter().for_each(|&i| positive(&mut block[i])),
+                Encoding::Q3K => positive(&mut block[109]),
                 Encoding::Q6K => positive(&mut block[209]),
-                _ => [1, 3].iter().for_each(|&i| positive(&mut block[i])),
+                Encoding::Tq1_0 => positive(&mut block[53]),
+                Encoding::Tq2_0 => positive(&mut block[65]),
+                Encoding::NvFp4 => block[..4].iter_mut().for_each(|b| *b = 0x18 | *b & 0x1f),
+                Encoding::MxFp4 => block[0] = 0x78 | block[0] & 7,
+                // The high bits of an f16 are the high nibble.
+                Encoding::Iq1M => block[55] = 0x20 | block[55] & 0x1f,
+                Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4K | Encoding::Q5K => {
+                    [1, 3].iter().for_each(|&i| positive(&mut block[i]));
+                }
+                _ => positive(&mut block[1]),
             }
         }
         bytes
@@ -367,5 +417,24 @@ mod tests {
                 assert_eq!(got, want, "{format:?} row {row}");
             }
         }
+    }
+
+    /// On machines with other instructions, too.
+    #[test]
+    fn bits_are_the_same_everywhere() {
+        let (rows, cols) = (8, 512);
+        let x: Vec<f32> = (0..4 * cols).map(|i| ((i * 53 % 89) as f32 - 44.0) / 23.0).collect();
+        let mut activations = Activations::default();
+        activations.set(&x, cols);
+        let mut hash = 0xcbf2_9ce4_8422_2325;
+        for (_, format) in formats() {
+            let bytes = matrix(format, rows, cols);
+            let matrix = Matrix::new(format, rows, cols, &bytes);
+            multiply(&matrix, &activations, &[0, 1, 2, 3], |_, _, y| {
+                // FNV-1a, a word at a time.
+                hash = (hash ^ u64::from(y.to_bits())).wrapping_mul(0x100_0000_01b3);
+            });
+        }
+        assert_eq!(hash, 0x7ffe_24a3_7d2e_4681);
     }
 }

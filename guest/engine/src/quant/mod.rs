@@ -9,7 +9,9 @@
 //!   a time;
 //! - `activations`;
 //! - `rows`, which is how rows may lie, and `raw` and `packed`, which is how they do;
-//! - `blocks`, what a format is, and `narrow`, what those of few bits share;
+//! - `blocks`, what a format is;
+//! - `narrow`, what formats of few bits share, `wide`, those of 8, and `looked_up`, those
+//!   whose numbers stand in codebooks;
 //! - `formats`: each of them, and the list of them;
 //! - `pack`, which interleaves rows;
 //! - `panels`, `gemm`, `gemv`: the kernels of all formats;
@@ -21,6 +23,7 @@ pub(crate) mod f16;
 mod formats;
 mod gemm;
 mod gemv;
+mod looked_up;
 mod matrix;
 mod narrow;
 mod pack;
@@ -30,6 +33,7 @@ mod raw;
 mod rows;
 mod scalar;
 mod shape;
+mod wide;
 
 pub(crate) use activations::Activations;
 pub(crate) use formats::{Format, dequantize_row};

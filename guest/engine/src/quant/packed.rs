@@ -3,7 +3,8 @@
 //! A block of four rows takes the place of four blocks of one row each: the
 //! same bytes in another order, so that one load brings something of each row
 //! and no sums across lanes are left. Of eight rows, each piece of the first
-//! four stands before that of the others.
+//! four stands before that of the others. Where numbers are looked up, a row at a
+//! time, a piece is a whole block.
 
 use super::rows::{Block, FourRows};
 use super::shape::ROWS;
@@ -34,6 +35,17 @@ impl<const N: usize> FourRows for PackedRows<N> {
     unsafe fn halves(self, offset: usize) -> V {
         // SAFETY: the caller vouches for the numbers.
         unsafe { V::load_u16x4(self.at::<2>(offset)) }
+    }
+
+    #[inline(always)]
+    unsafe fn octets(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { V::load_u8x4(self.at::<1>(offset)) }
+    }
+
+    #[inline(always)]
+    fn whole(self, bytes: usize) -> [*const u8; ROWS] {
+        std::array::from_fn(|r| self.0.wrapping_add((ROWS * self.1 + r) * bytes))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use super::rows::{Block, FourRows};
-use super::scalar::{u16_at, u32_at};
+use super::scalar::{u16_at, u32_at, u64_at};
 use super::shape::ROWS;
 use crate::simd::V;
 
@@ -35,6 +35,17 @@ impl FourRows for RawRows {
             i32::from(unsafe { u16_at(p.add(offset)) })
         };
         V::from_i32x4(self.0.map(half))
+    }
+
+    #[inline(always)]
+    unsafe fn octets(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the byte.
+        V::from_i32x4(self.0.map(|p| unsafe { *p.add(offset) }.into()))
+    }
+
+    #[inline(always)]
+    fn whole(self, _bytes: usize) -> [*const u8; ROWS] {
+        self.0
     }
 
     #[inline(always)]
@@ -93,6 +104,61 @@ impl Block for RawQuarter {
 /// A block of one row.
 #[derive(Clone, Copy)]
 pub(super) struct RawBlock(pub *const u8);
+
+impl RawBlock {
+    /// The byte at `offset`.
+    ///
+    /// # Safety
+    /// It must lie in the block.
+    #[inline(always)]
+    pub unsafe fn octet(self, offset: usize) -> u8 {
+        // SAFETY: the caller vouches for it.
+        unsafe { *self.0.add(offset) }
+    }
+
+    /// The u16 at `offset`.
+    ///
+    /// # Safety
+    /// It must lie in the block.
+    #[inline(always)]
+    pub unsafe fn half(self, offset: usize) -> u16 {
+        // SAFETY: the caller vouches for it.
+        unsafe { u16_at(self.0.add(offset)) }
+    }
+
+    /// The u32 at `offset`.
+    ///
+    /// # Safety
+    /// It must lie in the block.
+    #[inline(always)]
+    pub unsafe fn word(self, offset: usize) -> u32 {
+        // SAFETY: the caller vouches for it.
+        unsafe { u32_at(self.0.add(offset)) }
+    }
+
+    /// The u64 at `offset`.
+    ///
+    /// # Safety
+    /// It must lie in the block.
+    #[inline(always)]
+    pub unsafe fn long(self, offset: usize) -> u64 {
+        // SAFETY: the caller vouches for it.
+        unsafe { u64_at(self.0.add(offset)) }
+    }
+
+    /// The 16 bits at `offset`, as 0xff or 0 in a byte each. The two bytes behind them
+    /// are read, too.
+    ///
+    /// # Safety
+    /// All four must lie in the block.
+    #[inline(always)]
+    pub unsafe fn masks(self, offset: usize) -> V {
+        // SAFETY: the caller vouches for the bytes.
+        let bits = unsafe { V::load_splat_32(self.0.add(offset)) };
+        let select = V::from_u64(0x8040_2010_0804_0201, 0x8040_2010_0804_0201);
+        bits.spread_u16(0).and(select).eq_u8(select)
+    }
+}
 
 impl Block for RawBlock {
     #[inline(always)]

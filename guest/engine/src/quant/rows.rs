@@ -1,5 +1,6 @@
 //! How rows may lie, as a format sees it.
 
+use super::shape::ROWS;
 use crate::simd::V;
 
 /// Blocks of four rows, as they lie in memory.
@@ -27,6 +28,15 @@ pub(super) trait FourRows: Copy {
     /// # Safety
     /// They must lie in the blocks.
     unsafe fn halves(self, offset: usize) -> V;
+
+    /// The byte at `offset` of each block, as u32.
+    ///
+    /// # Safety
+    /// They must lie in the blocks.
+    unsafe fn octets(self, offset: usize) -> V;
+
+    /// Where each block of so many bytes lies, if blocks lie whole.
+    fn whole(self, bytes: usize) -> [*const u8; ROWS];
 
     /// Quarter `i` of what is read of each block, of every 16 or 8 bytes: a row in each
     /// lane. All four should be read of the same bytes before anything is written: where

@@ -2,8 +2,8 @@
 //! WebAssembly (SIMD and relaxed SIMD), once for x86-64 with SSE4.1, once
 //! portably.
 //!
-//! All three compute the same bits. The one relaxed instruction,
-//! [`V::dot_i8_u7`], is used only in the range where the specification leaves
+//! All three compute the same bits. The relaxed instructions, [`V::dot_i8_u7`]
+//! and [`V::lookup`], are used only in the range where the specification leaves
 //! no freedom; there is no fused multiply-add. So a model says the same thing
 //! on every machine.
 
@@ -145,5 +145,26 @@ mod tests {
             V::dot_i8_u7(va, vb).dot_i16(V::splat_i32(0x0001_0001)).to_i32_lanes().iter().sum();
         let want: i32 = a.iter().zip(&b).map(|(&a, &b)| i32::from(a as i8) * i32::from(b)).sum();
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn bytes_are_compared_added_and_looked_up() {
+        let a: [u8; 16] = std::array::from_fn(|i| (i * 37 + 5) as u8);
+        let b: [u8; 16] = std::array::from_fn(|i| (i * 91 + 200) as u8);
+        let indices: [u8; 16] = std::array::from_fn(|i| (i * 7 % 16) as u8);
+        // SAFETY: the arrays hold 16 bytes.
+        let [va, vb, at] = [a, b, indices].map(|bytes| unsafe { V::load(bytes.as_ptr()) });
+        let bytes = |v: V| -> [u8; 16] { bytemuck::cast(v.to_i32_lanes()) };
+        let want = |f: &dyn Fn(usize) -> u8| -> [u8; 16] { std::array::from_fn(f) };
+        assert_eq!(bytes(va.add_u8(vb)), want(&|i| a[i].wrapping_add(b[i])));
+        assert_eq!(bytes(va.sub_u8(vb)), want(&|i| a[i].wrapping_sub(b[i])));
+        assert_eq!(bytes(va.gt_i8(vb)), want(&|i| if a[i] as i8 > b[i] as i8 { 255 } else { 0 }));
+        assert_eq!(bytes(at.lookup(va)), want(&|i| a[usize::from(indices[i])]));
+        // SAFETY: the array holds 4 bytes from 3 on.
+        let four = unsafe { V::load_u8x4(a[3..].as_ptr()) };
+        assert_eq!(four.to_i32_lanes(), [3, 4, 5, 6].map(|i| i32::from(a[i])));
+        let product = va.mul_i32(vb).to_i32_lanes();
+        let (a, b) = (va.to_i32_lanes(), vb.to_i32_lanes());
+        assert_eq!(product, [0, 1, 2, 3].map(|i| a[i].wrapping_mul(b[i])));
     }
 }

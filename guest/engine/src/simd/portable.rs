@@ -61,6 +61,16 @@ impl V {
         V::from_i32(b.map(|b| u16::from_le_bytes(b).into()))
     }
 
+    /// 4 bytes from `p`, as u32.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u8x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes.
+        V::from_i32(unsafe { p.cast::<[u8; 4]>().read() }.map(i32::from))
+    }
+
     /// 16 times `x`.
     #[inline(always)]
     pub fn splat_u8(x: u8) -> V {
@@ -172,10 +182,22 @@ impl V {
         V(zip(self.0, b.0, |a, b| a ^ b))
     }
 
+    /// Byte `i` of the table for each byte `i` of these, which must be below 16.
+    #[inline(always)]
+    pub fn lookup(self, table: V) -> V {
+        V(self.0.map(|i| table.0[usize::from(i % 16)]))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(zip(self.0, b.0, |a, b| if a == b { 0xff } else { 0 }))
+    }
+
+    /// 0xff where a signed byte is greater than that of `b`, else 0.
+    #[inline(always)]
+    pub fn gt_i8(self, b: V) -> V {
+        V(std::array::from_fn(|i| if self.0[i] as i8 > b.0[i] as i8 { 0xff } else { 0 }))
     }
 
     /// Each u16 shifted right by `n`, which should be known when this is
@@ -257,6 +279,18 @@ impl V {
         V::from_i32(std::array::from_fn(|i| a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]))
     }
 
+    /// Sum of the bytes, wrapping.
+    #[inline(always)]
+    pub fn add_u8(self, b: V) -> V {
+        V(zip(self.0, b.0, u8::wrapping_add))
+    }
+
+    /// Difference of the bytes, wrapping.
+    #[inline(always)]
+    pub fn sub_u8(self, b: V) -> V {
+        V(zip(self.0, b.0, u8::wrapping_sub))
+    }
+
     /// Sum of the i16, wrapping.
     #[inline(always)]
     pub fn add_i16(self, b: V) -> V {
@@ -273,6 +307,12 @@ impl V {
     #[inline(always)]
     pub fn sub_i32(self, b: V) -> V {
         V::from_i32(zip(self.to_i32_lanes(), b.to_i32_lanes(), i32::wrapping_sub))
+    }
+
+    /// Product of the i32, wrapping.
+    #[inline(always)]
+    pub fn mul_i32(self, b: V) -> V {
+        V::from_i32(zip(self.to_i32_lanes(), b.to_i32_lanes(), i32::wrapping_mul))
     }
 
     /// Each i32 as f32.

@@ -40,6 +40,17 @@ impl V {
         V(unsafe { u32x4_load_extend_u16x4(p.cast()) })
     }
 
+    /// 4 bytes from `p`, as u32.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u8x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes; the load has no alignment.
+        let bytes = unsafe { v128_load32_zero(p.cast()) };
+        V(u32x4_extend_low_u16x8(u16x8_extend_low_u8x16(bytes)))
+    }
+
     /// 16 times `x`.
     #[inline(always)]
     pub fn splat_u8(x: u8) -> V {
@@ -153,10 +164,22 @@ impl V {
         V(v128_xor(self.0, b.0))
     }
 
+    /// Byte `i` of the table for each byte `i` of these, which must be below 16.
+    #[inline(always)]
+    pub fn lookup(self, table: V) -> V {
+        V(i8x16_relaxed_swizzle(table.0, self.0))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(u8x16_eq(self.0, b.0))
+    }
+
+    /// 0xff where a signed byte is greater than that of `b`, else 0.
+    #[inline(always)]
+    pub fn gt_i8(self, b: V) -> V {
+        V(i8x16_gt(self.0, b.0))
     }
 
     /// Each u16 shifted right by `n`, which should be known when this is
@@ -246,6 +269,18 @@ impl V {
         V(i32x4_dot_i16x8(self.0, b.0))
     }
 
+    /// Sum of the bytes, wrapping.
+    #[inline(always)]
+    pub fn add_u8(self, b: V) -> V {
+        V(i8x16_add(self.0, b.0))
+    }
+
+    /// Difference of the bytes, wrapping.
+    #[inline(always)]
+    pub fn sub_u8(self, b: V) -> V {
+        V(i8x16_sub(self.0, b.0))
+    }
+
     /// Sum of the i16, wrapping.
     #[inline(always)]
     pub fn add_i16(self, b: V) -> V {
@@ -262,6 +297,12 @@ impl V {
     #[inline(always)]
     pub fn sub_i32(self, b: V) -> V {
         V(i32x4_sub(self.0, b.0))
+    }
+
+    /// Product of the i32, wrapping.
+    #[inline(always)]
+    pub fn mul_i32(self, b: V) -> V {
+        V(i32x4_mul(self.0, b.0))
     }
 
     /// Each i32 as f32.

@@ -50,6 +50,17 @@ impl V {
         V(unsafe { _mm_cvtepu16_epi32(_mm_loadl_epi64(p.cast())) })
     }
 
+    /// 4 bytes from `p`, as u32.
+    ///
+    /// # Safety
+    /// 4 bytes must be readable at `p`.
+    #[inline(always)]
+    pub unsafe fn load_u8x4(p: *const u8) -> V {
+        // SAFETY: the caller vouches for 4 readable bytes.
+        let bytes = unsafe { p.cast::<i32>().read_unaligned() };
+        V(sse!(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes))))
+    }
+
     /// 16 times `x`.
     #[inline(always)]
     pub fn splat_u8(x: u8) -> V {
@@ -160,10 +171,22 @@ impl V {
         V(sse!(_mm_xor_si128(self.0, b.0)))
     }
 
+    /// Byte `i` of the table for each byte `i` of these, which must be below 16.
+    #[inline(always)]
+    pub fn lookup(self, table: V) -> V {
+        V(sse!(_mm_shuffle_epi8(table.0, self.0)))
+    }
+
     /// 0xff where the bytes are equal, else 0.
     #[inline(always)]
     pub fn eq_u8(self, b: V) -> V {
         V(sse!(_mm_cmpeq_epi8(self.0, b.0)))
+    }
+
+    /// 0xff where a signed byte is greater than that of `b`, else 0.
+    #[inline(always)]
+    pub fn gt_i8(self, b: V) -> V {
+        V(sse!(_mm_cmpgt_epi8(self.0, b.0)))
     }
 
     /// Each u16 shifted right by `n`, which should be known when this is
@@ -247,6 +270,18 @@ impl V {
         V(sse!(_mm_madd_epi16(self.0, b.0)))
     }
 
+    /// Sum of the bytes, wrapping.
+    #[inline(always)]
+    pub fn add_u8(self, b: V) -> V {
+        V(sse!(_mm_add_epi8(self.0, b.0)))
+    }
+
+    /// Difference of the bytes, wrapping.
+    #[inline(always)]
+    pub fn sub_u8(self, b: V) -> V {
+        V(sse!(_mm_sub_epi8(self.0, b.0)))
+    }
+
     /// Sum of the i16, wrapping.
     #[inline(always)]
     pub fn add_i16(self, b: V) -> V {
@@ -263,6 +298,12 @@ impl V {
     #[inline(always)]
     pub fn sub_i32(self, b: V) -> V {
         V(sse!(_mm_sub_epi32(self.0, b.0)))
+    }
+
+    /// Product of the i32, wrapping.
+    #[inline(always)]
+    pub fn mul_i32(self, b: V) -> V {
+        V(sse!(_mm_mullo_epi32(self.0, b.0)))
     }
 
     /// Each i32 as f32.

@@ -6,6 +6,7 @@
 //! follows; it is a flag here, so that all expressions run on automata in
 //! linear time.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use regex_automata::hybrid::dfa::{Cache, DFA};
@@ -26,8 +27,10 @@ enum Rule {
     TrailingSpace,
     /// Splits numbers into groups of three, counted from the right.
     DigitGroups,
+    /// As [`Rule::DigitGroups`], if the number is the end of a word.
+    LastDigitGroups,
 }
-use Rule::{DigitGroups, Regex, TrailingSpace, Words};
+use Rule::{DigitGroups, LastDigitGroups, Regex, TrailingSpace, Words};
 
 /// What one name stands for.
 struct Entry {
@@ -60,7 +63,7 @@ const LINES: Rule = Regex(r"[^\n]+|\n+");
 /// English contractions, as a group with this behind it.
 macro_rules! contractions {
     ($behind:literal) => {
-        concat!(r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", $behind)
+        concat!(r"(?:'[sS\u{17F}]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", $behind)
     };
 }
 
@@ -120,6 +123,7 @@ macro_rules! deepseek3 {
 
 const LLAMA3: Rule = cl100k!(contractions!("|"), r"\p{N}{1,3}");
 const QWEN2: Rule = cl100k!(contractions!("|"), r"\p{N}");
+const GPT4O: Rule = o200k!(contractions!("?"), r"\p{N}{1,3}", r"[\r\n/]*");
 const DEEPSEEK3: &[Rule] = &[DIGITS_3, Regex(CJK), deepseek3!(r"[\r\n]*", r"\s*[\r\n]+")];
 
 /// Cased letters as DeepSeek LLM lists them, after a space.
@@ -140,6 +144,8 @@ const DEEPSEEK_WORDS: &str = concat!(
     r"-\u{FF3A}\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}",
     r"\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+",
 );
+/// A number in the midst of a word, as Oniguruma has words, and one at a word's end.
+const NUMBERS: &[&str] = &[r"\d+[\w\p{N}--[\d\u{200C}\u{200D}]]", r"\d+"];
 /// Punctuation as DeepSeek LLM lists it, after a space.
 const DEEPSEEK_PUNCTUATION: &str =
     r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}\u{2018}-\u{201F}\u{3000}-\u{3002}]+";
@@ -256,7 +262,7 @@ const TABLE: &[Entry] = &[
     Entry {
         names: &["bailingmoe", "bailingmoe2", "llada-moe"],
         rules: &[Words(concat!(
-            r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+            r"'(?:[sSdDmMtT\u{17F}]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
             r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]"
         ))],
         options: PLAIN,
@@ -281,9 +287,10 @@ const TABLE: &[Entry] = &[
     Entry { names: &["tekken"], rules: &[o200k!("", r"\p{N}", r"[\r\n/]*")], options: WHOLE_BOS },
     Entry {
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        rules: &[o200k!(contractions!("?"), r"\p{N}{1,3}", r"[\r\n/]*")],
+        rules: &[GPT4O],
         options: PLAIN,
     },
+    Entry { names: &["tiny_aya", "cohere2moe"], rules: &[LastDigitGroups, GPT4O], options: PLAIN },
     Entry {
         names: &["kimi-k2"],
         rules: &[o200k!(
@@ -358,6 +365,7 @@ enum Pass {
     Automaton(Box<Automaton>),
     TrailingSpace,
     DigitGroups,
+    LastDigitGroups(Box<Automaton>),
 }
 
 /// A lazy DFA, which builds its states as texts ask for them.
@@ -377,8 +385,10 @@ impl PreTokenizer {
     pub fn new(name: &str) -> Result<Self> {
         let Some(entry) = TABLE.iter().find(|e| e.names.contains(&name)) else {
             return Err(Error::unsupported(format!(
-                "pre-tokenizer `{name}` is not known; convert the model again with another name \
-                 in `tokenizer.ggml.pre`, if it splits words like one that is known"
+                "pre-tokenizer `{name}` is not known, so the text would become other tokens than \
+                 those of the model's training; use a newer version, or convert the model again \
+                 with a name in `tokenizer.ggml.pre` that is known and splits words in the same \
+                 way, such as `llama-bpe`, `qwen2`, `gpt-4o` or `deepseek-v3`"
             )));
         };
         let passes = entry
@@ -390,6 +400,7 @@ impl PreTokenizer {
                     Words(main) => Pass::Automaton(Box::new(Automaton::new(&[main, r"\s+"])?)),
                     TrailingSpace => Pass::TrailingSpace,
                     DigitGroups => Pass::DigitGroups,
+                    LastDigitGroups => Pass::LastDigitGroups(Box::new(Automaton::new(NUMBERS)?)),
                 })
             })
             .collect::<Result<_>>()?;
@@ -444,6 +455,7 @@ impl Pass {
                 }
             }
             Self::DigitGroups => split_digit_groups(word, cut),
+            Self::LastDigitGroups(numbers) => split_last_digit_groups(numbers, word, cut),
         }
     }
 }
@@ -461,31 +473,39 @@ impl Automaton {
     }
 
     fn split(&self, word: &str, mut cut: impl FnMut(usize)) {
-        // A cache is sound whatever happened to its last user.
-        let cache = &mut *self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = Input::new(word).anchored(Anchored::Yes);
-        let (mut at, mut start) = (0, 0);
-        while at < word.len() {
-            let found = self
-                .dfa
-                .try_search_fwd(cache, &input.clone().range(at..))
-                .expect("the automata have no bytes that they quit at, and never give up");
-            let Some(found) = found.filter(|m| m.offset() > at) else {
-                at += word[at..].chars().next().map_or(1, char::len_utf8);
-                continue;
-            };
+        let mut start = 0;
+        self.matches(word, |Range { start: at, mut end }, pattern| {
             if at > start {
                 cut(at);
             }
-            let mut end = found.offset();
-            if found.pattern().as_usize() == 1 && end < word.len() {
+            if pattern == 1 && end < word.len() {
                 let last = word[at..end].chars().next_back().map_or(0, char::len_utf8);
                 if end - last > at {
                     end -= last;
                 }
             }
             cut(end);
-            (at, start) = (end, end);
+            start = end;
+            end
+        });
+    }
+
+    /// Calls `found` with every match and the number of its expression; it answers from
+    /// where to go on.
+    fn matches(&self, word: &str, mut found: impl FnMut(Range<usize>, usize) -> usize) {
+        // A cache is sound whatever happened to its last user.
+        let cache = &mut *self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = Input::new(word).anchored(Anchored::Yes);
+        let mut at = 0;
+        while at < word.len() {
+            let end = self
+                .dfa
+                .try_search_fwd(cache, &input.clone().range(at..))
+                .expect("the automata have no bytes that they quit at, and never give up");
+            at = match end.filter(|end| end.offset() > at) {
+                Some(end) => found(at..end.offset(), end.pattern().as_usize()),
+                None => at + word[at..].chars().next().map_or(1, char::len_utf8),
+            };
         }
     }
 }
@@ -496,21 +516,35 @@ fn split_digit_groups(word: &str, mut cut: impl FnMut(usize)) {
         if !c.is_numeric() {
             continue;
         }
-        let mut starts = vec![start];
-        while let Some((at, _)) = rest.next_if(|(_, c)| c.is_numeric()) {
-            starts.push(at);
+        while rest.next_if(|(_, c)| c.is_numeric()).is_some() {}
+        let end = rest.peek().map_or(word.len(), |&(end, _)| end);
+        cut_groups(word, start..end, &mut cut);
+    }
+}
+
+fn split_last_digit_groups(numbers: &Automaton, word: &str, mut cut: impl FnMut(usize)) {
+    numbers.matches(word, |range, pattern| {
+        let end = range.end;
+        if pattern == 1 {
+            cut_groups(word, range, &mut cut);
         }
-        let n = starts.len();
-        if start > 0 {
-            cut(start);
+        end
+    });
+}
+
+/// Cuts on both sides of a number, and between its groups of three.
+fn cut_groups(word: &str, number: Range<usize>, cut: &mut impl FnMut(usize)) {
+    if number.start > 0 {
+        cut(number.start);
+    }
+    let mut n_left = word[number.clone()].chars().count();
+    for (at, _) in word[number.clone()].char_indices() {
+        if at > 0 && n_left % 3 == 0 {
+            cut(number.start + at);
         }
-        for (i, &at) in starts.iter().enumerate().skip(1) {
-            if (n - i) % 3 == 0 {
-                cut(at);
-            }
-        }
-        if let Some(&(end, _)) = rest.peek() {
-            cut(end);
-        }
+        n_left -= 1;
+    }
+    if number.end < word.len() {
+        cut(number.end);
     }
 }

@@ -26,7 +26,18 @@ fn logits(model: Rc<Model>, tokens: &[u32]) -> Vec<Vec<f32>> {
 
 #[test]
 fn a_batch_gives_the_bits_of_single_tokens() {
-    for name in ["mixtral-q4_k_m", "qwen2moe-q8_0", "olmoe-f16", "dsv3-q4_k_m", "deepseekv2-f16"] {
+    for name in [
+        "mixtral-q4_k_m",
+        "qwen2moe-q8_0",
+        "olmoe-f16",
+        "dsv3-q4_k_m",
+        "deepseekv2-f16",
+        "gptoss-q8_0",
+        "gemma3-q4_k_m",
+        "gemma4-f16",
+        "llama4-q4_k_m",
+        "phi3-q8_0",
+    ] {
         let model = load(&model(name), u64::MAX);
         let single = logits(model.clone(), &TOKENS);
         let mut context = Context::new(model, None).unwrap();
@@ -39,7 +50,7 @@ fn a_batch_gives_the_bits_of_single_tokens() {
 #[test]
 fn batches_of_any_length_give_the_same_bits() {
     let text: Vec<u32> = (0..300).map(|i| i * 37 % 500).collect();
-    for name in ["dsv3-q4_k_m", "deepseekv2-q8_0"] {
+    for name in ["dsv3-q4_k_m", "deepseekv2-q8_0", "phi3-q4_k_m"] {
         let model = load(&model(name), u64::MAX);
         let behind = |lengths: &[usize]| {
             let mut context = Context::new(model.clone(), None).unwrap();
@@ -55,6 +66,56 @@ fn batches_of_any_length_give_the_same_bits() {
         for lengths in [&[150, 150][..], &[299, 1], &[1, 2, 60, 1, 70, 166], &[256, 44]] {
             assert_eq!(behind(lengths), all, "{name}, {lengths:?}");
         }
+    }
+}
+
+/// So many tokens that windows are full, and what was in them makes room.
+#[test]
+fn what_has_left_a_window_leaves_no_trace() {
+    let text: Vec<u32> = (0..1300).map(|i| i * 37 % 500).collect();
+    let other: Vec<u32> = (0..1300).map(|i| i * 53 % 500).collect();
+    for name in ["gptoss-q8_0", "gemma4-q4_k_m"] {
+        let model = load(&model(name), u64::MAX);
+        let straight = |tokens: &[u32]| {
+            let mut context = Context::new(model.clone(), None).unwrap();
+            context.feed(tokens).unwrap();
+            context.logits().unwrap().to_vec()
+        };
+        let all = straight(&text);
+        for lengths in [&[700, 600][..], &[1, 511, 512, 276], &[590, 1, 1, 1, 707]] {
+            let mut context = Context::new(model.clone(), None).unwrap();
+            let mut rest = &text[..];
+            for &n in lengths {
+                let (batch, later) = rest.split_at(n);
+                context.feed(batch).unwrap();
+                rest = later;
+            }
+            assert_eq!(context.logits().unwrap(), all, "{name}, {lengths:?}");
+        }
+        // Back within what is held, and beyond it.
+        for back in [1, 100, 500, 800, 1299] {
+            let n = text.len() - back;
+            let mut context = Context::new(model.clone(), None).unwrap();
+            context.feed(&text).unwrap();
+            context.rewind(n).unwrap();
+            context.feed(&other[n..n + 3]).unwrap();
+            let want = straight(&[&text[..n], &other[n..n + 3]].concat());
+            assert_eq!(context.logits().unwrap(), want, "{name}, back {back}");
+        }
+    }
+}
+
+/// The cache of a layer with a window does not grow with the context.
+#[test]
+fn windows_are_all_that_is_held() {
+    let model = load(&model("gptoss-q8_0"), u64::MAX);
+    let mut context = Context::new(model.clone(), None).unwrap();
+    let per_token = model.info().kv_bytes_per_token;
+    for (n, held) in [(64, 64), (512, 512), (576, 576), (640, 576), (2048, 576)] {
+        let more = n - context.tokens().len();
+        context.feed(&vec![7; more]).unwrap();
+        // One layer holds all, the other a window of 16 and a batch.
+        assert_eq!(context.kv_bytes(), per_token * (n as u64 + held), "{n} tokens");
     }
 }
 

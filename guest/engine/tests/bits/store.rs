@@ -473,6 +473,21 @@ fn deepseekv2() {
     check("deepseekv2");
 }
 
+#[test]
+fn gptoss() {
+    check("gptoss");
+}
+
+#[test]
+fn gemma4() {
+    check("gemma4");
+}
+
+#[test]
+fn llama4() {
+    check("llama4");
+}
+
 /// A store whose disk breaks after some demands.
 struct Breaking {
     handle: Handle,

@@ -106,6 +106,31 @@ fn deepseekv2() {
 }
 
 #[test]
+fn gptoss() {
+    check("gptoss");
+}
+
+#[test]
+fn gemma3() {
+    check("gemma3");
+}
+
+#[test]
+fn gemma4() {
+    check("gemma4");
+}
+
+#[test]
+fn llama4() {
+    check("llama4");
+}
+
+#[test]
+fn phi3() {
+    check("phi3");
+}
+
+#[test]
 fn a_batch_that_is_exchanged_in_steps() {
     let tokens: Vec<u32> = (0..700).map(|i| i * 37 % 500).collect();
     for name in ["mixtral-q8_0", "dsv3-q8_0"] {

@@ -1,16 +1,44 @@
 //! The formats: each in a file of its own, or with those that differ by a constant.
 
+mod codebooks;
 mod floats;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4;
+mod mxfp4;
+pub(super) mod nvfp4;
+mod q2_k;
+mod q3_k;
 mod q4_k_q5_k;
 mod q4_q5;
 mod q6_k;
 mod q8_0;
+mod tq1_0;
+mod tq2_0;
 
 pub(super) use floats::{Bf16, F16, F32, Float, dot_rows};
+pub(super) use iq1_m::Iq1M;
+pub(super) use iq1_s::Iq1S;
+pub(super) use iq2_s::Iq2S;
+pub(super) use iq2_xs::Iq2Xs;
+pub(super) use iq2_xxs::Iq2Xxs;
+pub(super) use iq3_s::Iq3S;
+pub(super) use iq3_xxs::Iq3Xxs;
+pub(super) use iq4::{Iq4Nl, Iq4Xs};
+pub(super) use mxfp4::MxFp4;
+pub(super) use q2_k::Q2K;
+pub(super) use q3_k::Q3K;
 pub(super) use q4_k_q5_k::{Q4K, Q5K};
 pub(super) use q4_q5::{Q4_0, Q4_1, Q5_0, Q5_1};
 pub(super) use q6_k::Q6K;
 pub(super) use q8_0::Q8_0;
+pub(super) use tq1_0::Tq1_0;
+pub(super) use tq2_0::Tq2_0;
 
 use super::blocks::Blocks;
 use crate::gguf::TensorType;
@@ -34,9 +62,24 @@ pub(super) enum Encoding {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
     Q4K,
     Q5K,
     Q6K,
+    Iq1S,
+    Iq1M,
+    Iq2Xxs,
+    Iq2Xs,
+    Iq2S,
+    Iq3Xxs,
+    Iq3S,
+    Iq4Nl,
+    Iq4Xs,
+    Tq1_0,
+    Tq2_0,
+    MxFp4,
+    NvFp4,
 }
 
 /// What is to be known of an encoding, besides its kernels.
@@ -80,9 +123,29 @@ impl Encoding {
             Self::Q5_0 => Layout::blocks::<Q5_0>(),
             Self::Q5_1 => Layout::blocks::<Q5_1>(),
             Self::Q8_0 => Layout::blocks::<Q8_0>(),
+            Self::Q2K => Layout::blocks::<Q2K>(),
+            Self::Q3K => Layout::blocks::<Q3K>(),
             Self::Q4K => Layout::blocks::<Q4K>(),
             Self::Q5K => Layout::blocks::<Q5K>(),
             Self::Q6K => Layout::blocks::<Q6K>(),
+            Self::Iq1S => Layout::blocks::<Iq1S>(),
+            Self::Iq1M => Layout::blocks::<Iq1M>(),
+            Self::Iq2Xxs => Layout::blocks::<Iq2Xxs>(),
+            Self::Iq2Xs => Layout::blocks::<Iq2Xs>(),
+            Self::Iq2S => Layout::blocks::<Iq2S>(),
+            Self::Iq3Xxs => Layout::blocks::<Iq3Xxs>(),
+            Self::Iq3S => Layout::blocks::<Iq3S>(),
+            Self::Iq4Nl => Layout::blocks::<Iq4Nl>(),
+            Self::Iq4Xs => Layout::blocks::<Iq4Xs>(),
+            Self::Tq1_0 => Layout::blocks::<Tq1_0>(),
+            Self::Tq2_0 => Layout::blocks::<Tq2_0>(),
+            Self::MxFp4 => Layout::blocks::<MxFp4>(),
+            Self::NvFp4 => Layout {
+                block_len: nvfp4::LEN,
+                block_bytes: nvfp4::BYTES,
+                interleaving: &[(nvfp4::BYTES, nvfp4::BYTES)],
+                dequantize: nvfp4::dequantize,
+            },
         }
     }
 }
@@ -99,9 +162,24 @@ impl Format {
             TensorType::Q5_0 => Encoding::Q5_0,
             TensorType::Q5_1 => Encoding::Q5_1,
             TensorType::Q8_0 => Encoding::Q8_0,
+            TensorType::Q2_K => Encoding::Q2K,
+            TensorType::Q3_K => Encoding::Q3K,
             TensorType::Q4_K => Encoding::Q4K,
             TensorType::Q5_K => Encoding::Q5K,
             TensorType::Q6_K => Encoding::Q6K,
+            TensorType::IQ1_S => Encoding::Iq1S,
+            TensorType::IQ1_M => Encoding::Iq1M,
+            TensorType::IQ2_XXS => Encoding::Iq2Xxs,
+            TensorType::IQ2_XS => Encoding::Iq2Xs,
+            TensorType::IQ2_S => Encoding::Iq2S,
+            TensorType::IQ3_XXS => Encoding::Iq3Xxs,
+            TensorType::IQ3_S => Encoding::Iq3S,
+            TensorType::IQ4_NL => Encoding::Iq4Nl,
+            TensorType::IQ4_XS => Encoding::Iq4Xs,
+            TensorType::TQ1_0 => Encoding::Tq1_0,
+            TensorType::TQ2_0 => Encoding::Tq2_0,
+            TensorType::MXFP4 => Encoding::MxFp4,
+            TensorType::NVFP4 => Encoding::NvFp4,
             _ => return None,
         };
         Some(Self { encoding, group_rows: ty.group_rows() as usize })
@@ -165,6 +243,29 @@ mod tests {
             assert_eq!(cut, if cut == 0 { 0 } else { bytes }, "{ty}");
             n[format.group_rows()] += 1;
         }
-        assert_eq!((n[1], n[4], n[8]), (11, 8, 7));
+        assert_eq!((n[1], n[4], n[8]), (26, 23, 21));
+    }
+
+    /// Blocks and what ggml's `dequantize_row` functions make of them: one that its
+    /// `ggml_quantize_chunk` made of numbers with a normal distribution, and some of random
+    /// bytes. Each format has its number, how many blocks there are, these, and as floats
+    /// what they stand for.
+    #[test]
+    fn blocks_stand_for_what_ggml_says() {
+        let mut bytes = include_bytes!("references.bin").as_slice();
+        let mut take = |n: usize| bytes.split_off(..n).unwrap();
+        for _ in 0..15 {
+            let [id, n] = [0; 2].map(|_| u32::from_le_bytes(take(4).try_into().unwrap()));
+            let ty = TensorType::from_id(id).unwrap();
+            let format = Format::from_type(ty).unwrap();
+            let (len, size) = format.block();
+            let (blocks, want) = (take(n as usize * size), take(n as usize * len * 4));
+            let want: Vec<f32> =
+                want.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let mut got = vec![f32::NAN; want.len()];
+            dequantize_row(format, blocks, &mut got);
+            assert_eq!(got, want, "{ty}");
+        }
+        assert!(bytes.is_empty());
     }
 }

@@ -1,9 +1,9 @@
 //! The formats of 4 and 5 bits with blocks of 256: Q4_K, Q5_K.
 
 use crate::quant::activations::ActivationBlock;
-use crate::quant::blocks::{Blocks, Quants};
+use crate::quant::blocks::Blocks;
 use crate::quant::f16;
-use crate::quant::narrow::{Narrow, nibbles};
+use crate::quant::narrow::{Narrow, nibbles, partial};
 use crate::quant::raw::RawBlock;
 use crate::quant::rows::{Block, FourRows};
 use crate::quant::scalar::u32_at;
@@ -87,7 +87,7 @@ impl<const FIVE: bool> Blocks for SubBlocks32<FIVE> {
         steps!(Self::UNITS, units, |unit| {
             for i in 0..Self::SUB_BLOCKS {
                 // SAFETY: the caller vouches for the block and its activations.
-                let sums = unsafe { Self::partial(block, unit, i, x.add(2 * unit)) };
+                let sums = unsafe { partial::<Self>(block, unit, i, x.add(2 * unit)) };
                 let scale = scales.splat_lane_i16(Self::SUB_BLOCKS * unit + i);
                 products = products.add_i32(sums.dot_i16(scale));
             }

@@ -1,8 +1,10 @@
 //! The formats of 4 and 5 bits with blocks of 32: Q4_0, Q4_1, Q5_0, Q5_1.
 
+use crate::quant::activations::ActivationBlock;
 use crate::quant::blocks::Blocks;
 use crate::quant::f16;
-use crate::quant::narrow::{Narrow, nibbles};
+use crate::quant::narrow::{Narrow, nibbles, partial, sums};
+use crate::quant::raw::RawBlock;
 use crate::quant::rows::{Block, FourRows};
 use crate::simd::V;
 
@@ -35,6 +37,17 @@ impl<const MIN: bool, const FIVE: bool> Blocks for Nibbles<MIN, FIVE> {
 
     #[inline(always)]
     unsafe fn scales(_rows: impl FourRows) {}
+
+    #[inline(always)]
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, _units: usize) -> [V; 2] {
+        // SAFETY: the caller vouches for the same.
+        [unsafe { partial::<Self>(block, 0, 0, x) }, V::splat_i32(0)]
+    }
+
+    #[inline(always)]
+    fn sums(partials: [V; 4]) -> V {
+        sums::<Self>(partials)
+    }
 
     #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, sums: V) -> V {

@@ -1,9 +1,9 @@
 //! Q6_K: 6 bits, in blocks of 256.
 
 use crate::quant::activations::ActivationBlock;
-use crate::quant::blocks::{Blocks, Quants};
+use crate::quant::blocks::Blocks;
 use crate::quant::f16;
-use crate::quant::narrow::{Narrow, nibbles};
+use crate::quant::narrow::{Narrow, nibbles, partial};
 use crate::quant::raw::RawBlock;
 use crate::quant::rows::{Block, FourRows};
 use crate::simd::{V, steps};
@@ -52,7 +52,7 @@ impl Blocks for Q6K {
         steps!(Self::UNITS, units, |unit| {
             for i in 0..Self::SUB_BLOCKS {
                 // SAFETY: the caller vouches for the block and its activations.
-                let sums = unsafe { Self::partial(block, unit, i, x.add(4 * unit)) };
+                let sums = unsafe { partial::<Self>(block, unit, i, x.add(4 * unit)) };
                 products = products.add_i32(sums.dot_i16(scales[unit].splat_lane_i16(i)));
             }
         });

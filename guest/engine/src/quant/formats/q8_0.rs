@@ -1,12 +1,13 @@
 //! Q8_0: blocks of 32 signed bytes, multiplied in 16 bits.
 
 use crate::quant::activations::ActivationBlock;
-use crate::quant::blocks::{Blocks, Quants};
+use crate::quant::blocks::{Blocks, Counts, Quants, weighted};
 use crate::quant::f16;
 use crate::quant::packed::PackedRows;
 use crate::quant::raw::RawBlock;
 use crate::quant::rows::{Block, FourRows};
-use crate::quant::shape::{GROUPS, Products, load_step};
+use crate::quant::shape::{GROUPS, Products};
+use crate::quant::wide::wide_dots;
 use crate::simd::{V, steps};
 
 pub(in crate::quant) struct Q8_0;
@@ -26,6 +27,13 @@ impl Blocks for Q8_0 {
     unsafe fn scales(_rows: impl FourRows) {}
 
     #[inline(always)]
+    unsafe fn partials(block: RawBlock, x: *const ActivationBlock, _units: usize) -> [V; 2] {
+        // SAFETY: 32 bytes follow the scale; the caller vouches for the rest.
+        let dot = |i: usize| unsafe { block.wide_bytes(2 + 8 * i).dot_i16((*x).load_q16(i)) };
+        [dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3))), V::splat_i32(0)]
+    }
+
+    #[inline(always)]
     fn total([scale, _]: [V; 2], products: V, _sums: V) -> V {
         products.to_f32x4().mul_f32(scale)
     }
@@ -41,37 +49,24 @@ impl Quants for Q8_0 {
     const PACKED_STEPS: usize = Self::SUB_BLOCK / 2;
 
     #[inline(always)]
-    unsafe fn partial(block: RawBlock, _unit: usize, _i: usize, x: *const ActivationBlock) -> V {
-        // SAFETY: 32 bytes follow the scale; the caller vouches for the rest.
-        let dot = |i: usize| unsafe { block.wide_bytes(2 + 8 * i).dot_i16((*x).load_q16(i)) };
-        dot(0).add_i32(dot(1)).add_i32(dot(2).add_i32(dot(3)))
-    }
-
-    #[inline(always)]
-    fn sums(partials: [V; 4]) -> V {
-        V::sums_i32(partials)
-    }
-
-    #[inline(always)]
-    unsafe fn dots<B: Blocks, const N: usize>(
+    unsafe fn packed_sums<B: Blocks, const N: usize>(
         rows: [PackedRows<N>; N],
-        _scales: [B::Scales; N],
-        _unit: usize,
-        x: *const ActivationBlock,
-        n_steps: usize,
-    ) -> [V; N] {
+        x: &[ActivationBlock],
+        counts: Counts,
+    ) -> [[V; 2]; N] {
         let mut dots = [V::splat_i32(0); N];
-        steps!(Self::PACKED_STEPS, n_steps, |step| {
-            // SAFETY: the caller vouches for the activations.
-            let x = unsafe { (*x).load_q16(step / 4) }.splat_lane(step % 4);
+        let block = &x[0];
+        steps!(Self::PACKED_STEPS, counts.steps, |step| {
+            let x = block.load_q16(step / 4).splat_lane(step % 4);
             for (dots, rows) in dots.iter_mut().zip(rows) {
-                // SAFETY: as above.
+                // SAFETY: 32 bytes follow the scale.
                 *dots = dots.add_i32(
                     unsafe { rows.quarter(step % 4).wide_bytes(2 + 8 * (step / 4)) }.dot_i16(x),
                 );
             }
         });
-        dots
+        // SAFETY: the caller vouches for the rows.
+        std::array::from_fn(|g| [dots[g], weighted::<B>(unsafe { B::scales(rows[g]) }, x)])
     }
 
     #[inline(always)]
@@ -97,15 +92,7 @@ impl Quants for Q8_0 {
         n_steps: usize,
         products: &mut Products<T>,
     ) {
-        steps!(Self::STEPS, n_steps, |step| {
-            // SAFETY: the caller vouches for sub-blocks.
-            let (w, x) = unsafe { load_step(rows, x, step) };
-            for (t, products) in products.iter_mut().enumerate() {
-                let x = x.splat_lane(t);
-                for (product, w) in products.iter_mut().zip(w) {
-                    *product = product.add_i32(w.dot_i16(x));
-                }
-            }
-        });
+        // SAFETY: the caller vouches for the same.
+        unsafe { wide_dots::<Self, T>(rows, x, n_steps, products) }
     }
 }
