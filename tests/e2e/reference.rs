@@ -116,12 +116,6 @@ fn llama4() {
     check_quantized("llama4", &[("q4_k_m", 5e-2)]);
 }
 
-/// llama.cpp computes its quantised files otherwise than Hugging Face.
-#[test]
-fn gptoss() {
-    check_quantized("gptoss", &[]);
-}
-
 #[test]
 fn olmo2() {
     check_quantized("olmo2", &[]);
