@@ -4,7 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use moewe_engine::native::Folder;
-use moewe_engine::{Context, LoadOptions, Model};
+use moewe_engine::{Context, KvFormat, LoadOptions, Model};
 use moewe_tests::{argmax, golden, mean_kl, moewe_ok, read_npy};
 
 const N_POSITIONS: usize = 32;
@@ -24,6 +24,9 @@ fn logits(golden: &Path, model: &str, weights: &str) -> (Vec<u8>, Vec<Vec<f32>>)
         out.as_os_str(),
         "--weights".as_ref(),
         weights.as_ref(),
+        // As the references were made.
+        "--kv".as_ref(),
+        "f32".as_ref(),
     ]);
     let logits = read_npy(&out, N_VOCAB);
     assert_eq!(logits.len(), N_POSITIONS);
@@ -37,7 +40,8 @@ fn run(golden: &Path, model: &str) -> Vec<Vec<f32>> {
     assert!(attached == read, "{model}: attached and copied weights give different logits");
 
     let (folder, name) = Folder::of(&golden.join(model)).unwrap();
-    let native = Rc::new(Model::load(&folder, &name, u64::MAX, &LoadOptions::default()).unwrap());
+    let options = LoadOptions { kv_format: KvFormat::F32, ..LoadOptions::default() };
+    let native = Rc::new(Model::load(&folder, &name, u64::MAX, &options).unwrap());
     let mut context = Context::new(native, None).unwrap();
     let text = std::fs::read_to_string(golden.join("tokens.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
