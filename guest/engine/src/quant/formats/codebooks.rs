@@ -96,7 +96,7 @@ pub(super) fn odd_nibbles(bytes: u64) -> [V; 2] {
     [odd(bytes & FOUR), odd(bytes >> 4 & FOUR)]
 }
 
-/// As floats, numbers with signs of which each `16` share a scale.
+/// Writes numbers as floats, from their magnitudes and a bit for each sign.
 pub(super) fn write(scale: f32, magnitudes: &[u8], signs: u8, out: &mut [f32]) {
     for (i, (out, &q)) in out.iter_mut().zip(magnitudes).enumerate() {
         let sign = if signs >> i & 1 == 1 { -1.0 } else { 1.0 };
