@@ -306,12 +306,15 @@ class Tokens(unittest.TestCase):
             if pre == "falcon":
                 # Its digits are those of what bytes are written as.
                 texts = [text for text in texts if not DIGIT_BYTES & set(text.encode())]
+            is_gpt2 = values["tokenizer.ggml.model"] == "gpt2"
+            tokens = set(values["tokenizer.ggml.tokens"])
+            # A character that a vocabulary cannot write is lost: Falcon's has no U+0016.
+            lost = {c for c in range(33) if is_gpt2 and chr(0x100 + c) not in tokens}
+            changes = dict.fromkeys(lost) | ({} if is_gpt2 else {ord("▁"): " "})
             with self.subTest(vocabulary=name, pre=pre):
                 results = self.compare(path, values, pre, texts)
                 for text, (_, _, back) in zip(texts, results):
-                    if values["tokenizer.ggml.model"] != "gpt2":
-                        text = text.replace("▁", " ")
-                    self.assertEqual(back, text)
+                    self.assertEqual(back, text.translate(changes))
 
     def test_control_tokens(self):
         draw = random.Random(2)
