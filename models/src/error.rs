@@ -107,6 +107,46 @@ pub enum Error {
         /// The HTTP status.
         status: u16,
     },
+    /// The server does not give the file to everybody (401 or 403).
+    #[error(
+        "{url} is not for everybody (HTTP {status}): put a name and a password into the \
+         address, or set $MOEWE_MIRROR to another source"
+    )]
+    Refused {
+        /// The address, without credentials.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The repository does not have the file, or not for everybody.
+    #[error(
+        "{repository} does not give {file} (HTTP {status}): look for a newer moewe; or \
+         fetch what has taken its place by other means, and name its path"
+    )]
+    NotInRepository {
+        /// The repository's address, without credentials.
+        repository: String,
+        /// The file, with its folder.
+        file: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// Where files of Hugging Face shall come from is no http(s) URL.
+    #[error("`{0}` is no http(s) URL: set $HF_ENDPOINT to one, or unset it")]
+    NoHub(String),
+    /// The server has another file of that name than the recipe promises.
+    #[error(
+        "{file} at {origin} is another by now ({reason}): look for a newer moewe, or set \
+         $MOEWE_MIRROR to a source that has the old one"
+    )]
+    Changed {
+        /// The file's name.
+        file: String,
+        /// The address, without credentials.
+        origin: String,
+        /// What differs.
+        reason: String,
+    },
     /// The server answered with an error, or with something unexpected.
     #[error("{url} answered {what}: try later, or set $MOEWE_MIRROR to another source")]
     Server {

@@ -5,11 +5,13 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use fluent_uri::{Uri, UriRef};
 use moewe_output::open_own;
-use ureq::http::{StatusCode, header};
+use ureq::http::{HeaderMap, StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, ResponseExt};
 
+use crate::recipe::is_sha256;
 use crate::{Error, Result};
 
 /// A server that says nothing for this long is gone.
@@ -17,6 +19,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// An index page lists all files of one project.
 const PAGE_BYTES_MAX: u64 = 32 << 20;
+
+/// So often a server may send to another address, as browsers have it.
+const N_REDIRECTS_MAX: usize = 20;
 
 /// A client that knows the proxies in the environment, and trusts the
 /// certificate authorities that the operating system trusts.
@@ -42,6 +47,61 @@ pub fn page(agent: &Agent, url: &str, accept: &str) -> Result<(String, String)> 
     let at = response.get_uri().to_string();
     let text = response.body_mut().with_config().limit(PAGE_BYTES_MAX).read_to_string();
     Ok((text.map_err(network(url))?, at))
+}
+
+/// What a server says of a file.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub size_bytes: Option<u64>,
+    pub sha256: Option<String>,
+}
+
+/// Asks what is at `url`, without fetching it.
+///
+/// Hugging Face says both with the redirect to where the bytes are, and nobody behind it
+/// knows the hash. So redirects are followed until the size is known.
+pub fn ask(agent: &Agent, url: &str) -> Result<Said> {
+    let mut said = Said::default();
+    let mut at = url.to_owned();
+    for _ in 0..N_REDIRECTS_MAX {
+        let request = agent.head(&at).config().max_redirects(0).build();
+        let response = request.call().map_err(network(&at))?;
+        let (status, headers) = (response.status(), response.headers());
+        if !status.is_success() && !status.is_redirection() {
+            return Err(refusal(&at, status));
+        }
+        let number = |name| text_of(headers, name)?.parse().ok();
+        said.size_bytes = number("x-linked-size");
+        said.sha256 = said.sha256.or_else(|| {
+            let etag = text_of(headers, "x-linked-etag")?;
+            let tag = etag.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
+            is_sha256(&tag).then_some(tag)
+        });
+        if status.is_success() && said.size_bytes.is_none() {
+            said.size_bytes = number("content-length");
+        }
+        if status.is_success() || said.size_bytes.is_some() {
+            return Ok(said);
+        }
+        let location = text_of(headers, "location").and_then(|href| absolute(&at, href));
+        at = location.ok_or_else(|| Error::Server {
+            url: shown(&at),
+            what: format!("HTTP {status} without an address"),
+        })?;
+    }
+    Err(Error::Server { url: shown(url), what: "with too many redirects".into() })
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The absolute address of a link on the page at `base`, without its fragment.
+pub fn absolute(base: &str, href: &str) -> Option<String> {
+    let base = Uri::parse(base).ok()?;
+    let mut uri = UriRef::parse(href).ok()?.resolve_against(&base).ok()?;
+    uri.set_fragment(None);
+    Some(uri.into_string())
 }
 
 /// Fetches `url` of `size_bytes` into `part`, resuming after the bytes that are
@@ -170,6 +230,9 @@ fn refusal(url: &str, status: StatusCode) -> Error {
     match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => {
             Error::NotFound { url, status: status.as_u16() }
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Error::Refused { url, status: status.as_u16() }
         }
         _ => Error::Server { url, what: format!("HTTP {status}") },
     }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use configparser::ini::Ini;
 use directories::BaseDirs;
-use fluent_uri::{Uri, UriRef};
 use html5gum::{Token, Tokenizer};
 use ureq::Agent;
 
@@ -64,7 +63,7 @@ pub fn file_url(agent: &Agent, index: &str, project: &str, file: &str) -> Result
         error => error,
     })?;
     let href = href(&page, file).ok_or_else(missing)?;
-    resolve(&at, &href)
+    http::absolute(&at, &href)
         .ok_or_else(|| Error::Server { url: http::shown(&url), what: format!("the link `{href}`") })
 }
 
@@ -90,14 +89,6 @@ fn href(page: &str, name: &str) -> Option<String> {
         }
     }
     None
-}
-
-/// The absolute address of a link on the page at `base`, without its fragment.
-fn resolve(base: &str, href: &str) -> Option<String> {
-    let base = Uri::parse(base).ok()?;
-    let mut uri = UriRef::parse(href).ok()?.resolve_against(&base).ok()?;
-    uri.set_fragment(None);
-    Some(uri.into_string())
 }
 
 #[cfg(test)]
@@ -144,8 +135,9 @@ mod tests {
         let page = "<a href='../../packages/ab/x-1-py3-none-any.whl#sha256=00'>
             x-1-py3-none-any.whl</a><br>
             <A data-requires-python=\"&gt;=3.9\" HREF='https://h/x-2.whl?a=1&amp;b=2'>x-2.whl</A>";
-        let found =
-            |name| href(page, name).and_then(|href| resolve("http://me:pw@i/simple/x/", &href));
+        let found = |name| {
+            href(page, name).and_then(|href| http::absolute("http://me:pw@i/simple/x/", &href))
+        };
         assert_eq!(
             found("x-1-py3-none-any.whl").unwrap(),
             "http://me:pw@i/packages/ab/x-1-py3-none-any.whl"

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
 
-use crate::{Error, Recipe, Result, find, known};
+use crate::{Error, ModelFile, Recipe, Result, find, known};
 
 /// The folder that models live in, and where to fetch them from.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct Library {
     pub(crate) folder: PathBuf,
     pub(crate) mirror: Option<String>,
     pub(crate) index: Option<String>,
+    pub(crate) hub: Option<String>,
 }
 
 /// A model file in the folder.
@@ -21,7 +22,8 @@ pub struct Installed {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// The recipe that it belongs to, by its name and size.
+    /// The recipe that it belongs to, by its name and size. Other files of a split model
+    /// may be missing.
     pub recipe: Option<&'static Recipe>,
 }
 
@@ -48,7 +50,7 @@ impl Library {
 
     /// A given folder, which need not be there yet, and no mirror.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), mirror: None, index: None }
+        Self { folder: folder.into(), mirror: None, index: None, hub: None }
     }
 
     /// Sets a folder, or the http(s) URL of one, that may hold `FILE.gguf`.
@@ -67,6 +69,14 @@ impl Library {
         self
     }
 
+    /// Sets where repositories of Hugging Face are, such as `https://huggingface.co`, in
+    /// place of what the environment says.
+    #[must_use]
+    pub fn with_hub(mut self, url: impl Into<String>) -> Self {
+        self.hub = Some(url.into());
+        self
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -79,8 +89,8 @@ impl Library {
     ///
     /// [`Error::Folder`], [`Error::NoSuchFile`] for what looks like a path,
     /// [`Error::UnknownModel`] for what looks like a name,
-    /// [`Error::NotPulled`], and [`Error::Altered`] when the size of the
-    /// recipe's file is wrong. The hash is not checked here.
+    /// [`Error::NotPulled`] when one of the recipe's files is missing, and
+    /// [`Error::Altered`] when the size of one is wrong. Hashes are not checked here.
     pub fn resolve(&self, model: impl AsRef<Path>) -> Result<PathBuf> {
         let path = model.as_ref();
         if path.is_file() {
@@ -103,16 +113,27 @@ impl Library {
         }
     }
 
+    /// Whether all files of a known model are here, by their names and sizes.
+    pub fn has(&self, recipe: &Recipe) -> bool {
+        self.file_of(recipe).is_ok()
+    }
+
     fn file_of(&self, recipe: &Recipe) -> Result<PathBuf> {
-        let path = self.folder.join(&recipe.file);
-        let name = recipe.name.clone();
-        match path.metadata() {
-            Ok(found) if found.len() == recipe.size_bytes => Ok(path),
-            Ok(found) => {
-                let reason = wrong_size(found.len(), recipe.size_bytes);
-                Err(Error::Altered { name, path, reason })
+        let mut is_whole = true;
+        for file in &recipe.files {
+            let path = self.folder.join(&file.name);
+            match (path.metadata(), file.size_bytes) {
+                (Ok(found), Some(size_bytes)) if found.len() != size_bytes => {
+                    let reason = wrong_size(found.len(), size_bytes);
+                    return Err(Error::Altered { name: recipe.name.clone(), path, reason });
+                }
+                (found, _) => is_whole &= found.is_ok(),
             }
-            Err(_) => Err(Error::NotPulled { name }),
+        }
+        if is_whole {
+            Ok(self.folder.join(recipe.file()))
+        } else {
+            Err(Error::NotPulled { name: recipe.name.clone() })
         }
     }
 
@@ -135,8 +156,11 @@ impl Library {
             if !is_gguf(&path) || !found.is_file() {
                 continue;
             }
-            let recipe = known()
-                .find(|recipe| path.ends_with(&recipe.file) && found.len() == recipe.size_bytes);
+            let is_it = |file: &ModelFile| {
+                path.ends_with(&file.name)
+                    && file.size_bytes.is_none_or(|size_bytes| size_bytes == found.len())
+            };
+            let recipe = known().find(|recipe| recipe.files.iter().any(is_it));
             models.push(Installed { path, size_bytes: found.len(), recipe });
         }
         models.sort_by(|a, b| a.path.cmp(&b.path));

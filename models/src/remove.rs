@@ -8,8 +8,9 @@ use moewe_gguf::MAGIC;
 use moewe_output::is_at;
 use moewe_packed::{Mismatch, PackedCopy, Stamp, all_files, copy_path, is_packed};
 
+use crate::check::remove_if_there;
 use crate::part::Part;
-use crate::pull::{lock_in, part_in, remove_if_there};
+use crate::pull::{lock_in, part_in};
 use crate::{Error, Library, Result, Source, known};
 
 /// What shall be removed.
@@ -63,7 +64,7 @@ impl Library {
     fn doom(&self, model: &Path, doomed: &mut Doomed) -> Result<()> {
         let (path, recipe_name) = match self.resolve(model) {
             Err(Error::NotPulled { name }) => {
-                (self.folder.join(&crate::find(&name)?.file), Some(name))
+                (self.folder.join(crate::find(&name)?.file()), Some(name))
             }
             Err(Error::Altered { name, path, reason }) => {
                 return Err(Error::OtherFile { name, path, reason });
@@ -107,10 +108,10 @@ impl Library {
     fn doom_pull(&self, file: &Path, doomed: &mut Doomed) -> Result<()> {
         let partial = self.partial();
         let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
-        let recipe = known().find(|recipe| recipe.file == name);
+        let recipe = known().find(|recipe| recipe.files.iter().any(|file| file.name == name));
         let wheels = recipe.iter().flat_map(|recipe| match &recipe.source {
             Source::Pypi(wheels) => &wheels[..],
-            Source::Https(_) => &[],
+            Source::Https(_) | Source::HuggingFace(_) => &[],
         });
         // Who fetches makes this one first.
         let lock_path = lock_in(&partial, name);

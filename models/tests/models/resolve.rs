@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 
-use moewe_models::{Error, Library, default_model};
+use moewe_models::{Error, Library, default_model, known};
 use tempfile::tempdir;
 
 #[test]
@@ -33,10 +33,10 @@ fn a_name_before_and_after_it_was_fetched() {
 
     // Only the size counts here; a sparse file has it.
     let recipe = default_model();
-    let path = dir.path().join(&recipe.file);
-    File::create(&path).unwrap().set_len(recipe.size_bytes).unwrap();
+    let path = dir.path().join(recipe.file());
+    File::create(&path).unwrap().set_len(recipe.files[0].size_bytes.unwrap()).unwrap();
     assert_eq!(library.resolve("SmolLM2").unwrap(), path);
-    assert_eq!(library.resolve(&recipe.file).unwrap(), path);
+    assert_eq!(library.resolve(recipe.file()).unwrap(), path);
 
     fs::write(dir.path().join("mine.gguf"), b"GGUF").unwrap();
     fs::write(dir.path().join("notes.txt"), b"").unwrap();
@@ -56,4 +56,24 @@ fn a_name_before_and_after_it_was_fetched() {
 fn a_folder_that_is_not_there_has_no_models() {
     let dir = tempdir().unwrap();
     assert!(Library::new(dir.path().join("absent")).installed().unwrap().is_empty());
+}
+
+#[test]
+fn a_split_model_is_there_when_all_of_its_files_are() {
+    let dir = tempdir().unwrap();
+    let library = Library::new(dir.path());
+    let recipe = known().find(|recipe| recipe.files.len() > 1).unwrap();
+    for file in &recipe.files {
+        let error = library.resolve(&recipe.name).unwrap_err();
+        assert!(matches!(error, Error::NotPulled { .. }), "{error}");
+        assert!(!library.has(recipe));
+        let path = dir.path().join(&file.name);
+        File::create(path).unwrap().set_len(file.size_bytes.unwrap_or(1)).unwrap();
+    }
+    let path = dir.path().join(recipe.file());
+    assert_eq!(library.resolve(&recipe.name).unwrap(), path);
+    assert!(library.has(recipe));
+    let installed = library.installed().unwrap();
+    assert_eq!(installed.len(), recipe.files.len());
+    assert!(installed.iter().all(|m| m.recipe.is_some_and(|r| r.name == recipe.name)));
 }
