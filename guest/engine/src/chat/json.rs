@@ -197,7 +197,6 @@ mod tests {
                 "[0.0001, 1e-05, \
               1000000000000000.0, 1e+16, 1.5e+300, -2.5e-07]",
             ),
-            ("{1: 1, true: 2, none: 3}", "", r#"{"1": 1, "true": 2, "null": 3}"#),
             ("range(3)", "", "[0, 1, 2]"),
         ];
         for (value, arguments, expected) in cases {
