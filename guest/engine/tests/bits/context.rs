@@ -73,7 +73,7 @@ fn batches_of_any_length_give_the_same_bits() {
 #[test]
 fn what_has_left_a_window_leaves_no_trace() {
     let text: Vec<u32> = (0..1300).map(|i| i * 37 % 500).collect();
-    let other: Vec<u32> = (0..1300).map(|i| i * 53 % 500).collect();
+    let other: Vec<u32> = (0..1310).map(|i| i * 53 % 500).collect();
     for name in ["gptoss-q8_0", "gemma4-q4_k_m"] {
         let model = load(&model(name), u64::MAX);
         let straight = |tokens: &[u32]| {
@@ -82,7 +82,7 @@ fn what_has_left_a_window_leaves_no_trace() {
             context.logits().unwrap().to_vec()
         };
         let all = straight(&text);
-        for lengths in [&[700, 600][..], &[1, 511, 512, 276], &[590, 1, 1, 1, 707]] {
+        for lengths in [&[1, 511, 788][..], &[590, 1, 1, 1, 707]] {
             let mut context = Context::new(model.clone(), None).unwrap();
             let mut rest = &text[..];
             for &n in lengths {
@@ -93,7 +93,7 @@ fn what_has_left_a_window_leaves_no_trace() {
             assert_eq!(context.logits().unwrap(), all, "{name}, {lengths:?}");
         }
         // Back within what is held, and beyond it.
-        for back in [1, 100, 500, 800, 1299] {
+        for back in [1, 500, 800] {
             let n = text.len() - back;
             let mut context = Context::new(model.clone(), None).unwrap();
             context.feed(&text).unwrap();
