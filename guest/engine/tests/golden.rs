@@ -10,6 +10,12 @@ use moewe_fixtures::golden;
 
 const N_VOCAB: usize = 512;
 
+/// Models whose reference for the long text is not what they should compute. That of phimoe
+/// turns by the short factors beyond the original context, too: Hugging Face's
+/// `PhimoeRotaryEmbedding` (transformers 5.24) computes its frequencies without the length of
+/// the text, though it takes the magnitude of a long one. phi3 tests the long factors.
+const SHORT_ONLY: [&str; 1] = ["phimoe"];
+
 /// The rows of an NPY file of float32.
 fn rows(path: &Path) -> Vec<Vec<f32>> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -105,7 +111,8 @@ fn check(name: &'static str, quantized: &[(&str, &str, f64)]) {
     let Some(folder) = golden() else { return };
     let golden = Golden { folder, name };
     golden.check_f16("tokens.json", "hf");
-    if golden.folder.join(format!("{name}.logits.hf.long.npy")).exists() {
+    let long = golden.folder.join(format!("{name}.logits.hf.long.npy"));
+    if !SHORT_ONLY.contains(&name) && long.exists() {
         golden.check_f16("tokens600.json", "hf.long");
     }
     for &(quantization, of, limit) in quantized {
