@@ -141,7 +141,7 @@ pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
 /// hyperbolic tangent in place of the error function.
 pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
     // (1 + tanh x) / 2 is the logistic function of 2 x; this is -2 sqrt(2 / pi).
-    let scale = V::splat_f32(-1.595_769_1);
+    let scale = V::splat_f32(-1.595_769);
     let (one, cubic) = (V::splat_f32(1.0), V::splat_f32(0.044_715));
     combine(gate, up, |gate, up| {
         let inner = one.add_f32(gate.mul_f32(gate).mul_f32(cubic)).mul_f32(gate);

@@ -77,7 +77,7 @@ pub(crate) struct Residual<T> {
 /// How tokens look at those before them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MixPlan {
-    Attention(AttentionPlan),
+    Attention(Box<AttentionPlan>),
     Latent(Box<LatentPlan>),
 }
 

@@ -62,7 +62,7 @@ impl Spans {
             Self::Files => Some(0..size),
             Self::Dense(spans) => {
                 let spans = spans.iter().filter(|(file, _)| file == name).map(|(_, span)| span);
-                spans.cloned().find(has)
+                spans.into_iter().find(|span| has(span)).cloned()
             }
             Self::Windows => None,
         };

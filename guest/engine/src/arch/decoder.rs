@@ -270,7 +270,7 @@ impl<'a> Decoder<'a> {
     pub fn mix(&self, layer: usize, attention: AttentionPlan) -> Residual<MixPlan> {
         Residual {
             before: Some(self.norm(&format!("blk.{layer}.attn_norm"), self.n_embd)),
-            op: MixPlan::Attention(attention),
+            op: MixPlan::Attention(Box::new(attention)),
             after: None,
             scale: self.residual_scale,
         }

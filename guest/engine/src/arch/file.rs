@@ -81,7 +81,7 @@ impl File<'_> {
             false => ExpertTensors::One(format!("{stem}_exps.weight")),
         };
         let name = format!("{stem}_exps.bias");
-        let bias = self.has(&name).then(|| MatrixPlan {
+        let bias = self.has(&name).then_some(MatrixPlan {
             name,
             rows: n,
             cols: rows,

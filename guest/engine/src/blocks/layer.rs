@@ -24,7 +24,7 @@ pub(crate) struct Layer {
 
 /// What mixes tokens.
 enum Mix {
-    Attention(Attention),
+    Attention(Box<Attention>),
     Latent(Box<LatentAttention>),
 }
 
@@ -95,7 +95,7 @@ impl Block for Mix {
 
     fn load(plan: &MixPlan, loader: &mut Loader<'_>) -> Result<Self> {
         Ok(match plan {
-            MixPlan::Attention(plan) => Self::Attention(Attention::load(plan, loader)?),
+            MixPlan::Attention(plan) => Self::Attention(Box::new(Attention::load(plan, loader)?)),
             MixPlan::Latent(plan) => Self::Latent(Box::new(LatentAttention::load(plan, loader)?)),
         })
     }

@@ -539,7 +539,7 @@ fn cut_groups(word: &str, number: Range<usize>, cut: &mut impl FnMut(usize)) {
     }
     let mut n_left = word[number.clone()].chars().count();
     for (at, _) in word[number.clone()].char_indices() {
-        if at > 0 && n_left % 3 == 0 {
+        if at > 0 && n_left.is_multiple_of(3) {
             cut(number.start + at);
         }
         n_left -= 1;

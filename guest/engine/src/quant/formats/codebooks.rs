@@ -31,10 +31,10 @@ static SIGNS: [u64; 128] = {
     let mut signs = [0; 128];
     let mut i = 0;
     while i < signs.len() {
-        let bits = i as u32 | (i as u32).count_ones() % 2 << 7;
+        let bits = i as u32 | (((i as u32).count_ones() % 2) << 7);
         let mut j = 0;
         while j < 8 {
-            signs[i] |= (bits as u64 >> j & 1) * 0xff << (8 * j);
+            signs[i] |= (((bits as u64 >> j) & 1) * 0xff) << (8 * j);
             j += 1;
         }
         i += 1;

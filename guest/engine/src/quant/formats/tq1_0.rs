@@ -78,7 +78,7 @@ impl LookedUp for Tq1_0Digits {
                 _ => (48 + i % 4, (i - 240) / 4),
             };
             let fraction = (0..n).fold(block[at], |fraction, _| fraction.wrapping_mul(3));
-            *out = d * (f32::from((u16::from(fraction) * 3 >> 8) as u8) - 1.0);
+            *out = d * (f32::from(((u16::from(fraction) * 3) >> 8) as u8) - 1.0);
         }
     }
 }
