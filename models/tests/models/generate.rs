@@ -62,7 +62,7 @@ struct Heard {
 impl Progress for Heard {
     fn start(&mut self, step: Step, _: &str, bytes_total: u64) {
         assert_eq!(step, Step::Generate);
-        self.total = bytes_total;
+        (self.total, self.at) = (bytes_total, 0);
     }
 
     fn at(&mut self, bytes_done: u64) {
