@@ -45,7 +45,7 @@ impl Spans {
             Self::Files => Some(0..size),
             Self::Dense(spans) => {
                 let spans = spans.iter().filter(|(file, _)| file == name).map(|(_, span)| span);
-                spans.into_iter().find(|span| has(span)).cloned()
+                spans.cloned().find(has)
             }
             Self::Windows => None,
         };
