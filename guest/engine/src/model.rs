@@ -29,9 +29,6 @@ const PACKED_VERSIONS: RangeInclusive<u32> = 2..=3;
 /// prompt, its tokens.
 const HEAP_LOSS_BYTES: u64 = 2 << 20;
 
-/// Less than that between two tensors is what aligns them.
-const NEIGHBOUR_BYTES: u64 = 4096;
-
 /// A model whose weights are open. Sessions share it.
 pub struct Model {
     /// This member's place in the team that computes the model.
@@ -100,7 +97,6 @@ impl Model {
             n_expert: takes.room.n_expert,
             n_expert_used: takes.room.n_expert_used,
             dense_bytes: dense_bytes(&header),
-            dense: dense(&header),
             kv_bytes_per_token: takes.state.member_bytes_per_token,
             kv_chunk: CHUNK,
             session_bytes: session_bytes(&header.tensors, plan.n_vocab(), &widths),
@@ -197,25 +193,6 @@ fn pieces(plan: &Plan, loader: &mut Loader<'_>) -> Result<Vec<(usize, Vec<Piece>
 fn dense_bytes(header: &Header) -> u64 {
     let dense = header.tensors.values().filter(|tensor| !tensor.is_expert());
     dense.map(|tensor| tensor.size).fold(0, u64::saturating_add)
-}
-
-/// Where these weights lie, neighbours together.
-fn dense(header: &Header) -> Vec<Piece> {
-    let tensors = header.tensors.values().filter(|tensor| !tensor.is_expert());
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_by_key(|tensor| (tensor.file, tensor.offset));
-    let mut pieces: Vec<Piece> = Vec::new();
-    for &TensorInfo { file, offset, size: length, .. } in tensors {
-        match pieces.last_mut() {
-            Some(last)
-                if last.file == file && offset - last.offset < last.length + NEIGHBOUR_BYTES =>
-            {
-                last.length = last.length.max(offset - last.offset + length);
-            }
-            _ => pieces.push(Piece { file, offset, length }),
-        }
-    }
-    pieces
 }
 
 /// Bytes that a session takes beside its KV cache: vectors, which are floats here

@@ -77,8 +77,6 @@ pub struct ExpertTable<'a> {
     pub n_expert_used: usize,
     /// Bytes of the weights that every token needs.
     pub dense_bytes: u64,
-    /// Where they lie, neighbours together.
-    pub dense: Vec<Piece>,
     /// Bytes of KV cache for each token, of the member that has most of it.
     pub kv_bytes_per_token: u64,
     /// The KV cache grows by so many tokens.

@@ -1,8 +1,6 @@
 //! The engine's weights, over what the guest imports.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use moewe_engine::weights::{ExpertStore, ExpertTable, Source, Weights, Window};
@@ -23,43 +21,15 @@ pub(crate) struct Imports {
     attach: bool,
     n_windows_max: usize,
     pages: PagePool,
-    spans: Rc<RefCell<Spans>>,
-}
-
-/// What of the files is attached at once.
-enum Spans {
-    /// All of each.
-    Files,
-    /// These bytes of the files of these names, where the host keeps the experts, which
+    /// Whether files are attached as a whole: as long as the host keeps no experts, which
     /// are most of them.
-    Dense(Vec<(String, Range<u64>)>),
-    /// What is asked for.
-    Windows,
-}
-
-impl Spans {
-    /// What is attached at once of a file of this size, with these bytes in it.
-    fn around(&self, name: &str, size: u64, bytes: &Range<u64>) -> Range<u64> {
-        let has = |span: &Range<u64>| span.start <= bytes.start && bytes.end <= span.end;
-        let span = match self {
-            Self::Files => Some(0..size),
-            Self::Dense(spans) => {
-                let spans = spans.iter().filter(|(file, _)| file == name).map(|(_, span)| span);
-                spans.cloned().find(has)
-            }
-            Self::Windows => None,
-        };
-        span.filter(has).unwrap_or_else(|| bytes.clone())
-    }
+    whole_files: Rc<Cell<bool>>,
 }
 
 impl Imports {
     /// What is attached comes to lie in `pages`.
     pub fn new(platform: Platform, capabilities: Capabilities, pages: PagePool) -> Self {
-        let spans = match platform.addresses {
-            Addresses::Files => Spans::Files,
-            Addresses::Windows { .. } => Spans::Windows,
-        };
+        let whole_files = Rc::new(Cell::new(platform.addresses == Addresses::Files));
         let n_windows_max = match platform.addresses {
             // One is the team's.
             Addresses::Windows { .. } if capabilities.attach => {
@@ -67,8 +37,7 @@ impl Imports {
             }
             _ => usize::MAX,
         };
-        let spans = Rc::new(RefCell::new(spans));
-        Self { platform, attach: capabilities.attach, n_windows_max, pages, spans }
+        Self { platform, attach: capabilities.attach, n_windows_max, pages, whole_files }
     }
 }
 
@@ -78,23 +47,18 @@ impl Weights for Imports {
         let number = host.open(name.to_owned()).map_err(from_host)?;
         let file = OpenFile { host, number };
         Ok(Box::new(ImportedSource {
-            name: name.to_owned(),
             size: host.size(number),
             file,
             pages: self.attach.then(|| self.pages.clone()),
-            spans: self.spans.clone(),
-            attached: RefCell::default(),
+            whole_files: self.whole_files.clone(),
+            whole: OnceCell::new(),
         }))
     }
 
     fn expert_store(&self, model: &ExpertTable<'_>) -> Result<Option<Box<dyn ExpertStore>>> {
         let store = experts::Imported::open(self.platform, model, &self.pages)?;
-        if store.is_some() && self.platform.addresses == Addresses::Files {
-            let dense = model.dense.iter().map(|piece| {
-                let bytes = piece.offset..piece.offset.saturating_add(piece.length);
-                (model.files[piece.file].clone(), bytes)
-            });
-            self.spans.replace(Spans::Dense(dense.collect()));
+        if store.is_some() {
+            self.whole_files.set(false);
         }
         Ok(store)
     }
@@ -117,14 +81,13 @@ impl Drop for OpenFile {
 }
 
 struct ImportedSource {
-    name: String,
     file: OpenFile,
     size: u64,
     /// If the host attaches.
     pages: Option<PagePool>,
-    spans: Rc<RefCell<Spans>>,
-    /// The spans of which a part was wanted, by their first bytes. They stay.
-    attached: RefCell<BTreeMap<u64, Rc<Attached>>>,
+    whole_files: Rc<Cell<bool>>,
+    /// The file as a whole, once a window on it was wanted; none if it cannot be attached.
+    whole: OnceCell<Option<Rc<Attached>>>,
 }
 
 impl Source for ImportedSource {
@@ -152,10 +115,14 @@ impl Source for ImportedSource {
     }
 
     fn window(&self, offset: u64, length: usize) -> Result<Box<dyn Window>> {
-        if let Some(pages) = &self.pages
-            && let Some(window) = self.attach(pages, offset, length)?
-        {
-            return Ok(window);
+        if let Some(pages) = &self.pages {
+            if self.whole_files.get() {
+                if let Some(part) = self.part(pages, offset, length)? {
+                    return Ok(Box::new(part));
+                }
+            } else if let Some(attached) = self.attach(pages, offset, length)? {
+                return Ok(Box::new(attached));
+            }
         }
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
@@ -180,47 +147,35 @@ impl Window for Copied {
 }
 
 impl ImportedSource {
-    /// A window on what is attached with these bytes in it. `None` if the host cannot.
-    fn attach(
-        &self,
-        pages: &PagePool,
-        offset: u64,
-        length: usize,
-    ) -> Result<Option<Box<dyn Window>>> {
-        let bytes = offset..offset.saturating_add(length as u64);
-        let span = self.spans.borrow().around(&self.name, self.size, &bytes);
-        if span == bytes {
-            let attached = self.attach_span(pages, &span)?;
-            return Ok(attached.map(|attached| Box::new(attached) as Box<dyn Window>));
-        }
-        let attached = self.attached.borrow().get(&span.start).cloned();
-        let attached = match attached {
-            Some(attached) => attached,
-            None => match self.attach_span(pages, &span)?.map(Rc::new) {
-                Some(attached) => {
-                    self.attached.borrow_mut().insert(span.start, attached.clone());
-                    attached
-                }
-                None => return Ok(None),
-            },
-        };
-        if matches!(*self.spans.borrow(), Spans::Files) {
-            // Otherwise it is read page by page as it is touched.
-            self.prefetch(offset, length as u64);
-        }
-        let start = (bytes.start - span.start) as usize;
-        Ok(Some(Box::new(Part::of(attached, start..start + length))))
-    }
-
-    fn attach_span(&self, pages: &PagePool, span: &Range<u64>) -> Result<Option<Attached>> {
-        let length = span.end - span.start;
-        let start = (span.start % pages.page_size() as u64) as usize;
+    /// `None` if the host cannot attach these bytes after all.
+    fn attach(&self, pages: &PagePool, offset: u64, length: usize) -> Result<Option<Attached>> {
+        let start = (offset % pages.page_size() as u64) as usize;
         let OpenFile { host, number } = self.file;
-        let bytes = usize::try_from(length).map_err(|_| no_memory(usize::MAX))?;
         let attach = |address| {
-            let first = host.attach(number, span.start, length, address)?;
+            let first = host.attach(number, offset, length as u64, address)?;
             Ok(first == address + start as u64)
         };
-        Attached::new(host, pages, start, bytes, attach)
+        Attached::new(host, pages, start, length, attach)
+    }
+
+    /// A part of the file, which is attached as a whole. `None` if the host cannot.
+    fn part(&self, pages: &PagePool, offset: u64, length: usize) -> Result<Option<Part>> {
+        let start = usize::try_from(offset).map_err(|_| no_memory(length))?;
+        let size = usize::try_from(self.size).map_err(|_| no_memory(length))?;
+        let end = start.checked_add(length).filter(|&end| end <= size).ok_or_else(|| {
+            let message = format!("{length} bytes from byte {offset} are not in the file");
+            Error::new(ErrorKind::Weights, message)
+        })?;
+        let whole = match self.whole.get() {
+            Some(whole) => whole,
+            None => {
+                let attached = self.attach(pages, 0, size)?.map(Rc::new);
+                self.whole.get_or_init(|| attached)
+            }
+        };
+        let Some(whole) = whole else { return Ok(None) };
+        // What is mapped is read page by page as it is touched.
+        self.prefetch(offset, length as u64);
+        Ok(Some(Part::of(whole.clone(), start..end)))
     }
 }
